@@ -1,0 +1,416 @@
+"""Ranking: from a household's history and a moment to scores, and from scores to true reasons.
+
+Every feature is pointwise: it depends on the history, the moment and one title, never on the other titles of
+the list. Scores are therefore comparable between calls, and what a score would be without one event can be
+computed exactly for a few titles without ranking the catalogue again.
+
+The raw score of a title is the sum over features of weight[bucket, feature] * value, the bucket being the
+length of the profile's history: 0, 1-4, 5-19, 20 and more events. Features and protocol follow the linear hybrid
+described in the published comparisons of EASE (Steck, 2019) and session-decayed item-item models (SLIST, Choi
+et al., 2021).
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from omega_edge._simd import kernels
+from omega_edge.catalog import Catalog, Fusion
+from omega_edge.protocol import EMBEDDING_DIMENSIONS, TimeOfDay
+
+FEATURES = (
+    "rows",
+    "content_profile",
+    "content_recent",
+    "popularity",
+    "trend_short",
+    "trend_long",
+    "context",
+    "patterns",
+)
+"""Order of the rows of every feature matrix and of the bundle's weights."""
+ROWS, CONTENT_PROFILE, CONTENT_RECENT, POPULARITY, TREND_SHORT, TREND_LONG, CONTEXT, PATTERNS = range(len(FEATURES))
+
+HISTORY_WINDOW = 64
+"""Events that the decayed features read. At the slowest decay in use (0.94 an event) the next one weighs 2 %."""
+HISTORY_HELD = HISTORY_WINDOW + 1
+"""One more is held: it enters the window when another event is left out to find a reason."""
+SLOTS = 8
+"""Slots of the week: four parts of the day, workday or weekend."""
+CONTEXT_PRIOR_EVENTS = 10.0
+"""Weight, in events, of the bundle's genre shares against the household's own in the context feature."""
+BUCKET_STARTS = (0, 1, 5, 20)
+
+_TIMES = tuple(TimeOfDay)
+
+
+def slot_of(time_of_day: TimeOfDay, day_of_week: int) -> int:
+    """Slot of the week (0–7): twice the part of the day (morning 0 … night 3), plus 1 on Saturday and Sunday."""
+    return 2 * _TIMES.index(time_of_day) + (day_of_week >= 5)
+
+
+def bucket_of(count: int) -> int:
+    """Row of the fusion weights for a profile with `count` events: 0, 1–4, 5–19, 20 and more."""
+    return 0 if count < 1 else 1 if count < 5 else 2 if count < 20 else 3
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What ranking knows of one profile's past: up to HISTORY_HELD events, newest first. Immutable.
+
+    rows: int32[e], the title's row in the bundle, -1 outside the catalogue. codes: int8[e, 384] and scale:
+    float32[e], the title's vector, scale 0 where there is none. success: bool[e]. slots: uint8[e].
+    count: all events of the profile, also those no longer held.
+    """
+
+    rows: np.ndarray
+    codes: np.ndarray
+    scale: np.ndarray
+    success: np.ndarray
+    slots: np.ndarray
+    count: int
+
+    @staticmethod
+    def empty() -> History:
+        """The history of a profile that has watched nothing."""
+        return History(
+            rows=np.empty(0, np.int32),
+            codes=np.empty((0, EMBEDDING_DIMENSIONS), np.int8),
+            scale=np.empty(0, np.float32),
+            success=np.empty(0, bool),
+            slots=np.empty(0, np.uint8),
+            count=0,
+        )
+
+    def push(self, row: int, code: np.ndarray | None, scale: float, success: bool, slot: int) -> History:
+        """This history with one newer event. code: int8[384], or None for a title without a vector."""
+        kept = min(len(self.rows), HISTORY_HELD - 1)
+        codes = np.empty((kept + 1, EMBEDDING_DIMENSIONS), np.int8)
+        codes[0] = 0 if code is None else code
+        codes[1:] = self.codes[:kept]
+        return History(
+            rows=np.concatenate(([np.int32(row)], self.rows[:kept])),
+            codes=codes,
+            scale=np.concatenate(([np.float32(0.0 if code is None else scale)], self.scale[:kept])),
+            success=np.concatenate(([success], self.success[:kept])),
+            slots=np.concatenate(([np.uint8(slot)], self.slots[:kept])),
+            count=self.count + 1,
+        )
+
+    def without(self, index: int) -> History:
+        """This history as if its event `index` (0 is the newest) had never been."""
+        return replace(
+            self,
+            rows=np.delete(self.rows, index),
+            codes=np.delete(self.codes, index, axis=0),
+            scale=np.delete(self.scale, index),
+            success=np.delete(self.success, index),
+            slots=np.delete(self.slots, index),
+            count=self.count - 1,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What else a ranking depends on.
+
+    slot: slot of the week, 0–7. trends: two float32[n] that replace the bundle's, or None. recent_rows: titles
+    whose content stands for the last two watched, newest first, instead of the history's; empty for none.
+    mood_genre: index of a genre asked for, or -1. pattern_rows (uint32[m]) and pattern_weights (float32[m]):
+    titles that global patterns speak for.
+    """
+
+    slot: int
+    trends: tuple[np.ndarray, np.ndarray] | None = None
+    recent_rows: tuple[int, ...] = ()
+    mood_genre: int = -1
+    pattern_rows: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint32))
+    pattern_weights: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))
+
+
+def _evidence(history: History, failure_weight: float) -> np.ndarray:
+    """float32[e]: how much each event speaks for its like: 1 for a success, failure_weight for a failure."""
+    return np.where(history.success, np.float32(1.0), np.float32(failure_weight))
+
+
+def _decay(factor: float, length: int) -> np.ndarray:
+    """float32[length]: factor ** position, by position from the newest event."""
+    return np.power(np.float32(factor), np.arange(length, dtype=np.float32))
+
+
+def _recent_indices(history: History, skipped: int = -1) -> list[int]:
+    """Indices of the two newest successes that have a vector, inside the window, leaving one event out."""
+    window = HISTORY_WINDOW + (0 <= skipped < HISTORY_WINDOW)
+    usable = np.flatnonzero(history.success[:window] & (history.scale[:window] > 0))
+    return [int(index) for index in usable if index != skipped][:2]
+
+
+def _quantised(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Codes int8[m, 384] and scale float32[m] of vectors float32[m, 384]; scale 0 for a zero vector."""
+    codes = np.zeros(vectors.shape, np.int8)
+    scale = np.zeros(len(vectors), np.float32)
+    # Sums of unit vectors with weights of both signs can cancel; nothing below this norm is a direction.
+    usable = np.flatnonzero(np.abs(vectors).max(axis=1, initial=0.0) > 1e-6)
+    if len(usable) == len(vectors):
+        kernels.quantise(np.ascontiguousarray(vectors), codes, scale)
+    elif len(usable):
+        some_codes, some_scale = np.empty((len(usable), vectors.shape[1]), np.int8), np.empty(len(usable), np.float32)
+        kernels.quantise(np.ascontiguousarray(vectors[usable]), some_codes, some_scale)
+        codes[usable], scale[usable] = some_codes, some_scale
+    return codes, scale
+
+
+def _genre_shares(catalog: Catalog, history: History) -> np.ndarray:
+    """float32[e, g]: each successful event's share in each genre; zero outside the catalogue."""
+    counted = history.success & (history.rows >= 0)
+    masks = np.where(counted, catalog.genre_masks[np.maximum(history.rows, 0)], np.uint64(0))
+    return genre_membership(masks, len(catalog.genres))
+
+
+def genre_membership(masks: np.ndarray, genre_count: int) -> np.ndarray:
+    """float32[m, g] from genre bit masks uint64[m]: 1 / number of genres in each genre set, else 0."""
+    bits = np.unpackbits(np.ascontiguousarray(masks).view(np.uint8).reshape(len(masks), 8), axis=1, bitorder="little")
+    bits = bits[:, :genre_count].astype(np.float32)
+    return bits / np.maximum(bits.sum(axis=1, keepdims=True), 1)
+
+
+def _genre_lift(
+    catalog: Catalog, moment: Moment, now: np.ndarray, now_events: np.ndarray, every: np.ndarray, events: np.ndarray
+) -> np.ndarray:
+    """float32[m, g]: how much more than usual each genre is watched in this slot, minus 1.
+
+    now, every: float32[m, g], sums of genre shares over the household's events in this slot and in all;
+    now_events, events: float32[m], how many. Shares are smoothed by CONTEXT_PRIOR_EVENTS of the bundle's.
+    """
+    prior = np.float32(CONTEXT_PRIOR_EVENTS)
+    share_now = (now + prior * catalog.context_prior[moment.slot]) / (now_events + prior)[:, None]
+    share_ever = (every + prior * catalog.context_overall) / (events + prior)[:, None]
+    lift = share_now / np.maximum(share_ever, np.float32(1e-6)) - np.float32(1.0)
+    if moment.mood_genre >= 0:
+        lift[:, moment.mood_genre] += np.float32(1.0)
+    return lift
+
+
+def features(
+    catalog: Catalog, history: History, moment: Moment, parameters: dict[str, float], out: np.ndarray | None = None
+) -> np.ndarray:
+    """Feature matrix float32[8, n] of every title of the catalogue, rows in the order of FEATURES.
+
+    parameters: row_decay and content_decay (0–1, per event), failure_weight (evidence of an event that failed).
+    out: written to and returned if given; its popularity row is left as it is when it holds it already.
+    """
+    if out is None:
+        out = np.empty((len(FEATURES), catalog.count), np.float32)
+    out[POPULARITY] = catalog.popularity
+    trends = moment.trends if moment.trends is not None else tuple(trend.scores for trend in catalog.trends)
+    out[TREND_SHORT], out[TREND_LONG] = trends
+    evidence = _evidence(history, parameters["failure_weight"])[:HISTORY_WINDOW]
+    out[ROWS] = 0
+    if catalog.rows is not None and len(evidence):
+        known = history.rows[:HISTORY_WINDOW] >= 0
+        weights = evidence * _decay(parameters["row_decay"], len(evidence))
+        kernels.row_scatter_add(
+            catalog.rows.offsets,
+            catalog.rows.columns,
+            catalog.rows.values,
+            catalog.rows.scale,
+            history.rows[:HISTORY_WINDOW][known].astype(np.uint32),
+            weights[known],
+            out[ROWS],
+        )
+    _content(catalog, history, moment, evidence * _decay(parameters["content_decay"], len(evidence)), out)
+    shares = _genre_shares(catalog, history)[:HISTORY_WINDOW]
+    counted = (history.success & (history.rows >= 0))[:HISTORY_WINDOW].astype(np.float32)
+    here = history.slots[:HISTORY_WINDOW] == moment.slot
+    lift = _genre_lift(
+        catalog,
+        moment,
+        shares[here].sum(axis=0)[None],
+        counted[here].sum()[None],
+        shares.sum(axis=0)[None],
+        counted.sum()[None],
+    )
+    kernels.genre_means(catalog.genre_masks, lift[0], out[CONTEXT])
+    out[PATTERNS] = 0
+    np.add.at(out[PATTERNS], moment.pattern_rows, moment.pattern_weights)
+    return out
+
+
+def _content(catalog: Catalog, history: History, moment: Moment, weights: np.ndarray, out: np.ndarray) -> None:
+    """Fill the two content rows: cosine to the decayed profile, and to the mean of the last two successes."""
+    vectors = history.codes[:HISTORY_WINDOW] * history.scale[:HISTORY_WINDOW, None]
+    profile = weights @ vectors
+    recent = _recent_vector(catalog, history, moment, _recent_indices(history))
+    codes, scale = _quantised(np.stack((profile, recent)))
+    kernels.cosines(catalog.codes, catalog.scale, codes, scale, out[CONTENT_PROFILE : CONTENT_RECENT + 1])
+
+
+def _recent_vector(catalog: Catalog, history: History, moment: Moment, indices: list[int]) -> np.ndarray:
+    """float32[384]: mean of the last two titles, from the moment if it names any, else from the history."""
+    if moment.recent_rows:
+        rows = list(moment.recent_rows[:2])
+        return (catalog.codes[rows] * catalog.scale[rows][:, None]).mean(axis=0, dtype=np.float32)
+    if not indices:
+        return np.zeros(EMBEDDING_DIMENSIONS, np.float32)
+    return (history.codes[indices] * history.scale[indices][:, None]).mean(axis=0, dtype=np.float32)
+
+
+def raw_scores(features_matrix: np.ndarray, fusion: Fusion, count: int) -> np.ndarray:
+    """Raw fused scores float32[n] of a feature matrix float32[8, n] for a profile with `count` events."""
+    out = np.empty(features_matrix.shape[1], np.float32)
+    kernels.fuse(np.ascontiguousarray(features_matrix), fusion.weights[bucket_of(count)], out)
+    return out
+
+
+def _left_out_sums(contributions: np.ndarray, decay: float) -> np.ndarray:
+    """Sum of decayed contributions [held, …] without each event of the window.
+
+    Leaving event i out moves every older event one position up, so its contribution grows by 1 / decay; the
+    event just outside the window moves in.
+    """
+    # Older events are summed on their own: the difference of two sums, divided by the decay, would lose digits.
+    newer = np.cumsum(contributions, axis=0) - contributions
+    older = np.cumsum(contributions[::-1], axis=0)[::-1] - contributions
+    return (newer + older / np.float32(decay))[:HISTORY_WINDOW]
+
+
+def scores_without_each(
+    catalog: Catalog, history: History, moment: Moment, fusion: Fusion, candidates: np.ndarray, present: np.ndarray
+) -> np.ndarray:
+    """Raw scores float32[e, k] of candidate titles as if each event of the window had never been.
+
+    candidates: uint32[k], rows of the catalogue. present: float32[8, k], their features with the whole
+    history. Positions, bucket and shares are recomputed, so row i equals, up to rounding, the ranking of
+    history.without(i).
+    """
+    events = min(len(history.rows), HISTORY_WINDOW)
+    parameters = fusion.parameters
+    values = np.repeat(present[:, None, :], events, axis=1)
+    evidence = _evidence(history, parameters["failure_weight"])
+    held = len(evidence)
+    codes = np.ascontiguousarray(catalog.codes[candidates])
+    scale = np.ascontiguousarray(catalog.scale[candidates])
+    if catalog.rows is not None:
+        values[ROWS] = _left_out_sums(
+            _row_weights(catalog, history, candidates)
+            * (evidence * _decay(parameters["row_decay"], held))[:, None],
+            parameters["row_decay"],
+        )
+    vectors = history.codes * history.scale[:, None]
+    profiles = _left_out_sums(
+        vectors * (evidence * _decay(parameters["content_decay"], held))[:, None], parameters["content_decay"]
+    )
+    _cosines_into(values[CONTENT_PROFILE], codes, scale, profiles)
+    if not moment.recent_rows:
+        touched = [index for index in _recent_indices(history) if index < events]
+        if touched:
+            means = [_recent_vector(catalog, history, moment, _recent_indices(history, index)) for index in touched]
+            recent = np.empty((len(touched), len(candidates)), np.float32)
+            _cosines_into(recent, codes, scale, np.stack(means))
+            values[CONTENT_RECENT][touched] = recent
+    values[CONTEXT] = _context_without_each(catalog, history, moment, candidates)[:events]
+    # A sum over eight features: einsum keeps float32 and needs no copy of the stacked matrix.
+    return np.einsum("f,fek->ek", fusion.weights[bucket_of(history.count - 1)], values)
+
+
+def _row_weights(catalog: Catalog, history: History, candidates: np.ndarray) -> np.ndarray:
+    """float32[e, k]: what each held event's title says for each candidate, 0 outside the catalogue."""
+    weights = np.zeros((len(history.rows), len(candidates)), np.float32)
+    known = np.flatnonzero(history.rows >= 0)
+    found = np.empty((len(known), len(candidates)), np.float32)
+    kernels.row_lookup(
+        catalog.rows.offsets,
+        catalog.rows.columns,
+        catalog.rows.values,
+        catalog.rows.scale,
+        history.rows[known].astype(np.uint32),
+        candidates,
+        found,
+    )
+    weights[known] = found
+    return weights
+
+
+def _cosines_into(out: np.ndarray, codes: np.ndarray, scale: np.ndarray, queries: np.ndarray) -> None:
+    """out float32[q, k]: cosine of each query float32[q, 384] to each of k quantised titles."""
+    query_codes, query_scale = _quantised(queries)
+    kernels.cosines(codes, scale, query_codes, query_scale, out)
+
+
+def _context_without_each(
+    catalog: Catalog, history: History, moment: Moment, candidates: np.ndarray
+) -> np.ndarray:
+    """float32[held, k]: the context feature of the candidates without each held event."""
+    shares = _genre_shares(catalog, history)
+    counted = (history.success & (history.rows >= 0)).astype(np.float32)
+    here = (history.slots == moment.slot).astype(np.float32)
+    lift = _genre_lift(
+        catalog,
+        moment,
+        (shares * here[:, None]).sum(axis=0) - shares * here[:, None],
+        (counted * here).sum() - counted * here,
+        shares.sum(axis=0) - shares,
+        counted.sum() - counted,
+    )
+    return lift @ genre_membership(catalog.genre_masks[candidates], len(catalog.genres)).T
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """Titles chosen, best first: rows uint32[k], raw scores float32[k], features float32[8, k]."""
+
+    rows: np.ndarray
+    raw: np.ndarray
+    features: np.ndarray
+
+
+class Ranker:
+    """Ranks one catalogue. Thread-safe: every thread has its own scratch matrix, 32 bytes a title."""
+
+    CANDIDATES = 100
+    """Titles that the fusion hands to the diversity stage."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self.catalog = catalog
+        self._scratch = threading.local()
+
+    def features(self, history: History, moment: Moment) -> np.ndarray:
+        """Features float32[8, n] of the whole catalogue, valid until this thread's next call."""
+        matrix = getattr(self._scratch, "matrix", None)
+        if matrix is None:
+            matrix = self._scratch.matrix = np.empty((len(FEATURES), self.catalog.count), np.float32)
+        return features(self.catalog, history, moment, self.catalog.fusion.parameters, matrix)
+
+    def rank(self, history: History, moment: Moment, allowed: np.ndarray, k: int, diversity: float) -> Ranked:
+        """The best k titles among those allowed, spread by maximal marginal relevance.
+
+        allowed: filter bitmap uint8[ceil(n/8)], bit row & 7 of byte row >> 3. diversity: 0 keeps the order of
+        the scores, 1 ignores them (Carbonell and Goldstein, 1998: lambda is 1 - diversity, over scores
+        scaled to 0–1 among the candidates).
+        """
+        matrix = self.features(history, moment)
+        wanted = max(k, self.CANDIDATES) if diversity > 0 else k
+        rows, raw = np.empty(wanted, np.uint32), np.empty(wanted, np.float32)
+        weights = self.catalog.fusion.weights[bucket_of(history.count)]
+        found = kernels.fuse_top_k(matrix, weights, allowed, wanted, rows, raw)
+        rows, raw = rows[:found], raw[:found]
+        if diversity > 0 and found > 1:
+            order = np.empty(min(k, found), np.uint32)
+            spread = raw[0] - raw[-1]
+            values = (raw - raw[-1]) / spread if spread > 0 else np.zeros_like(raw)
+            picked = kernels.diversify(self.catalog.codes, self.catalog.scale, rows, values, 1.0 - diversity, order)
+            rows, raw = rows[order[:picked]], raw[order[:picked]]
+        rows, raw = rows[:k], raw[:k]
+        return Ranked(rows, raw, np.ascontiguousarray(matrix[:, rows]))
+
+    def drops(self, history: History, moment: Moment, ranked: Ranked) -> np.ndarray:
+        """float32[e, k]: how much each event of the window lifts each ranked title's raw score."""
+        if not len(history.rows) or not len(ranked.rows):
+            return np.zeros((0, len(ranked.rows)), np.float32)
+        without = scores_without_each(
+            self.catalog, history, moment, self.catalog.fusion, ranked.rows, ranked.features
+        )
+        return ranked.raw[None, :] - without
