@@ -20,6 +20,10 @@ class CatalogError(OmegaError):
     """A catalogue bundle is missing, damaged, foreign, or lacks what was asked of it."""
 
 
+class DatasetError(OmegaError, ValueError):
+    """A data set is missing, of no known format, or has too many unusable lines to be trusted."""
+
+
 class StoreError(OmegaError):
     """The household's store cannot do what was asked. The subclasses name the fault."""
 

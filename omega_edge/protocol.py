@@ -9,11 +9,24 @@ from __future__ import annotations
 import enum
 import math
 import re
+import sys
 from array import array
 from dataclasses import dataclass
-from datetime import datetime, timezone, tzinfo
+from datetime import UTC, datetime, tzinfo
 
 from omega_edge.errors import ProtocolError
+from omega_edge.validation import (
+    check_distinct,
+    check_enum,
+    check_finite,
+    check_integer,
+    check_optional,
+    check_share,
+    check_text,
+    check_tuple,
+    check_type,
+    refuse,
+)
 
 PROTOCOL_VERSION = 1
 EMBEDDING_DIMENSIONS = 384
@@ -68,7 +81,8 @@ class FeedbackKind(str, enum.Enum):
 
 
 def time_of_day(hour: int) -> TimeOfDay:
-    """Part of the day that the local hour (0–23) falls into."""
+    """Part of the day that the local hour (0–23) falls into; ProtocolError for another hour."""
+    check_integer("hour", hour, 0, 23)
     if 5 <= hour < 12:
         return TimeOfDay.MORNING
     if 12 <= hour < 17:
@@ -80,56 +94,8 @@ def time_of_day(hour: int) -> TimeOfDay:
 
 def local_day(timestamp_ms: int, zone: tzinfo) -> tuple[TimeOfDay, int]:
     """Part of the day and day of the week (Monday is 0) of a moment in a time zone."""
-    local = datetime.fromtimestamp(check_timestamp("timestamp", timestamp_ms) / 1000, timezone.utc).astimezone(zone)
+    local = datetime.fromtimestamp(check_timestamp("timestamp", timestamp_ms) / 1000, UTC).astimezone(zone)
     return time_of_day(local.hour), local.weekday()
-
-
-def _shown(value: object) -> str:
-    """A value for an error message: short, and never the whole of an oversized input."""
-    text = repr(value) if not isinstance(value, (bytes, bytearray)) else f"{len(value)} bytes"
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _refuse(field: str, expected: str, value: object) -> ProtocolError:
-    return ProtocolError(f"{field}: expected {expected}, got {_shown(value)}")
-
-
-def check_integer(field: str, value: object, low: int, high: int) -> int:
-    """The value if it is an int (not a bool) in [low, high]; else ProtocolError."""
-    if type(value) is not int or not low <= value <= high:
-        raise _refuse(field, f"an integer from {low} to {high}", value)
-    return value
-
-
-def check_share(field: str, value: object) -> float:
-    """The value as a float if it is a number in [0, 1]; else ProtocolError."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.0 <= value <= 1.0:
-        raise _refuse(field, "a number from 0 to 1", value)
-    return float(value)
-
-
-def check_finite(field: str, value: object) -> float:
-    """The value as a float if it is a finite number; else ProtocolError."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise _refuse(field, "a finite number", value)
-    return float(value)
-
-
-def check_text(field: str, value: object, max_bytes: int) -> str:
-    """The value if it is a non-empty str of at most max_bytes UTF-8 bytes without control characters."""
-    if not isinstance(value, str) or not value:
-        raise _refuse(field, "non-empty text", value)
-    if len(value) > max_bytes:
-        raise _refuse(field, f"at most {max_bytes} bytes of UTF-8", value)
-    try:
-        size_bytes = len(value.encode("utf-8"))
-    except UnicodeEncodeError:
-        raise _refuse(field, "text that UTF-8 can hold (no lone surrogates)", value) from None
-    if size_bytes > max_bytes:
-        raise _refuse(field, f"at most {max_bytes} bytes of UTF-8", value)
-    if any(ord(character) < 32 or ord(character) == 127 for character in value):
-        raise _refuse(field, "text without control characters", value)
-    return value
 
 
 def check_content_id(field: str, value: object) -> str:
@@ -145,53 +111,26 @@ def check_timestamp(field: str, value: object) -> int:
 def check_profile_id(field: str, value: object) -> str:
     """A profile id: 1 to 32 letters, digits, dots, underscores or hyphens, a letter or digit first."""
     if not isinstance(value, str) or not _PROFILE_ID.fullmatch(value):
-        raise _refuse(field, "1 to 32 letters, digits, '.', '_' or '-', a letter or digit first", value)
+        raise refuse(field, "1 to 32 letters, digits, '.', '_' or '-', a letter or digit first", value)
     return value
-
-
-def check_tuple(field: str, value: object, kind: type, max_items: int) -> tuple:
-    """The value if it is a tuple of at most max_items instances of kind; else ProtocolError."""
-    if not isinstance(value, tuple) or len(value) > max_items:
-        raise _refuse(field, f"a tuple of at most {max_items} {kind.__name__}", value)
-    for item in value:
-        if not isinstance(item, kind):
-            raise _refuse(field, f"only {kind.__name__} items", item)
-    return value
-
-
-def _check_type(field: str, value: object, kind: type) -> None:
-    if not isinstance(value, kind):
-        raise _refuse(field, f"a {kind.__name__}", value)
-
-
-def _check_optional(field: str, value: object, kind: type) -> None:
-    if value is not None:
-        _check_type(field, value, kind)
-
-
-def _coerced_enum(field: str, value: object, kind: type[enum.Enum]) -> enum.Enum:
-    try:
-        return kind(value)
-    except ValueError:
-        raise _refuse(field, "one of " + ", ".join(member.value for member in kind), value) from None
 
 
 def check_embedding(field: str, value: object) -> bytes:
     """Little-endian float32[384] of unit norm, as bytes; else ProtocolError."""
     if not isinstance(value, bytes) or len(value) != EMBEDDING_BYTES:
-        raise _refuse(field, f"{EMBEDDING_BYTES} bytes (little-endian float32[{EMBEDDING_DIMENSIONS}])", value)
+        raise refuse(field, f"{EMBEDDING_BYTES} bytes (little-endian float32[{EMBEDDING_DIMENSIONS}])", value)
     numbers = array("f", value)
-    if array("H", b"\x01\x00")[0] != 1:
+    if sys.byteorder != "little":
         numbers.byteswap()
-    norm = math.sqrt(sum(number * number for number in numbers))
+    norm = math.hypot(*numbers)
     if not abs(norm - 1.0) <= _UNIT_NORM_TOLERANCE:
-        raise _refuse(field, "a vector of norm 1", norm)
+        raise refuse(field, "a vector of norm 1", norm)
     return value
 
 
 def parse_feedback_kind(value: object) -> FeedbackKind:
     """FeedbackKind from itself or its text; "not now" with a blank is accepted too."""
-    return _coerced_enum("kind", value.replace(" ", "_") if isinstance(value, str) else value, FeedbackKind)
+    return check_enum("kind", value.replace(" ", "_") if isinstance(value, str) else value, FeedbackKind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +167,7 @@ class ViewContext:
 
     def __post_init__(self) -> None:
         object.__setattr__(
-            self, "time_of_day", _coerced_enum("ViewContext.time_of_day", self.time_of_day, TimeOfDay)
+            self, "time_of_day", check_enum("ViewContext.time_of_day", self.time_of_day, TimeOfDay)
         )
         check_integer("ViewContext.day_of_week", self.day_of_week, 0, 6)
         check_tuple("ViewContext.recent_watches", self.recent_watches, str, MAX_RECENT_WATCHES)
@@ -258,7 +197,7 @@ class ViewingEvent:
         )
         check_integer("ViewingEvent.duration_seconds", self.duration_seconds, 0, MAX_DURATION_SECONDS)
         check_timestamp("ViewingEvent.timestamp", self.timestamp)
-        _check_type("ViewingEvent.context", self.context, ViewContext)
+        check_type("ViewingEvent.context", self.context, ViewContext)
 
     @property
     def success(self) -> bool:
@@ -296,7 +235,8 @@ class ViewingPattern:
     """Something a household, or many, like: an embedding or a weighted mixture of titles, and how it went.
 
     id: u32, unique within a device epoch. Exactly one of embedding (unit float32[384], little-endian bytes)
-    and references (1 to 8) is given.
+    and references (1 to 8 titles, each once) is given. updated_at may lie before created_at: clocks of televisions
+    jump, and nothing orders by them.
     """
 
     id: int
@@ -318,8 +258,10 @@ class ViewingPattern:
             raise ProtocolError("ViewingPattern: expected an embedding or references, and not both")
         if self.embedding is not None:
             check_embedding("ViewingPattern.embedding", self.embedding)
-        elif not any(reference.weight > 0 for reference in self.references):
+            return
+        if not any(reference.weight > 0 for reference in self.references):
             raise ProtocolError("ViewingPattern.references: expected a weight above 0, all are 0")
+        check_distinct("ViewingPattern.references", [reference.content_id for reference in self.references])
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,7 +280,8 @@ class FinishedTitle:
 class PatternDelta:
     """What changed on this television since the cloud last acknowledged.
 
-    titles_finished: in the order of finishing. patterns_removed: ids of patterns that left the shared set.
+    titles_finished: in the order of finishing. patterns_added, patterns_updated: only with a success rate of at least
+    MIN_QUALITY_THRESHOLD. patterns_removed: ids of patterns that left the shared set. A pattern id is named once.
     local_version: the television's own counter, never the cloud's. more_pages: further titles_finished wait.
     """
 
@@ -359,11 +302,14 @@ class PatternDelta:
         check_tuple("PatternDelta.patterns_removed", self.patterns_removed, int, MAX_PATTERNS_PER_DELTA)
         for pattern_id in self.patterns_removed:
             check_integer("PatternDelta.patterns_removed", pattern_id, 0, _U32_MAX)
-        _check_type("PatternDelta.more_pages", self.more_pages, bool)
-        ids = [pattern.id for pattern in (*self.patterns_added, *self.patterns_updated)]
-        ids.extend(self.patterns_removed)
-        if len(ids) != len(set(ids)):
-            raise ProtocolError("PatternDelta: expected each pattern id once, one is named twice")
+        check_type("PatternDelta.more_pages", self.more_pages, bool)
+        shared = (*self.patterns_added, *self.patterns_updated)
+        for pattern in shared:
+            if pattern.success_rate < MIN_QUALITY_THRESHOLD:
+                raise refuse(
+                    "PatternDelta: success_rate of a pattern", f"{MIN_QUALITY_THRESHOLD} or more", pattern.success_rate
+                )
+        check_distinct("PatternDelta: pattern ids", [*(pattern.id for pattern in shared), *self.patterns_removed])
 
     @property
     def empty(self) -> bool:
@@ -383,13 +329,16 @@ class TrendSignal:
         check_content_id("TrendSignal.content_id", self.content_id)
         object.__setattr__(self, "score", check_finite("TrendSignal.score", self.score))
         if self.score < 0:
-            raise _refuse("TrendSignal.score", "0 or more", self.score)
+            raise refuse("TrendSignal.score", "0 or more", self.score)
         check_integer("TrendSignal.window_hours", self.window_hours, 1, 24 * 366)
 
 
 @dataclass(frozen=True, slots=True)
 class GlobalPatterns:
-    """Collective knowledge for one television. global_version: the cloud's counter."""
+    """Collective knowledge for one television. global_version: the cloud's counter.
+
+    similar: each pattern id once. trending: each pair of title and window once.
+    """
 
     global_version: int
     similar: tuple[ViewingPattern, ...] = ()
@@ -399,6 +348,10 @@ class GlobalPatterns:
         check_integer("GlobalPatterns.global_version", self.global_version, 0, _U64_MAX)
         check_tuple("GlobalPatterns.similar", self.similar, ViewingPattern, MAX_SIMILAR_PATTERNS)
         check_tuple("GlobalPatterns.trending", self.trending, TrendSignal, MAX_TREND_SIGNALS)
+        check_distinct("GlobalPatterns.similar", [pattern.id for pattern in self.similar])
+        check_distinct(
+            "GlobalPatterns.trending", [(signal.content_id, signal.window_hours) for signal in self.trending]
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -436,7 +389,7 @@ class Recommendation:
         object.__setattr__(self, "confidence", check_share("Recommendation.confidence", self.confidence))
         check_text("Recommendation.reason", self.reason, 2 * MAX_TITLE_BYTES)
         check_tuple("Recommendation.events", self.events, ReasonEvent, MAX_RECENT_WATCHES)
-        _check_optional("Recommendation.trend", self.trend, TrendSignal)
+        check_optional("Recommendation.trend", self.trend, TrendSignal)
 
 
 @dataclass(frozen=True, slots=True)
@@ -444,7 +397,9 @@ class SyncRequest:
     """Television to cloud. In the sharing mode `receive` every optional field is None.
 
     device_id: 16 random bytes. epoch: random u64, new after a wipe or restore. server_time_seen: the server's
-    clock at the last response. global_version_seen: the cloud's counter at the last response.
+    clock at the last response. global_version_seen: the cloud's counter at the last response. device_id and epoch
+    come together; server_time_seen and delta only beside them, since a time in milliseconds that is sent back
+    would by itself link one anonymous sync to the last.
     """
 
     version: int = PROTOCOL_VERSION
@@ -460,19 +415,25 @@ class SyncRequest:
         if self.device_id is not None and not (
             isinstance(self.device_id, bytes) and len(self.device_id) == DEVICE_ID_BYTES
         ):
-            raise _refuse("SyncRequest.device_id", f"{DEVICE_ID_BYTES} bytes", self.device_id)
+            raise refuse("SyncRequest.device_id", f"{DEVICE_ID_BYTES} bytes", self.device_id)
         if self.epoch is not None:
             check_integer("SyncRequest.epoch", self.epoch, 0, _U64_MAX)
         if self.server_time_seen is not None:
             check_timestamp("SyncRequest.server_time_seen", self.server_time_seen)
-        _check_optional("SyncRequest.delta", self.delta, PatternDelta)
-        if self.delta is not None and (self.device_id is None or self.epoch is None):
-            raise ProtocolError("SyncRequest.delta: expected device_id and epoch beside it, one is missing")
+        check_optional("SyncRequest.delta", self.delta, PatternDelta)
+        if (self.device_id is None) != (self.epoch is None):
+            raise ProtocolError("SyncRequest: expected device_id and epoch together, or neither")
+        if self.device_id is None and (self.delta is not None or self.server_time_seen is not None):
+            raise ProtocolError("SyncRequest: expected device_id and epoch beside delta and server_time_seen")
 
 
 @dataclass(frozen=True, slots=True)
 class SyncResponse:
-    """Cloud to television. acknowledged_local_version: the delta that is now durable, or None."""
+    """Cloud to television. acknowledged_local_version: the delta that is now durable, or None.
+
+    global_version: what the television has once patterns are applied, so the patterns' own; without patterns it
+    has all there is already.
+    """
 
     global_version: int
     next_sync_secs: int
@@ -488,6 +449,11 @@ class SyncResponse:
             "SyncResponse.next_sync_secs", self.next_sync_secs, MIN_SYNC_INTERVAL_SECONDS, MAX_SYNC_INTERVAL_SECONDS
         )
         check_timestamp("SyncResponse.server_time", self.server_time)
-        _check_optional("SyncResponse.patterns", self.patterns, GlobalPatterns)
+        check_optional("SyncResponse.patterns", self.patterns, GlobalPatterns)
+        if self.patterns is not None and self.patterns.global_version != self.global_version:
+            raise refuse(
+                "SyncResponse.patterns.global_version", f"the response's, {self.global_version}",
+                self.patterns.global_version,
+            )
         if self.acknowledged_local_version is not None:
             check_integer("SyncResponse.acknowledged_local_version", self.acknowledged_local_version, 0, _U64_MAX)

@@ -42,7 +42,9 @@ SLOTS = 8
 """Slots of the week: four parts of the day, workday or weekend."""
 CONTEXT_PRIOR_EVENTS = 10.0
 """Weight, in events, of the bundle's genre shares against the household's own in the context feature."""
-BUCKET_STARTS = (0, 1, 5, 20)
+REJECTION_WEIGHT = -0.5
+"""Evidence of a title that a viewer said no to, against 1 for a title finished. A choice: no public data set in
+use holds such answers, so it cannot be fitted."""
 
 _TIMES = tuple(TimeOfDay)
 
@@ -62,14 +64,15 @@ class History:
     """What ranking knows of one profile's past: up to HISTORY_HELD events, newest first. Immutable.
 
     rows: int32[e], the title's row in the bundle, -1 outside the catalogue. codes: int8[e, 384] and scale:
-    float32[e], the title's vector, scale 0 where there is none. success: bool[e]. slots: uint8[e].
-    count: all events of the profile, also those no longer held.
+    float32[e], the title's vector, scale 0 where there is none. success: bool[e]. rejected: bool[e], what the
+    viewer said no to. slots: uint8[e]. count: all events of the profile, also those no longer held.
     """
 
     rows: np.ndarray
     codes: np.ndarray
     scale: np.ndarray
     success: np.ndarray
+    rejected: np.ndarray
     slots: np.ndarray
     count: int
 
@@ -81,11 +84,14 @@ class History:
             codes=np.empty((0, EMBEDDING_DIMENSIONS), np.int8),
             scale=np.empty(0, np.float32),
             success=np.empty(0, bool),
+            rejected=np.empty(0, bool),
             slots=np.empty(0, np.uint8),
             count=0,
         )
 
-    def push(self, row: int, code: np.ndarray | None, scale: float, success: bool, slot: int) -> History:
+    def push(
+        self, row: int, code: np.ndarray | None, scale: float, success: bool, slot: int, rejected: bool = False
+    ) -> History:
         """This history with one newer event. code: int8[384], or None for a title without a vector."""
         kept = min(len(self.rows), HISTORY_HELD - 1)
         codes = np.empty((kept + 1, EMBEDDING_DIMENSIONS), np.int8)
@@ -96,6 +102,7 @@ class History:
             codes=codes,
             scale=np.concatenate(([np.float32(0.0 if code is None else scale)], self.scale[:kept])),
             success=np.concatenate(([success], self.success[:kept])),
+            rejected=np.concatenate(([rejected], self.rejected[:kept])),
             slots=np.concatenate(([np.uint8(slot)], self.slots[:kept])),
             count=self.count + 1,
         )
@@ -108,6 +115,7 @@ class History:
             codes=np.delete(self.codes, index, axis=0),
             scale=np.delete(self.scale, index),
             success=np.delete(self.success, index),
+            rejected=np.delete(self.rejected, index),
             slots=np.delete(self.slots, index),
             count=self.count - 1,
         )
@@ -132,8 +140,9 @@ class Moment:
 
 
 def _evidence(history: History, failure_weight: float) -> np.ndarray:
-    """float32[e]: how much each event speaks for its like: 1 for a success, failure_weight for a failure."""
-    return np.where(history.success, np.float32(1.0), np.float32(failure_weight))
+    """float32[e]: how much each event speaks for its like: a success 1, a failure failure_weight."""
+    finished_or_not = np.where(history.success, np.float32(1.0), np.float32(failure_weight))
+    return np.where(history.rejected, np.float32(REJECTION_WEIGHT), finished_or_not)
 
 
 def _decay(factor: float, length: int) -> np.ndarray:

@@ -1,0 +1,84 @@
+"""EASE: item-item weights in closed form, cut to the strongest few a title and stored in 8 bits.
+
+Steck, "Embarrassingly Shallow Autoencoders for Sparse Data" (WWW 2019): with G the matrix of how many households watched
+both of two titles and P = (G + ridge * I)^-1, the weight from title j to title i is B[j, i] = -P[j, i] / P[i, i], 0 on
+the diagonal. Row j of B is what having watched j says for every other title.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from omega_edge.catalog import RowSet
+
+MAX_MODEL_TITLES = 4_800
+"""The inverse holds four float64 matrices of this side at its peak, 740 MB; beyond it the least watched stay out."""
+BYTES_PER_ENTRY = 5
+"""Of a row in the bundle: a u32 column and an i8 value."""
+
+
+def eligible_titles(title: np.ndarray, title_count: int, min_events: int) -> np.ndarray:
+    """Titles with at least min_events events, ascending, int64[t]; at most MAX_MODEL_TITLES, the most watched.
+
+    title: integer[e], the title of each event. Between equally watched titles the lower number goes first.
+    """
+    counts = np.bincount(title, minlength=title_count)
+    order = np.argsort(-counts, kind="stable")[:MAX_MODEL_TITLES]
+    return np.sort(order[counts[order] >= min_events])
+
+
+def co_watching(household: np.ndarray, title: np.ndarray, chosen: np.ndarray, title_count: int) -> np.ndarray:
+    """G, float64[t, t]: households that watched both of two chosen titles; on the diagonal, each title's households.
+
+    household, title: integer[e], one event each; a household counts once a title. chosen: ascending titles.
+    """
+    place = np.full(title_count, -1, np.int64)
+    place[chosen] = np.arange(len(chosen))
+    watched = place[title]
+    pairs = np.unique(household.astype(np.int64)[watched >= 0] * len(chosen) + watched[watched >= 0])
+    owner, watched = pairs // len(chosen), pairs % len(chosen)
+    together = np.zeros((len(chosen), len(chosen)))
+    starts = np.flatnonzero(np.diff(owner, prepend=-1))
+    for start, end in zip(starts, [*starts[1:], len(owner)]):
+        mine = watched[start:end]
+        together[mine[:, None], mine] += 1.0
+    return together
+
+
+def item_weights(together: np.ndarray, ridge: float) -> np.ndarray:
+    """B, float64[t, t], from G (see co_watching), which is overwritten. ridge > 0, in households."""
+    together[np.diag_indices(len(together))] += ridge
+    inverse = np.linalg.inv(together)
+    inverse /= -np.diag(inverse)[None, :]
+    np.fill_diagonal(inverse, 0.0)
+    return inverse
+
+
+def strongest_rows(weights: np.ndarray, chosen: np.ndarray, title_count: int, budget_bytes: int) -> RowSet:
+    """The K largest positive weights of each row in int8, K being the most that budget_bytes holds.
+
+    weights: float64[t, t] between the chosen titles (ascending row numbers of the catalogue). A value is
+    round(127 * weight / largest of its row); zeros are left out. Ties go to the lower column.
+    """
+    per_row = min(budget_bytes // (BYTES_PER_ENTRY * max(len(chosen), 1)), len(chosen))
+    lengths = np.zeros(title_count, np.int64)
+    scale = np.zeros(title_count, np.float32)
+    columns, values = [], []
+    for row, line in zip(chosen, weights):
+        strongest = np.sort(np.argsort(-line, kind="stable")[:per_row])
+        largest = line[strongest].max(initial=0.0)
+        if largest <= 0.0:
+            continue
+        coded = np.rint(line[strongest] * (127.0 / largest)).astype(np.int64)
+        kept = coded > 0
+        columns.append(chosen[strongest[kept]])
+        values.append(coded[kept])
+        lengths[row] = np.count_nonzero(kept)
+        scale[row] = largest / 127.0
+    offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.uint32)
+    return RowSet(
+        offsets,
+        np.concatenate(columns or [np.empty(0)]).astype(np.uint32),
+        np.concatenate(values or [np.empty(0)]).astype(np.int8),
+        scale,
+    )

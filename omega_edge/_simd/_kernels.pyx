@@ -1,0 +1,506 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
+"""The door to the C core: checks every array, releases the GIL, calls. kernels.h states what each kernel computes.
+
+Arrays come as raw buffers, not typed memoryviews: one wheel then serves every CPython from 3.11 on, and a call costs less.
+"""
+
+from cpython.buffer cimport (
+    PyBUF_FORMAT, PyBUF_STRIDES, PyBuffer_IsContiguous, PyBuffer_Release, PyObject_CheckBuffer, PyObject_GetBuffer,
+)
+from libc.math cimport isfinite
+from libc.stdint cimport int8_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport strlen
+
+from omega_edge._simd.contract cimport (
+    OMEGA_COLUMN_OUTSIDE, OMEGA_DIMENSION_STEP, OMEGA_GENRE_OUTSIDE, OMEGA_MAX_DIMENSIONS, OMEGA_MAX_GENRES,
+    OMEGA_OFFSETS_DAMAGED, OMEGA_ROW_OUTSIDE, OMEGA_TOP_K_WORDS, omega_codes, omega_fault, omega_kernels,
+    omega_kernels_at, omega_rows,
+)
+
+
+cdef enum:
+    MOST_VIEWS = 8
+    STACK_WORDS = 1024
+
+# The buffers that one call holds; released together, whatever happens.
+cdef struct Views:
+    Py_buffer items[MOST_VIEWS]
+    bint written[MOST_VIEWS]
+    int count
+
+
+cdef str type_name(char kind):
+    return {c"b": "int8", c"B": "uint8", c"I": "uint32", c"Q": "uint64", c"f": "float32"}[kind]
+
+
+cdef bint is_kind(const Py_buffer *view, char kind) noexcept nogil:
+    """Whether the elements are of the kind; C's long is 4 or 8 bytes, so its letter serves both unsigned kinds."""
+    if strlen(view.format) != 1:
+        return False
+    if kind == c"I":
+        return view.itemsize == 4 and view.format[0] in (c"I", c"L")
+    if kind == c"Q":
+        return view.itemsize == 8 and view.format[0] in (c"Q", c"L")
+    return view.format[0] == kind
+
+
+cdef Py_buffer *hold(Views *views, object array, str name, char kind, int dimensions, bint written) except NULL:
+    """Takes the array's buffer if it is C-contiguous, aligned and of the kind; else TypeError or ValueError."""
+    if not PyObject_CheckBuffer(array):
+        raise TypeError(f"{name}: expected an array of {type_name(kind)}, got {type(array).__name__}")
+    cdef Py_buffer *view = &views.items[views.count]
+    PyObject_GetBuffer(array, view, PyBUF_FORMAT | PyBUF_STRIDES)
+    views.written[views.count] = written
+    views.count += 1
+    if not is_kind(view, kind):
+        raise TypeError(f"{name}: expected {type_name(kind)} in native byte order and aligned, "
+                        f"got elements of format {view.format.decode()!r}")
+    if view.ndim != dimensions:
+        raise ValueError(f"{name}: expected {dimensions} dimension(s), got {view.ndim}")
+    if not PyBuffer_IsContiguous(view, c"C"):
+        raise ValueError(f"{name}: expected a C-contiguous array; pass numpy.ascontiguousarray of it")
+    if written and view.readonly:
+        raise ValueError(f"{name}: expected a writable array, got a read-only one")
+    return view
+
+
+cdef int release(Views *views) except -1:
+    cdef int i
+    for i in range(views.count):
+        PyBuffer_Release(&views.items[i])
+    return 0
+
+
+cdef int check_length(const Py_buffer *view, str name, int axis, Py_ssize_t expected, str reason) except -1:
+    if view.shape[axis] != expected:
+        raise ValueError(f"{name}: expected length {expected} on axis {axis} ({reason}), got {view.shape[axis]}")
+    return 0
+
+
+cdef int check_outputs(const Views *views) except -1:
+    """Refuses an output that shares memory with another array: the result would depend on the instruction set."""
+    cdef int i, j
+    cdef const char *start
+    cdef const char *other
+    for i in range(views.count):
+        if not views.written[i]:
+            continue
+        start = <const char *> views.items[i].buf
+        for j in range(views.count):
+            other = <const char *> views.items[j].buf
+            if i != j and start < other + views.items[j].len and other < start + views.items[i].len:
+                raise ValueError("an output array shares memory with another argument; pass a separate array")
+    return 0
+
+
+cdef int check_dimensions(Py_ssize_t d, str name) except -1:
+    if d < OMEGA_DIMENSION_STEP or d > OMEGA_MAX_DIMENSIONS or d % OMEGA_DIMENSION_STEP:
+        raise ValueError(f"{name}: expected a multiple of {OMEGA_DIMENSION_STEP} dimensions, "
+                         f"{OMEGA_DIMENSION_STEP} to {OMEGA_MAX_DIMENSIONS}, got {d}")
+    return 0
+
+
+cdef int check_rows(Py_ssize_t n, str name) except -1:
+    if <uint64_t> n >= (<uint64_t> 1 << 32):
+        raise ValueError(f"{name}: expected fewer than 2^32 rows, got {n}")
+    return 0
+
+
+cdef int check_k(Py_ssize_t k, str name) except -1:
+    if k < 1:
+        raise ValueError(f"{name}: expected 1 or more, got {k}")
+    return 0
+
+
+cdef int hold_codes(Views *views, object codes, object scale, omega_codes *table) except -1:
+    cdef Py_buffer *view = hold(views, codes, "codes", c"b", 2, False)
+    check_rows(view.shape[0], "codes")
+    check_dimensions(view.shape[1], "codes")
+    table.codes = <const int8_t *> view.buf
+    table.rows = view.shape[0]
+    table.dimensions = view.shape[1]
+    view = hold(views, scale, "scale", c"f", 1, False)
+    check_length(view, "scale", 0, table.rows, "one for each row of codes")
+    table.scale = <const float *> view.buf
+    return 0
+
+
+cdef int hold_rows(Views *views, object offsets, object columns, object values, object scale,
+                   omega_rows *table) except -1:
+    cdef Py_buffer *view = hold(views, scale, "row_scale", c"f", 1, False)
+    check_rows(view.shape[0], "row_scale")
+    table.scale = <const float *> view.buf
+    table.rows = view.shape[0]
+    view = hold(views, offsets, "offsets", c"I", 1, False)
+    check_length(view, "offsets", 0, table.rows + 1, "one more than rows")
+    table.offsets = <const uint32_t *> view.buf
+    view = hold(views, columns, "columns", c"I", 1, False)
+    table.columns = <const uint32_t *> view.buf
+    table.entries = view.shape[0]
+    view = hold(views, values, "values", c"b", 1, False)
+    check_length(view, "values", 0, table.entries, "one for each column entry")
+    table.values = <const int8_t *> view.buf
+    return 0
+
+
+cdef const uint8_t *hold_filter(Views *views, object filter, Py_ssize_t n) except? NULL:
+    if filter is None:
+        return NULL
+    cdef Py_buffer *view = hold(views, filter, "filter", c"B", 1, False)
+    check_length(view, "filter", 0, (n + 7) // 8, "one bit for each row, in whole bytes")
+    return <const uint8_t *> view.buf
+
+
+cdef void *hold_list(Views *views, object array, str name, char kind, Py_ssize_t length, str reason,
+                     bint written) except? NULL:
+    cdef Py_buffer *view = hold(views, array, name, kind, 1, written)
+    check_length(view, name, 0, length, reason)
+    return view.buf
+
+
+cdef int raise_fault(omega_fault fault) except -1:
+    if fault.kind == OMEGA_ROW_OUTSIDE:
+        raise ValueError(f"rows[{fault.at}]: expected a row of the table, got a number past its last row")
+    if fault.kind == OMEGA_OFFSETS_DAMAGED:
+        raise ValueError(f"offsets of rows[{fault.at}]: expected ascending and inside columns; the table is damaged")
+    if fault.kind == OMEGA_COLUMN_OUTSIDE:
+        raise ValueError(f"columns of rows[{fault.at}]: expected columns below the length of out; the table is damaged "
+                         "or belongs to another catalogue")
+    if fault.kind == OMEGA_GENRE_OUTSIDE:
+        raise ValueError(f"masks[{fault.at}]: expected only bits below the number of genres")
+    return 0
+
+
+def isa_names() -> tuple[str, ...]:
+    """Instruction sets that this build has and this processor runs, best first; "scalar" is always the last."""
+    names = []
+    while omega_kernels_at(len(names)) != NULL:
+        names.append(omega_kernels_at(len(names)).isa.decode())
+    return tuple(names)
+
+
+cdef class Kernels:
+    """The kernels of one instruction set: the best one by default, or by name (ValueError where it cannot run).
+
+    All arrays are C-contiguous and of exactly the dtype that the method names; a wrong dtype raises TypeError, a wrong
+    shape, stride, read-only output or value ValueError. Outputs are written in place and share no memory with inputs.
+    The GIL is released while a kernel runs; results are equal, bit for bit, for every instruction set.
+    """
+
+    cdef const omega_kernels *table
+
+    def __cinit__(self, isa: str | None = None):
+        if isa is None:
+            self.table = omega_kernels_at(0)
+            return
+        names = isa_names()
+        if isa not in names:
+            raise ValueError(f"isa: expected one of {', '.join(names)} on this processor, got {isa!r}")
+        self.table = omega_kernels_at(names.index(isa))
+
+    def __repr__(self):
+        return f"Kernels({self.isa!r})"
+
+    @property
+    def isa(self) -> str:
+        """Name of the instruction set."""
+        return self.table.isa.decode()
+
+    def quantise(self, vectors, codes_out, scale_out) -> None:
+        """Symmetric 8-bit codes of float vectors: round half to even of x * (127 / max|x|), and 1 / ||codes||.
+
+        vectors float32[n, d], codes_out int8[n, d], scale_out float32[n]; d a multiple of 32, at most 1024.
+        A vector that is zero, or has a NaN or infinite element, raises ValueError naming its row.
+        """
+        cdef Views views
+        cdef Py_buffer *view
+        cdef size_t n, d, done
+        cdef const float *source
+        cdef int8_t *codes
+        cdef float *scale
+        views.count = 0
+        try:
+            view = hold(&views, vectors, "vectors", c"f", 2, False)
+            check_dimensions(view.shape[1], "vectors")
+            n, d, source = view.shape[0], view.shape[1], <const float *> view.buf
+            view = hold(&views, codes_out, "codes_out", c"b", 2, True)
+            check_length(view, "codes_out", 0, n, "one row for each vector")
+            check_length(view, "codes_out", 1, d, "as many dimensions as vectors")
+            codes = <int8_t *> view.buf
+            scale = <float *> hold_list(&views, scale_out, "scale_out", c"f", n, "one for each vector", True)
+            check_outputs(&views)
+            with nogil:
+                done = self.table.quantise(source, n, d, codes, scale)
+            if done != n:
+                raise ValueError(f"vectors: expected finite vectors that are not zero; row {done} is zero or has a NaN "
+                                 "or infinite element")
+        finally:
+            release(&views)
+
+    def search(self, codes, scale, query, float query_scale, filter, Py_ssize_t k, rows_out, scores_out) -> int:
+        """The k best rows by cosine, score descending, then row ascending; returns how many were found.
+
+        codes int8[n, d], scale float32[n], query int8[d]; filter None or uint8[ceil(n / 8)], row r allowed if bit
+        r & 7 of byte r >> 3 is set; rows_out uint32[k], scores_out float32[k], written up to the number found,
+        min(k, rows allowed). Codes are in [-127, 127], scales finite.
+        """
+        cdef Views views
+        cdef omega_codes table
+        cdef const int8_t *target
+        cdef const uint8_t *bits
+        cdef uint32_t *rows
+        cdef float *scores
+        cdef uint64_t stack[STACK_WORDS]
+        cdef uint64_t *workspace = NULL
+        cdef size_t found
+        views.count = 0
+        try:
+            hold_codes(&views, codes, scale, &table)
+            target = <const int8_t *> hold_list(&views, query, "query", c"b", table.dimensions,
+                                                "as many dimensions as codes", False)
+            if not isfinite(query_scale):
+                raise ValueError(f"query_scale: expected a finite number, got {query_scale}")
+            bits = hold_filter(&views, filter, table.rows)
+            check_k(k, "k")
+            rows = <uint32_t *> hold_list(&views, rows_out, "rows_out", c"I", k, "k", True)
+            scores = <float *> hold_list(&views, scores_out, "scores_out", c"f", k, "k", True)
+            check_outputs(&views)
+            workspace = take_workspace(stack, OMEGA_TOP_K_WORDS(min(<size_t> k, table.rows)))
+            with nogil:
+                found = self.table.search(&table, target, query_scale, bits, k, workspace, rows, scores)
+            return found
+        finally:
+            if workspace != stack:
+                free(workspace)
+            release(&views)
+
+    def cosines(self, codes, scale, queries, query_scale, out) -> None:
+        """Cosine of every row to every query, reading the codes once for eight queries.
+
+        codes int8[n, d], scale float32[n], queries int8[q, d], query_scale float32[q], out float32[q, n].
+        """
+        cdef Views views
+        cdef omega_codes table
+        cdef Py_buffer *view
+        cdef const int8_t *targets
+        cdef const float *target_scale
+        cdef float *scores
+        cdef size_t q
+        views.count = 0
+        try:
+            hold_codes(&views, codes, scale, &table)
+            view = hold(&views, queries, "queries", c"b", 2, False)
+            check_length(view, "queries", 1, table.dimensions, "as many dimensions as codes")
+            q, targets = view.shape[0], <const int8_t *> view.buf
+            target_scale = <const float *> hold_list(&views, query_scale, "query_scale", c"f", q,
+                                                     "one for each query", False)
+            view = hold(&views, out, "out", c"f", 2, True)
+            check_length(view, "out", 0, q, "one row for each query")
+            check_length(view, "out", 1, table.rows, "one column for each row of codes")
+            scores = <float *> view.buf
+            check_outputs(&views)
+            with nogil:
+                self.table.cosines(&table, targets, target_scale, q, scores)
+        finally:
+            release(&views)
+
+    def row_scatter_add(self, offsets, columns, values, row_scale, rows, weights, out) -> None:
+        """Adds weighted sparse rows: out[c] += (weight * row_scale[row]) * value, events in order, entries in order.
+
+        offsets uint32[n + 1], columns uint32[m], values int8[m], row_scale float32[n]; rows uint32[e], weights
+        float32[e], out float32[targets]. A row past the table, falling offsets or a column past out raise ValueError;
+        what was added before the fault stays added.
+        """
+        cdef Views views
+        cdef omega_rows table
+        cdef Py_buffer *view
+        cdef const uint32_t *events
+        cdef const float *weight
+        cdef size_t count, targets
+        cdef float *sums
+        cdef omega_fault fault
+        views.count = 0
+        try:
+            hold_rows(&views, offsets, columns, values, row_scale, &table)
+            view = hold(&views, rows, "rows", c"I", 1, False)
+            count, events = view.shape[0], <const uint32_t *> view.buf
+            weight = <const float *> hold_list(&views, weights, "weights", c"f", count, "one for each row", False)
+            view = hold(&views, out, "out", c"f", 1, True)
+            targets, sums = view.shape[0], <float *> view.buf
+            check_outputs(&views)
+            with nogil:
+                fault = self.table.row_scatter_add(&table, events, weight, count, sums, targets)
+            raise_fault(fault)
+        finally:
+            release(&views)
+
+    def row_lookup(self, offsets, columns, values, row_scale, rows, targets, out) -> None:
+        """Single entries of sparse rows: out[e, j] = value * row_scale[rows[e]] at column targets[j], or 0.
+
+        The table as in row_scatter_add, columns ascending inside a row; rows uint32[e], targets uint32[k], out
+        float32[e, k]. A row past the table or falling offsets raise ValueError.
+        """
+        cdef Views views
+        cdef omega_rows table
+        cdef Py_buffer *view
+        cdef const uint32_t *events
+        cdef const uint32_t *wanted
+        cdef size_t count, k
+        cdef float *entries
+        cdef omega_fault fault
+        views.count = 0
+        try:
+            hold_rows(&views, offsets, columns, values, row_scale, &table)
+            view = hold(&views, rows, "rows", c"I", 1, False)
+            count, events = view.shape[0], <const uint32_t *> view.buf
+            view = hold(&views, targets, "targets", c"I", 1, False)
+            k, wanted = view.shape[0], <const uint32_t *> view.buf
+            view = hold(&views, out, "out", c"f", 2, True)
+            check_length(view, "out", 0, count, "one row for each of rows")
+            check_length(view, "out", 1, k, "one column for each target")
+            entries = <float *> view.buf
+            check_outputs(&views)
+            with nogil:
+                fault = self.table.row_lookup(&table, events, count, wanted, k, entries)
+            raise_fault(fault)
+        finally:
+            release(&views)
+
+    def genre_means(self, masks, per_genre, out) -> None:
+        """Mean of per_genre over the bits set in each mask, 0 where none is.
+
+        masks uint64[n], per_genre float32[g], g at most 64, out float32[n]. A bit at or above g raises ValueError.
+        """
+        cdef Views views
+        cdef Py_buffer *view
+        cdef const uint64_t *sets
+        cdef const float *values
+        cdef size_t n, genres
+        cdef float *means
+        cdef omega_fault fault
+        views.count = 0
+        try:
+            view = hold(&views, masks, "masks", c"Q", 1, False)
+            n, sets = view.shape[0], <const uint64_t *> view.buf
+            view = hold(&views, per_genre, "per_genre", c"f", 1, False)
+            if view.shape[0] > OMEGA_MAX_GENRES:
+                raise ValueError(f"per_genre: expected at most {OMEGA_MAX_GENRES} genres, got {view.shape[0]}")
+            genres, values = view.shape[0], <const float *> view.buf
+            means = <float *> hold_list(&views, out, "out", c"f", n, "one for each mask", True)
+            check_outputs(&views)
+            with nogil:
+                fault = self.table.genre_means(sets, n, values, genres, means)
+            raise_fault(fault)
+        finally:
+            release(&views)
+
+    def fuse(self, features, weights, out) -> None:
+        """Weighted sum of features: out[r] = sum of weights[i] * features[i, r], i ascending, from 0, in float32.
+
+        features float32[f, n], weights float32[f], out float32[n].
+        """
+        cdef Views views
+        cdef Py_buffer *view
+        cdef const float *columns
+        cdef const float *weight
+        cdef size_t f, n
+        cdef float *sums
+        views.count = 0
+        try:
+            view = hold(&views, features, "features", c"f", 2, False)
+            f, n, columns = view.shape[0], view.shape[1], <const float *> view.buf
+            weight = <const float *> hold_list(&views, weights, "weights", c"f", f, "one for each feature", False)
+            sums = <float *> hold_list(&views, out, "out", c"f", n, "one for each row", True)
+            check_outputs(&views)
+            with nogil:
+                self.table.fuse(columns, f, n, weight, sums)
+        finally:
+            release(&views)
+
+    def fuse_top_k(self, features, weights, filter, Py_ssize_t k, rows_out, scores_out) -> int:
+        """The k best rows by the sum that fuse computes, order and filter as in search; returns how many were found.
+
+        features float32[f, n], weights float32[f], filter None or uint8[ceil(n / 8)], rows_out uint32[k], scores_out
+        float32[k]. Features are finite: a row whose sum is NaN or -infinity is never returned.
+        """
+        cdef Views views
+        cdef Py_buffer *view
+        cdef const float *columns
+        cdef const float *weight
+        cdef const uint8_t *bits
+        cdef size_t f, n, found
+        cdef uint32_t *rows
+        cdef float *scores
+        cdef uint64_t stack[STACK_WORDS]
+        cdef uint64_t *workspace = NULL
+        views.count = 0
+        try:
+            view = hold(&views, features, "features", c"f", 2, False)
+            check_rows(view.shape[1], "features")
+            f, n, columns = view.shape[0], view.shape[1], <const float *> view.buf
+            weight = <const float *> hold_list(&views, weights, "weights", c"f", f, "one for each feature", False)
+            bits = hold_filter(&views, filter, n)
+            check_k(k, "k")
+            rows = <uint32_t *> hold_list(&views, rows_out, "rows_out", c"I", k, "k", True)
+            scores = <float *> hold_list(&views, scores_out, "scores_out", c"f", k, "k", True)
+            check_outputs(&views)
+            workspace = take_workspace(stack, OMEGA_TOP_K_WORDS(min(<size_t> k, n)))
+            with nogil:
+                found = self.table.fuse_top_k(columns, f, n, weight, bits, k, workspace, rows, scores)
+            return found
+        finally:
+            if workspace != stack:
+                free(workspace)
+            release(&views)
+
+    def diversify(self, codes, scale, rows, values, float trade_off, order_out) -> int:
+        """Greedy maximal marginal relevance over m candidates; returns how many were picked, at most len(order_out).
+
+        Each pick has the highest trade_off * values[i] - (1 - trade_off) * (greatest cosine to a picked row, 0 before
+        the first pick), ties to the lower i. codes int8[n, d], scale float32[n], rows uint32[m] (below n), values
+        float32[m] (finite), trade_off in [0, 1], order_out uint32[k]: indices into rows, best first.
+        """
+        cdef Views views
+        cdef Py_buffer *view
+        cdef omega_codes table
+        cdef const uint32_t *candidates
+        cdef const float *value
+        cdef uint32_t *order
+        cdef size_t m, k, found
+        cdef uint64_t stack[STACK_WORDS]
+        cdef uint64_t *workspace = NULL
+        cdef omega_fault fault
+        views.count = 0
+        try:
+            hold_codes(&views, codes, scale, &table)
+            view = hold(&views, rows, "rows", c"I", 1, False)
+            check_rows(view.shape[0], "rows")
+            m, candidates = view.shape[0], <const uint32_t *> view.buf
+            value = <const float *> hold_list(&views, values, "values", c"f", m, "one for each row", False)
+            if not 0.0 <= trade_off <= 1.0:
+                raise ValueError(f"trade_off: expected a number from 0 to 1, got {trade_off}")
+            view = hold(&views, order_out, "order_out", c"I", 1, True)
+            check_k(view.shape[0], "length of order_out")
+            k, order = view.shape[0], <uint32_t *> view.buf
+            check_outputs(&views)
+            workspace = take_workspace(stack, (m + 1) // 2)
+            with nogil:
+                fault = self.table.diversify(&table, candidates, value, m, trade_off, k, <float *> workspace, order,
+                                             &found)
+            raise_fault(fault)
+            return found
+        finally:
+            if workspace != stack:
+                free(workspace)
+            release(&views)
+
+
+cdef uint64_t *take_workspace(uint64_t *stack, size_t words) except NULL:
+    """The caller's stack where it is large enough, else memory that the caller frees."""
+    if words <= STACK_WORDS:
+        return stack
+    cdef uint64_t *memory = <uint64_t *> malloc(words * sizeof(uint64_t))
+    if memory == NULL:
+        raise MemoryError(f"no {words * sizeof(uint64_t)} bytes for the candidates of a top-k; ask for a smaller k")
+    return memory

@@ -1,0 +1,54 @@
+"""kernels.h, as Cython sees it."""
+
+from libc.stdint cimport int8_t, uint8_t, uint32_t, uint64_t
+
+
+cdef extern from "kernels.h" nogil:
+    const int OMEGA_DIMENSION_STEP
+    const int OMEGA_MAX_DIMENSIONS
+    const int OMEGA_MAX_GENRES
+    size_t OMEGA_TOP_K_WORDS(size_t k)
+
+    ctypedef struct omega_rows:
+        const uint32_t *offsets
+        const uint32_t *columns
+        const int8_t *values
+        const float *scale
+        size_t rows
+        size_t entries
+
+    ctypedef struct omega_codes:
+        const int8_t *codes
+        const float *scale
+        size_t rows
+        size_t dimensions
+
+    ctypedef enum omega_fault_kind:
+        OMEGA_FINE
+        OMEGA_ROW_OUTSIDE
+        OMEGA_OFFSETS_DAMAGED
+        OMEGA_COLUMN_OUTSIDE
+        OMEGA_GENRE_OUTSIDE
+
+    ctypedef struct omega_fault:
+        omega_fault_kind kind
+        size_t at
+
+    ctypedef struct omega_kernels:
+        const char *isa
+        size_t (*quantise)(const float *, size_t, size_t, int8_t *, float *) noexcept nogil
+        size_t (*search)(const omega_codes *, const int8_t *, float, const uint8_t *, size_t, uint64_t *, uint32_t *,
+                         float *) noexcept nogil
+        void (*cosines)(const omega_codes *, const int8_t *, const float *, size_t, float *) noexcept nogil
+        omega_fault (*row_scatter_add)(const omega_rows *, const uint32_t *, const float *, size_t, float *,
+                                       size_t) noexcept nogil
+        omega_fault (*row_lookup)(const omega_rows *, const uint32_t *, size_t, const uint32_t *, size_t,
+                                  float *) noexcept nogil
+        omega_fault (*genre_means)(const uint64_t *, size_t, const float *, size_t, float *) noexcept nogil
+        void (*fuse)(const float *, size_t, size_t, const float *, float *) noexcept nogil
+        size_t (*fuse_top_k)(const float *, size_t, size_t, const float *, const uint8_t *, size_t, uint64_t *,
+                             uint32_t *, float *) noexcept nogil
+        omega_fault (*diversify)(const omega_codes *, const uint32_t *, const float *, size_t, float, size_t, float *,
+                                 uint32_t *, size_t *) noexcept nogil
+
+    const omega_kernels *omega_kernels_at(size_t index)

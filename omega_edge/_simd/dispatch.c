@@ -1,0 +1,22 @@
+/* The only file that knows processors. */
+#include "kernels.h"
+
+#if defined(__x86_64__)
+static int has_avx2(void)
+{
+    __builtin_cpu_init();
+    return __builtin_cpu_supports("avx2"); /* the processor has it, and the system saves its registers */
+}
+#endif
+
+const omega_kernels *omega_kernels_at(size_t index)
+{
+    const omega_kernels *usable[2];
+    size_t count = 0;
+#if defined(__x86_64__)
+    if (has_avx2())
+        usable[count++] = &omega_kernels_avx2;
+#endif
+    usable[count++] = &omega_kernels_scalar;
+    return index < count ? usable[index] : NULL;
+}

@@ -1,0 +1,24 @@
+/* What other instruction sets' files take from the scalar file as it is, because wider registers gain nothing: scattered
+ * single-entry access (rows), table look-up (genre means), the greedy loop around the cosines (diversify). */
+#ifndef OMEGA_EDGE_KERNELS_SCALAR_H
+#define OMEGA_EDGE_KERNELS_SCALAR_H
+
+#include "kernels.h"
+
+omega_fault omega_scalar_row_scatter_add(const omega_rows *table, const uint32_t *rows, const float *weights,
+                                         size_t events, float *out, size_t targets);
+omega_fault omega_scalar_row_lookup(const omega_rows *table, const uint32_t *rows, size_t events,
+                                    const uint32_t *targets, size_t k, float *out);
+omega_fault omega_scalar_genre_means(const uint64_t *masks, size_t n, const float *per_genre, size_t genres,
+                                     float *out);
+
+/* Raises nearest[i] to the cosine of rows[i] to the picked row where that is greater. */
+typedef void omega_raise_nearest(const omega_codes *table, const uint32_t *rows, size_t m, uint32_t picked,
+                                 float *nearest);
+
+/* diversify of the contract, given the instruction set's own raise_nearest. */
+omega_fault omega_scalar_diversify(const omega_codes *table, const uint32_t *rows, const float *values, size_t m,
+                                   float trade_off, size_t k, float *workspace, uint32_t *order_out, size_t *found,
+                                   omega_raise_nearest *raise_nearest);
+
+#endif

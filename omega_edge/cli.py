@@ -1,0 +1,266 @@
+"""The command line `omega-edge`: arguments, exit codes, and nothing else.
+
+What a verb does is in cli_verbs.py, doctor.py and demo.py, imported only when the verb runs: `--help` answers without
+loading numpy. Data goes to standard output, progress and errors to standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from omega_edge import errors
+
+EXIT_OK = 0
+EXIT_FOUND_FAULT = 1
+EXIT_USAGE = 2
+EXIT_DATA = 65
+EXIT_NO_INPUT = 66
+EXIT_UNAVAILABLE = 69
+EXIT_CANNOT_CREATE = 73
+EXIT_IO = 74
+EXIT_BUSY = 75
+EXIT_CONFIG = 78
+EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
+
+EXIT_BY_ERROR: tuple[tuple[type[Exception], int], ...] = (
+    (errors.StoreBusyError, EXIT_BUSY),
+    (errors.StoreReadOnlyError, EXIT_CANNOT_CREATE),
+    (errors.StoreFullError, EXIT_IO),
+    (errors.StoreDamagedError, EXIT_DATA),
+    (errors.StoreError, EXIT_IO),
+    (errors.ModelUnavailable, EXIT_UNAVAILABLE),
+    (errors.CatalogError, EXIT_DATA),
+    (errors.DatasetError, EXIT_DATA),
+    (errors.ProtocolError, EXIT_DATA),
+    (errors.ConfigError, EXIT_CONFIG),
+    (errors.OmegaError, EXIT_FOUND_FAULT),
+    (FileNotFoundError, EXIT_NO_INPUT),
+    (OSError, EXIT_IO),
+)
+"""The first line whose type the error has gives the exit code, so the special types stand before the general."""
+
+EXIT_CODES_TEXT = """exit codes:
+    0  done
+    1  doctor found a fault
+    2  the command line is wrong
+   65  input, catalogue or store is damaged or not acceptable
+   66  a file that was named is missing
+   69  the text model, or something that the verb cannot do without, is not there
+   73  the storage folder cannot be written
+   74  reading or writing failed, or the disk is full
+   75  another process holds the store; try again later
+   78  an option is unknown or its value is not acceptable
+  130  interrupted (Ctrl-C); 141: the reader of the output went away
+"""
+
+OPTIONS_TEXT = """options come from flags, then OMEGA_* variables (OMEGA_STORAGE_PATH), then the TOML file that --config or
+OMEGA_CONFIG names (else ~/.config/omega-edge/config.toml, /etc/omega-edge/config.toml), then defaults;
+`omega-edge config show` tells which. NO_COLOR turns colour off."""
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=30, width=100)
+
+
+def _shared_flags() -> argparse.ArgumentParser:
+    """Flags that every verb has."""
+    shared = argparse.ArgumentParser(add_help=False)
+    group = shared.add_argument_group("where things are")
+    group.add_argument("--config", type=Path, metavar="FILE", help="TOML file with options")
+    group.add_argument("--storage", type=Path, metavar="DIR", help="folder of the household's memory")
+    group.add_argument("--catalog", type=Path, metavar="FILE", help="catalogue bundle")
+    group.add_argument("--model", type=Path, metavar="DIR", help="folder of the text model")
+    group.add_argument("--time-zone", metavar="NAME", help="IANA name, such as Europe/Berlin")
+    shared.add_argument("--json", action="store_true", help="print JSON")
+    return shared
+
+
+def _moment_flags(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--profile", default="household", metavar="ID", help="who watches (default: household)")
+    verb.add_argument(
+        "--at", metavar="TIME", help="moment, as 2026-03-01T20:15 (local), with an offset, or Unix ms (default: now)"
+    )
+    verb.add_argument("--mood", metavar="GENRE", help="a genre of the catalogue that is wanted now")
+
+
+def _add_recommending(verbs: argparse._SubParsersAction, shared: argparse.ArgumentParser) -> None:
+    verb = verbs.add_parser("recommend", parents=[shared], help="what to watch now, with reasons")
+    _moment_flags(verb)
+    verb.add_argument("-k", "--count", type=int, default=20, metavar="N", help="titles to show (default: 20)")
+
+    verb = verbs.add_parser("explain", parents=[shared], help="why a title is offered at its score, or withheld")
+    verb.add_argument("content_id", metavar="CONTENT_ID")
+    _moment_flags(verb)
+
+    verb = verbs.add_parser(
+        "observe",
+        parents=[shared],
+        help="record a viewing, or JSON lines of viewings from standard input",
+        formatter_class=_Formatter,
+        description=OBSERVE_TEXT,
+    )
+    verb.add_argument("--content-id", metavar="ID", help="what was watched; without it, standard input is read")
+    verb.add_argument("--title", metavar="TEXT", help="its name (default: the catalogue's)")
+    verb.add_argument("--watched", type=float, metavar="SHARE", help="share watched, 0 to 1")
+    verb.add_argument("--duration", type=int, metavar="SECONDS", help="seconds watched")
+    _moment_flags(verb)
+
+    verb = verbs.add_parser("feedback", parents=[shared], help="say what you think of a title")
+    verb.add_argument("content_id", metavar="CONTENT_ID")
+    verb.add_argument("kind", choices=("like", "dislike", "not_now", "never"))
+    verb.add_argument("--profile", default="household", metavar="ID", help="who says so (default: household)")
+    verb.add_argument("--title", metavar="TEXT", help="its name; needed for a title outside the catalogue")
+
+    profile = verbs.add_parser("profile", help="who watches: list them, or add or change one")
+    actions = profile.add_subparsers(dest="action", required=True, metavar="list|set")
+    actions.add_parser("list", parents=[shared], help="all profiles of the household")
+    verb = actions.add_parser("set", parents=[shared], help="add a profile or change it")
+    verb.add_argument("id", metavar="ID")
+    verb.add_argument("--name", required=True, metavar="TEXT")
+    verb.add_argument("--max-age-rating", type=int, metavar="YEARS", help="highest age rating shown (default: no limit)")
+
+
+OBSERVE_TEXT = """Record one viewing by flags, or many as JSON lines on standard input. Each line is one object:
+
+  {"content_id": "2543164", "watch_percentage": 0.9, "duration_seconds": 6300,
+   "timestamp": 1488400000000, "content_title": "Arrival (2016)", "profile": "household",
+   "context": {"time_of_day": "evening", "day_of_week": 4, "mood_hint": "Sci-Fi"}}
+
+content_id, watch_percentage and duration_seconds are required; the rest is taken from now, the catalogue and the
+flags. A line that cannot be used is reported with its number and left out; the exit code is then 65."""
+
+
+def _add_keeping(verbs: argparse._SubParsersAction, shared: argparse.ArgumentParser) -> None:
+    verb = verbs.add_parser("export", parents=[shared], help="everything stored about the household, as JSON")
+    verb.add_argument("--out", type=Path, metavar="FILE", help="write there, whole or not at all (default: print)")
+
+    verb = verbs.add_parser("import", parents=[shared], help="take back an export")
+    verb.add_argument("file", metavar="FILE", help="a file that export wrote, or - for standard input")
+    verb.add_argument("--replace", action="store_true", help="put it in the place of what is stored now")
+
+    verb = verbs.add_parser("forget", parents=[shared], help="erase a title, a profile or everything, for good")
+    what = verb.add_mutually_exclusive_group(required=True)
+    what.add_argument("--title", metavar="CONTENT_ID", help="every record of this title")
+    what.add_argument("--profile", metavar="ID", help="a profile and all it watched")
+    what.add_argument("--everything", action="store_true", help="all that is stored about the household")
+    verb.add_argument("--yes", action="store_true", help="needed with --everything")
+
+    verbs.add_parser("stats", parents=[shared], help="what is stored, the configuration in force, what is degraded")
+    verbs.add_parser("doctor", parents=[shared], help="check core, catalogue, model, store and disk; changes nothing")
+    config = verbs.add_parser("config", help="options in force and where each comes from")
+    actions = config.add_subparsers(dest="action", required=True, metavar="show")
+    actions.add_parser("show", parents=[shared], help="every option, its value and its origin")
+
+
+def _add_demo(verbs: argparse._SubParsersAction, shared: argparse.ArgumentParser) -> None:
+    verb = verbs.add_parser("demo", parents=[shared], help="replay a real household and show what comes of it")
+    verb.add_argument("--data", type=Path, metavar="DIR", help="data set (default: MovieTweetings 70K of the source tree)")
+    verb.add_argument("--household", metavar="ID", help="household of the data set to replay")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="omega-edge",
+        description="Recommends television on the television.",
+        epilog=f"{OPTIONS_TEXT}\n\n{EXIT_CODES_TEXT}",
+        formatter_class=_Formatter,
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and end")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB")
+    shared = _shared_flags()
+    _add_demo(verbs, shared)
+    _add_recommending(verbs, shared)
+    _add_keeping(verbs, shared)
+    return parser
+
+
+def _check_usage(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """What argparse cannot say: flags that need each other."""
+    if options.verb is None:
+        parser.error("expected a verb; see omega-edge --help")
+    if options.verb == "forget" and options.everything and not options.yes:
+        parser.error("forget --everything erases all that is stored about the household: add --yes")
+    if options.verb == "forget" and options.yes and not options.everything:
+        parser.error("forget --yes: expected --everything beside it")
+    if options.verb == "observe":
+        single = {"--watched": options.watched, "--duration": options.duration}
+        if options.content_id is None:
+            given = [flag for flag, value in {**single, "--title": options.title}.items() if value is not None]
+            if given:
+                parser.error(f"observe {given[0]}: expected --content-id beside it")
+            if sys.stdin is None or sys.stdin.isatty():
+                parser.error("observe: expected --content-id, or JSON lines on standard input")
+        else:
+            missing = [flag for flag, value in single.items() if value is None]
+            if missing:
+                parser.error(f"observe --content-id: expected {' and '.join(missing)} beside it")
+    if options.verb == "recommend" and options.count < 1:
+        parser.error(f"recommend --count: expected 1 or more, got {options.count}")
+
+
+def _run(options: argparse.Namespace) -> int:
+    if options.verb == "doctor":
+        from omega_edge import doctor
+
+        return doctor.run(options)
+    if options.verb == "demo":
+        from omega_edge import demo
+
+        return demo.run(options)
+    from omega_edge import cli_verbs
+
+    return cli_verbs.run(options)
+
+
+def exit_code_of(error: Exception) -> int:
+    """Exit code for an error, by EXIT_BY_ERROR."""
+    return next(code for kind, code in EXIT_BY_ERROR if isinstance(error, kind))
+
+
+def _let_go_of_output() -> None:
+    """Point standard output at nothing, so that the interpreter's last flush does not complain about the pipe."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    if options.version:
+        from omega_edge import __version__
+
+        print(f"omega-edge {__version__}")
+        return EXIT_OK
+    _check_usage(parser, options)
+    try:
+        code = _run(options)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _let_go_of_output()
+        return EXIT_BROKEN_PIPE
+    except KeyboardInterrupt:
+        print("omega-edge: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except (errors.OmegaError, OSError) as error:
+        print(f"omega-edge: {_in_words(error)}", file=sys.stderr)
+        return exit_code_of(error)
+    return code
+
+
+def _in_words(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

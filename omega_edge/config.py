@@ -1,0 +1,96 @@
+"""The brain's options: what they are, what they may be, what holds where none is given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from omega_edge.errors import ConfigError
+from omega_edge.protocol import EMBEDDING_DIMENSIONS, MAX_SYNC_INTERVAL_SECONDS, MIN_SYNC_INTERVAL_SECONDS
+
+SHARING_MODES = ("receive", "counts", "titles")
+
+
+@dataclass(frozen=True, slots=True)
+class BrainConfig:
+    """Options of OmegaBrain.open. Every value is checked here; an unknown option is a ConfigError.
+
+    storage_path: folder of the household's memory, made if missing. catalog_path: the bundle file.
+    model_path: folder of the text model, or None to go without. dimensions: 384, the only size of this
+    protocol. max_episodes, max_patterns (skills), max_reasoning: records kept in the three tiers.
+    sync_interval_secs: 60 to 86,400. sharing: what may leave the home, one of SHARING_MODES. time_zone: IANA
+    name. durability_window_secs: how long an observation may stay unsynced, so what a power cut can take; 0
+    syncs each one before observe returns. diversity: 0 (order of scores) to 1 (only variety).
+    background_maintenance: whether a thread does the timed work; without it, call maintain().
+    """
+
+    storage_path: Path
+    catalog_path: Path
+    model_path: Path | None = None
+    dimensions: int = EMBEDDING_DIMENSIONS
+    max_episodes: int = 1_000
+    max_patterns: int = 10_000
+    max_reasoning: int = 500
+    sync_interval_secs: int = 300
+    sharing: str = "receive"
+    time_zone: str = "UTC"
+    durability_window_secs: int = 300
+    diversity: float = 0.1
+    background_maintenance: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("storage_path", "catalog_path", "model_path"):
+            value = getattr(self, name)
+            if name == "model_path" and value is None:
+                continue
+            if not isinstance(value, (str, Path)) or not str(value):
+                raise ConfigError(f"{name}: expected a path, got {value!r}")
+            object.__setattr__(self, name, Path(value))
+        self._check_integer("dimensions", EMBEDDING_DIMENSIONS, EMBEDDING_DIMENSIONS)
+        self._check_integer("max_episodes", 10, 1_000_000)
+        self._check_integer("max_patterns", 10, 1_000_000)
+        self._check_integer("max_reasoning", 10, 100_000)
+        self._check_integer("sync_interval_secs", MIN_SYNC_INTERVAL_SECONDS, MAX_SYNC_INTERVAL_SECONDS)
+        self._check_integer("durability_window_secs", 0, 3600)
+        if self.sharing not in SHARING_MODES:
+            raise ConfigError(f"sharing: expected one of {', '.join(SHARING_MODES)}, got {self.sharing!r}")
+        if isinstance(self.diversity, bool) or not isinstance(self.diversity, (int, float)):
+            raise ConfigError(f"diversity: expected a number from 0 to 1, got {self.diversity!r}")
+        if not 0.0 <= self.diversity <= 1.0:
+            raise ConfigError(f"diversity: expected a number from 0 to 1, got {self.diversity!r}")
+        if not isinstance(self.background_maintenance, bool):
+            raise ConfigError(f"background_maintenance: expected true or false, got {self.background_maintenance!r}")
+        self.zone()
+
+    def _check_integer(self, name: str, low: int, high: int) -> None:
+        value = getattr(self, name)
+        if type(value) is not int or not low <= value <= high:
+            wanted = f"{low}" if low == high else f"an integer from {low} to {high}"
+            raise ConfigError(f"{name}: expected {wanted}, got {value!r}")
+
+    def zone(self) -> ZoneInfo:
+        """The household's time zone."""
+        try:
+            return ZoneInfo(self.time_zone)
+        except (ZoneInfoNotFoundError, ValueError, TypeError, OSError):
+            raise ConfigError(
+                f"time_zone: expected an IANA name such as Europe/Berlin that this system knows, got {self.time_zone!r}"
+            ) from None
+
+    @classmethod
+    def from_mapping(cls, options: Mapping[str, object]) -> BrainConfig:
+        """Options from a mapping, such as a parsed file. Unknown or missing names are ConfigErrors."""
+        known = {option.name for option in fields(cls)}
+        unknown = sorted(set(options) - known)
+        if unknown:
+            raise ConfigError(f"unknown option {', '.join(unknown)}: expected one of {', '.join(sorted(known))}")
+        missing = [name for name in ("storage_path", "catalog_path") if name not in options]
+        if missing:
+            raise ConfigError(f"{' and '.join(missing)}: expected a path, got nothing")
+        return cls(**options)
+
+    def as_dict(self) -> dict[str, object]:
+        """The options in force, paths as text."""
+        return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}

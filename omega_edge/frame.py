@@ -1,0 +1,177 @@
+"""Frames: a CBOR map with integer keys ⇄ a few bytes, with every bound checked before memory is spent.
+
+    byte 0   format version, 1
+    byte 1   kind of message (wire.py)
+    byte 2   body: 0 the CBOR itself, 1 the CBOR as one zstd frame; the writer takes the smaller
+    byte 3   zstd dictionary, 0 for none; no other exists yet
+    byte 4…  body
+
+What a reader refuses, in this order: a frame over the cap of its direction; a foreign header; a zstd body that is not
+exactly one frame with a declared content size of at most MAX_INFLATED_BYTES, no window above it, no dictionary and no
+checksum; CBOR that is not one complete definite-length item of few items, shallow, without tags. Only then is anything
+inflated, and only then is any object made.
+"""
+
+from __future__ import annotations
+
+import cbor2
+import zstandard
+
+from omega_edge.errors import ProtocolError
+
+FORMAT_VERSION = 1
+HEADER_BYTES = 4
+MAX_INFLATED_BYTES = 16 * 1024
+MAX_DEPTH = 8
+"""Containers inside containers. The deepest message today has 4."""
+MAX_ITEMS = 2048
+"""CBOR items in one body. The fullest message, every title as text, has about 1,700."""
+
+BODY_RAW = 0
+BODY_ZSTD = 1
+DICTIONARY_NONE = 0
+
+_ZSTD_LEVEL = 19
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+_MAX_HEADER_BYTES = 18
+_BLOCK_RAW, _BLOCK_RLE, _BLOCK_RESERVED = 0, 1, 3
+
+_BYTES, _TEXT, _ARRAY, _MAP, _TAG, _SIMPLE = 2, 3, 4, 5, 6, 7
+_SIMPLE_ALLOWED = frozenset({20, 21, 22, 25, 26, 27})
+"""false, true, null, and the three widths of float."""
+
+
+def pack(kind: int, fields: dict[int, object], max_bytes: int) -> bytes | None:
+    """The frame of a message, or None where it would exceed max_bytes or inflate to more than MAX_INFLATED_BYTES.
+
+    The CBOR is the deterministic encoding of RFC 8949, section 4.2.1: equal fields give equal bytes. zstd output may
+    differ between versions of that library, so only frames with a raw body are the same everywhere.
+    """
+    body = cbor2.dumps(fields, canonical=True)
+    if len(body) > MAX_INFLATED_BYTES:
+        return None
+    marker, smallest = BODY_RAW, body
+    deflated = zstandard.ZstdCompressor(level=_ZSTD_LEVEL, write_checksum=False, write_content_size=True).compress(body)
+    if len(deflated) < len(body):
+        marker, smallest = BODY_ZSTD, deflated
+    frame = bytes((FORMAT_VERSION, kind, marker, DICTIONARY_NONE)) + smallest
+    return frame if len(frame) <= max_bytes else None
+
+
+def unpack(data: bytes, kind: int, max_bytes: int) -> dict[int, object]:
+    """The fields of a frame of this kind, at most max_bytes long; ProtocolError for any other bytes.
+
+    The fields hold int, float, bool, None, bytes, str, lists and dicts of these, and are otherwise unchecked.
+    """
+    if not isinstance(data, bytes):
+        raise ProtocolError(f"frame: expected bytes, got {type(data).__name__}")
+    if not HEADER_BYTES < len(data) <= max_bytes:
+        raise ProtocolError(f"frame: expected {HEADER_BYTES + 1} to {max_bytes} bytes, got {len(data)}")
+    version, kind_found, marker, dictionary = data[:HEADER_BYTES]
+    if version != FORMAT_VERSION:
+        raise ProtocolError(f"frame: expected format version {FORMAT_VERSION}, got {version}; update the older side")
+    if kind_found != kind:
+        raise ProtocolError(f"frame: expected a message of kind {kind}, got kind {kind_found}")
+    if dictionary != DICTIONARY_NONE:
+        raise ProtocolError(f"frame: expected dictionary {DICTIONARY_NONE} (none), got {dictionary}, which is unknown")
+    body = data[HEADER_BYTES:]
+    if marker == BODY_ZSTD:
+        body = _inflate(body)
+    elif marker != BODY_RAW:
+        raise ProtocolError(f"frame: expected a body marked {BODY_RAW} (CBOR) or {BODY_ZSTD} (zstd), got {marker}")
+    if len(body) > MAX_INFLATED_BYTES:
+        raise ProtocolError(f"frame: expected at most {MAX_INFLATED_BYTES} bytes of CBOR, got {len(body)}")
+    _check_structure(body)
+    try:
+        fields = cbor2.loads(body, max_depth=MAX_DEPTH, allow_indefinite=False, allow_duplicate_keys=False)
+    except cbor2.CBORDecodeError as error:
+        raise ProtocolError(f"frame: expected well-formed CBOR, got an {error}") from None
+    if not isinstance(fields, dict):
+        raise ProtocolError(f"frame: expected a CBOR map, got {type(fields).__name__}")
+    return fields
+
+
+def _inflate(deflated: bytes) -> bytes:
+    """The content of a zstd body, every size checked first.
+
+    The header is judged before the decoder sees it: python-zstandard's one-shot decompress allocates whatever size the
+    header declares, whatever its max_output_size. The reader is then asked for one byte more than was declared, with
+    the window capped, so that the memory it may take is known.
+    """
+    if deflated[:4] != _ZSTD_MAGIC:
+        raise ProtocolError("frame: expected a zstd frame, got another magic number")
+    try:
+        parameters = zstandard.get_frame_parameters(deflated[:_MAX_HEADER_BYTES])
+        header_bytes = zstandard.frame_header_size(deflated[:_MAX_HEADER_BYTES])
+    except zstandard.ZstdError as error:
+        raise ProtocolError(f"frame: expected a zstd frame header, got an error: {error}") from None
+    for name, value in (("content", parameters.content_size), ("window", parameters.window_size)):
+        if value > MAX_INFLATED_BYTES:  # an undeclared content size reads as 2^64 - 1
+            raise ProtocolError(f"frame: expected a zstd {name} size of at most {MAX_INFLATED_BYTES}, got {value}")
+    if parameters.dict_id or parameters.has_checksum:
+        raise ProtocolError("frame: expected a zstd frame without dictionary and checksum, got one that has them")
+    _check_blocks(deflated, header_bytes)
+    reader = zstandard.ZstdDecompressor(max_window_size=MAX_INFLATED_BYTES).stream_reader(deflated)
+    try:
+        body = reader.read(parameters.content_size + 1)
+    except zstandard.ZstdError as error:
+        raise ProtocolError(f"frame: expected a sound zstd frame, got an error: {error}") from None
+    if len(body) != parameters.content_size:
+        raise ProtocolError(f"frame: expected {parameters.content_size} bytes in the zstd frame, got {len(body)}")
+    return body
+
+
+def _check_blocks(deflated: bytes, position: int) -> None:
+    """ProtocolError unless the blocks from position on end, with one marked last, exactly where the bytes end.
+
+    That leaves no room for trailing bytes or a second frame. A block's head is 3 bytes, little-endian: bit 0 last,
+    bits 1–2 type, the rest its size; an RLE block holds one byte whatever its size (RFC 8878, section 3.1.1.2).
+    """
+    last = False
+    while not last:
+        head = int.from_bytes(deflated[position : position + 3], "little")
+        last, block_type, size = bool(head & 1), head >> 1 & 3, head >> 3
+        position += 3 + (1 if block_type == _BLOCK_RLE else size)
+        if position > len(deflated) or block_type == _BLOCK_RESERVED:
+            raise ProtocolError("frame: expected whole zstd blocks, got a truncated or unknown one")
+        if size == 0 and not last and block_type in (_BLOCK_RAW, _BLOCK_RLE):
+            raise ProtocolError("frame: expected zstd blocks with content, got an empty one")
+    if position != len(deflated):
+        raise ProtocolError(f"frame: expected one zstd frame, got {len(deflated) - position} bytes after it")
+
+
+def _check_structure(body: bytes) -> None:
+    """ProtocolError unless the bytes are one complete CBOR item within MAX_DEPTH and MAX_ITEMS, of definite lengths,
+    without tags (which can make a decoder build big numbers, dates, regular expressions or cycles).
+    """
+    position, items = 0, 0
+    waiting = [1]
+    """Items still to come in each open container, outermost first."""
+    while waiting:
+        if waiting[-1] == 0:
+            waiting.pop()
+            continue
+        waiting[-1] -= 1
+        items += 1
+        if position >= len(body):
+            raise ProtocolError("frame: expected complete CBOR, got a truncated item")
+        major, argument = body[position] >> 5, body[position] & 31
+        position += 1
+        if major == _TAG or (major == _SIMPLE and argument not in _SIMPLE_ALLOWED):
+            raise ProtocolError("frame: expected CBOR without tags and unassigned simple values, got one")
+        if argument > 27:
+            raise ProtocolError("frame: expected CBOR of definite lengths, got an indefinite or reserved length")
+        if argument > 23:
+            width = 1 << argument - 24
+            argument = int.from_bytes(body[position : position + width], "big")
+            position += width
+        if major in (_BYTES, _TEXT):
+            position += argument
+        elif major in (_ARRAY, _MAP):
+            waiting.append(argument * 2 if major == _MAP else argument)
+        if position > len(body) or items + waiting[-1] > MAX_ITEMS or len(waiting) > MAX_DEPTH + 1:
+            raise ProtocolError(
+                f"frame: expected whole CBOR items, at most {MAX_ITEMS} of them and {MAX_DEPTH} deep, got more"
+            )
+    if position != len(body):
+        raise ProtocolError(f"frame: expected one CBOR item, got {len(body) - position} bytes after it")

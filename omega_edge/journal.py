@@ -1,0 +1,238 @@
+"""The write-ahead journal: one small append per viewing, so that remembering it does not cost a database commit.
+
+File: a header block of HEADER_BYTES, then records one after another, in a file allocated in full beforehand.
+
+    header, big-endian   magic 8 B, format u16, seal (transaction u64, length u64, checksum u32), CRC32 of the former
+    record, big-endian   payload length u32, CRC32 u32, sequence u64, payload
+
+A record's CRC32 covers its length, sequence and payload and starts from the CRC32 of the record before it. So a
+record that survived a power cut beyond a lost one can never be taken for the successor of what is written there
+later. The first record may have any sequence; each further one the next.
+
+Nothing is written to empty the journal: once the database holds every record, the next append starts over at the
+first byte, and reading back ignores sequences that the database has applied.
+
+The header carries the seal of the database file: what it looked like after its last commit (see store.py).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from omega_edge.errors import StoreError, StoreFullError, StoreReadOnlyError
+
+HEADER_BYTES = 4096
+"""One page: a commit rewrites it, an append does not touch it."""
+CAPACITY_BYTES = 256 * 1024
+"""Size of the file: some 2,000 ordinary records, so many can still be taken while the disk is full."""
+MAX_PAYLOAD_BYTES = 4096
+
+_MAGIC = b"OmegaJnl"
+_FORMAT = 1
+_HEADER = struct.Struct(">8sHQQI")
+_CHECKSUM = struct.Struct(">I")
+_RECORD = struct.Struct(">IIQ")
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_READ_ONLY = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
+
+
+def raise_store_error(fault: OSError, path: str | os.PathLike[str]) -> NoReturn:
+    """Raise the StoreError that an operating system's error on a file of the store stands for."""
+    if fault.errno in _FULL:
+        raise StoreFullError(f"{path}: no space left for the write ({fault.strerror}); free some and try again") from fault
+    if fault.errno in _READ_ONLY:
+        raise StoreReadOnlyError(f"{path}: cannot be written ({fault.strerror}); the store is read-only") from fault
+    raise StoreError(f"{path}: {fault.strerror or fault}") from fault
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """The database file after a commit: transaction number, length in bytes, CRC32 of all its bytes."""
+
+    transaction: int
+    length: int
+    checksum: int
+
+
+class Journal:
+    """The journal of one store. Not thread-safe but for sync(), see there; callers hold the store's lock."""
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        """Open the file, making it if it is missing. Raises StoreError if that cannot be done.
+
+        A full disk is no error here: what was allocated can be used, and append() tries to get the rest.
+        """
+        self._path = path
+        self._read_only = read_only
+        self._descriptor = -1
+        self._allocated_bytes = 0
+        self._position = HEADER_BYTES
+        self._chain = 0
+        self._unsynced: list[tuple[int, bytes]] = []
+        self._rewrite_before_sync = False
+        self.seal: Seal | None = None
+        self.bytes_written = 0
+        try:
+            self._descriptor = os.open(path, os.O_RDONLY if read_only else os.O_RDWR | os.O_CREAT, 0o600)
+            self._allocated_bytes = os.fstat(self._descriptor).st_size
+            self.seal = self._read_seal()
+        except FileNotFoundError:
+            if not read_only:
+                raise
+        except OSError as fault:
+            self.close()
+            raise_store_error(fault, path)
+
+    def close(self) -> None:
+        """Let go of the file. Closing twice is harmless; what was not synced stays so."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    # Reading -------------------------------------------------------------------------------------
+
+    def replay(self, applied: int) -> Iterator[tuple[int, bytes]]:
+        """Records (sequence, payload) with a sequence above `applied`, in order, up to the first torn one.
+
+        To be used up once, before the first append, which then follows the last record found.
+        """
+        image = self._read_records()
+        offset, chain, expected = 0, 0, None
+        live_end = (0, 0)
+        while offset + _RECORD.size <= len(image):
+            length, checksum, sequence = _RECORD.unpack_from(image, offset)
+            end = offset + _RECORD.size + length
+            if not 0 < length <= MAX_PAYLOAD_BYTES or end > len(image) or expected not in (None, sequence):
+                break
+            payload = image[offset + _RECORD.size : end]
+            if checksum != _record_checksum(length, sequence, payload, chain):
+                break
+            offset, chain, expected = end, checksum, sequence + 1
+            if sequence > applied:
+                live_end = (offset, chain)
+                yield sequence, payload
+        self._position, self._chain = HEADER_BYTES + live_end[0], live_end[1]
+
+    def _read_records(self) -> bytes:
+        if self._descriptor < 0:
+            return b""
+        try:
+            return os.pread(self._descriptor, max(CAPACITY_BYTES - HEADER_BYTES, 0), HEADER_BYTES)
+        except OSError as fault:
+            raise_store_error(fault, self._path)
+
+    def _read_seal(self) -> Seal | None:
+        image = os.pread(self._descriptor, _HEADER.size + _CHECKSUM.size, 0)
+        if len(image) < _HEADER.size + _CHECKSUM.size:
+            return None
+        if _CHECKSUM.unpack_from(image, _HEADER.size)[0] != zlib.crc32(image[: _HEADER.size]):
+            return None
+        magic, file_format, *seal = _HEADER.unpack_from(image)
+        return Seal(*seal) if (magic, file_format) == (_MAGIC, _FORMAT) else None
+
+    # Writing -------------------------------------------------------------------------------------
+
+    @property
+    def unsynced_records(self) -> int:
+        """Appended records that a power cut can still take."""
+        return len(self._unsynced)
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of records that the database has not applied."""
+        return self._position - HEADER_BYTES
+
+    def append(self, sequence: int, payload: bytes) -> None:
+        """Write one record behind the last. It survives the end of the process at once, a power cut after sync().
+
+        payload: 1 to MAX_PAYLOAD_BYTES. Raises StoreFullError if it does not fit: then nothing has changed, and
+        restart() makes room once the database holds what is here.
+        """
+        assert 0 < len(payload) <= MAX_PAYLOAD_BYTES
+        if self._read_only:
+            raise StoreReadOnlyError(f"{self._path}: the store is open read-only; nothing can be recorded")
+        checksum = _record_checksum(len(payload), sequence, payload, self._chain)
+        record = _RECORD.pack(len(payload), checksum, sequence) + payload
+        if self._position + len(record) > CAPACITY_BYTES:
+            raise StoreFullError(f"{self._path}: the journal is full and waits for the database to take its records")
+        self._allocate()
+        if self._position + len(record) > self._allocated_bytes:
+            raise StoreFullError(f"{self._path}: no space left to allocate the journal; free some and try again")
+        self._write(self._position, record)
+        self._unsynced.append((self._position, record))
+        self._position += len(record)
+        self._chain = checksum
+
+    def sync(self) -> None:
+        """Return when every record appended before the call is durable. Raises StoreError if it cannot be done."""
+        if not self._unsynced:
+            return
+        if self._rewrite_before_sync:
+            # After a failed fdatasync the kernel may count its pages as clean: a second call would succeed for
+            # nothing. So the records are written again.
+            for offset, record in self._unsynced:
+                self._write(offset, record)
+        try:
+            os.fdatasync(self._descriptor)
+        except OSError as fault:
+            self._rewrite_before_sync = True
+            raise_store_error(fault, self._path)
+        self._rewrite_before_sync = False
+        self._unsynced.clear()
+
+    def restart(self) -> None:
+        """Start over at the first byte. To be called when the database holds every record, durably."""
+        self._position, self._chain = HEADER_BYTES, 0
+        self._unsynced.clear()
+        self._rewrite_before_sync = False
+
+    def wipe(self) -> None:
+        """Overwrite every record with zeros, durably, and start over. For forgetting."""
+        size_bytes = os.fstat(self._descriptor).st_size
+        if size_bytes > HEADER_BYTES:
+            self._write(HEADER_BYTES, bytes(size_bytes - HEADER_BYTES))
+        try:
+            os.fdatasync(self._descriptor)
+        except OSError as fault:
+            raise_store_error(fault, self._path)
+        self.restart()
+
+    def write_seal(self, seal: Seal) -> None:
+        """Note what the database file looks like after a commit. It becomes durable with the next record."""
+        header = _HEADER.pack(_MAGIC, _FORMAT, seal.transaction, seal.length, seal.checksum)
+        self._allocate()
+        self._write(0, header + _CHECKSUM.pack(zlib.crc32(header)))
+        self.seal = seal
+
+    def _allocate(self) -> None:
+        """Claim the whole file, if not done already: a full disk is then met here and not in the midst of a record."""
+        if self._allocated_bytes >= CAPACITY_BYTES:
+            return
+        try:
+            os.posix_fallocate(self._descriptor, 0, CAPACITY_BYTES)
+            os.fsync(self._descriptor)
+        except OSError as fault:
+            if fault.errno not in _FULL:
+                raise_store_error(fault, self._path)
+            return
+        self._allocated_bytes = CAPACITY_BYTES
+
+    def _write(self, offset: int, content: bytes) -> None:
+        try:
+            written = os.pwrite(self._descriptor, content, offset)
+        except OSError as fault:
+            raise_store_error(fault, self._path)
+        self.bytes_written += written
+        if written != len(content):
+            raise StoreFullError(f"{self._path}: {written} of {len(content)} bytes were written; free some space")
+
+
+def _record_checksum(length: int, sequence: int, payload: bytes, chain: int) -> int:
+    return zlib.crc32(payload, zlib.crc32(_RECORD.pack(length, 0, sequence), chain))

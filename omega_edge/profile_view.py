@@ -1,0 +1,102 @@
+"""One profile as ranking and policy see it: an immutable snapshot, replaced after each event.
+
+Readers take the snapshot that stands and never wait; the writer builds the next one and swaps it in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from omega_edge.catalog import Catalog
+from omega_edge.memory import HistoryItem
+from omega_edge.policy import Household, Policy
+from omega_edge.protocol import MAX_RECENT_WATCHES, MAX_TIMESTAMP_MS, Profile
+from omega_edge.ranking import HISTORY_HELD, History, slot_of
+from omega_edge.reasons import NamedEvent
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileView:
+    """Snapshot of one profile: its events newest first, the same as arrays, and what policy needs."""
+
+    items: tuple[HistoryItem, ...]
+    history: History
+    household: Household
+    outside_seen: frozenset[str]
+
+    @staticmethod
+    def build(
+        catalog: Catalog,
+        profile: Profile,
+        items: Iterable[HistoryItem],
+        event_count: int,
+        seen: Iterable[str],
+        hidden: Mapping[str, tuple[object, int | None]],
+    ) -> ProfileView:
+        """A snapshot from memory. items: newest first; seen: content ids; hidden: id to (kind, until or None)."""
+        kept = tuple(items)[:HISTORY_HELD]
+        history = History.empty()
+        for item in reversed(kept):
+            history = _pushed(catalog, history, item)
+        seen_mask = np.zeros(catalog.count, bool)
+        outside_seen = set()
+        for content_id in seen:
+            row = catalog.row_of(content_id)
+            if row >= 0:
+                seen_mask[row] = True
+            else:
+                outside_seen.add(content_id)
+        hidden_until = np.zeros(catalog.count, np.int64)
+        outside_hidden = {}
+        for content_id, (_kind, until_ms) in hidden.items():
+            until = MAX_TIMESTAMP_MS if until_ms is None else until_ms
+            row = catalog.row_of(content_id)
+            if row >= 0:
+                hidden_until[row] = until
+            else:
+                outside_hidden[content_id] = until
+        household = Household(profile, seen_mask, hidden_until, outside_hidden)
+        return ProfileView(kept, replace(history, count=max(event_count, len(kept))), household, frozenset(outside_seen))
+
+    def with_event(self, catalog: Catalog, item: HistoryItem) -> ProfileView:
+        """The snapshot after one more event."""
+        household, outside_seen = self.household, self.outside_seen
+        row = catalog.row_of(item.content_id)
+        if row < 0:
+            outside_seen = outside_seen | {item.content_id}
+        elif not household.seen[row]:
+            seen = household.seen.copy()
+            seen[row] = True
+            household = replace(household, seen=seen)
+        return ProfileView(
+            (item, *self.items[: HISTORY_HELD - 1]), _pushed(catalog, self.history, item), household, outside_seen
+        )
+
+    def named_events(self, events: int) -> list[NamedEvent]:
+        """The newest events as reasons name them."""
+        return [
+            NamedEvent(item.content_id, item.content_title, item.timestamp, item.kind, item.success)
+            for item in self.items[:events]
+        ]
+
+    def nameable(self, catalog: Catalog, policy: Policy, events: int, now_ms: int) -> np.ndarray:
+        """bool[e]: which of the newest events a reason may name to this profile."""
+        named = policy.may_name(
+            self.household, [item.content_id for item in self.items[:events]], self.history.rows[:events], now_ms
+        )
+        return named & ~self.history.rejected[:events]
+
+    def recent_ids(self) -> tuple[str, ...]:
+        """The last few titles watched, newest last, as a ViewContext carries them."""
+        watched = [item.content_id for item in self.items if item.kind == "watched"]
+        return tuple(reversed(watched[:MAX_RECENT_WATCHES]))
+
+
+def _pushed(catalog: Catalog, history: History, item: HistoryItem) -> History:
+    row = catalog.row_of(item.content_id)
+    code, scale = (catalog.codes[row], catalog.scale[row]) if row >= 0 else (item.code, item.scale)
+    slot = slot_of(item.time_of_day, item.day_of_week)
+    return history.push(row, code, scale, item.success, slot, rejected=item.kind == "disliked")

@@ -1,0 +1,44 @@
+"""Builds the C core, omega_edge._simd._kernels, as one abi3 extension for every CPython from 3.11 on.
+
+No file needs flags of its own: each instruction set's C file names its target by pragma and is empty on other machines.
+"""
+
+import os
+from pathlib import Path
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+ROOT = Path(__file__).resolve().parent
+os.chdir(ROOT)  # a build front end may start elsewhere; source paths are relative to this file
+SIMD = "omega_edge/_simd"
+
+COMPILE_FLAGS = [
+    "-O3",
+    "-g0",
+    "-std=c11",
+    "-Wall",
+    "-fvisibility=hidden",  # other vector libraries in the process must neither see nor replace our symbols
+    "-ffp-contract=off",  # a fused multiply-add rounds once instead of twice: scores would differ between machines
+    "-fno-math-errno",  # sqrt becomes the instruction; it stays correctly rounded
+]
+
+kernels = Extension(
+    "omega_edge._simd._kernels",
+    sources=[
+        f"{SIMD}/_kernels.pyx",
+        f"{SIMD}/dispatch.c",
+        f"{SIMD}/kernels_scalar.c",
+        f"{SIMD}/kernels_avx2.c",
+    ],
+    depends=[f"{SIMD}/kernels.h", f"{SIMD}/top_k.h"],
+    include_dirs=[SIMD],
+    define_macros=[("Py_LIMITED_API", "0x030B0000")],
+    extra_compile_args=COMPILE_FLAGS,
+    py_limited_api=True,
+)
+
+setup(
+    ext_modules=cythonize([kernels], language_level=3),
+    options={"bdist_wheel": {"py_limited_api": "cp311"}},
+)

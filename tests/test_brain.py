@@ -1,0 +1,445 @@
+"""The brain as its callers use it: real store, real bundle file, a clock that the test holds."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from omega_edge.brain import OmegaBrain
+from omega_edge.catalog import write_bundle
+from omega_edge.config import BrainConfig
+from omega_edge.errors import CatalogError, ConfigError, ProtocolError, StoreBusyError
+from omega_edge.protocol import (
+    GlobalPatterns,
+    Profile,
+    TitleReference,
+    TrendSignal,
+    ViewContext,
+    ViewingEvent,
+    ViewingPattern,
+)
+from tests.synthetic import DAY_MS, NOW_MS, sections_of
+
+EVENING = ViewContext("evening", 2)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("bundle") / "synthetic.bundle"
+    write_bundle(path, *sections_of(120))
+    return path
+
+
+class Clock:
+    """A clock that stands still unless moved."""
+
+    def __init__(self) -> None:
+        self.now_ms = NOW_MS
+
+    def __call__(self) -> int:
+        return self.now_ms
+
+
+@pytest.fixture
+def opened(tmp_path: Path, bundle: Path) -> Callable[..., OmegaBrain]:
+    """Opens brains on one storage folder unless told another; closes them all at the end."""
+    brains = []
+
+    def open_brain(folder: str = "store", clock: Callable[[], int] | None = None, **options: object) -> OmegaBrain:
+        config = BrainConfig(
+            storage_path=tmp_path / folder, catalog_path=bundle, background_maintenance=False, **options
+        )
+        brains.append(OmegaBrain.open(config, clock or Clock()))
+        return brains[-1]
+
+    yield open_brain
+    for brain in brains:
+        brain.close()
+
+
+def viewing(row: int, watched: float = 0.9, minute: int = 0, context: ViewContext = EVENING) -> ViewingEvent:
+    return ViewingEvent(f"t{row:03d}", f"Título {row}", watched, 3600, NOW_MS - DAY_MS + minute * 60_000, context)
+
+
+def watch(brain: OmegaBrain, rows: list[int], context: ViewContext = EVENING) -> None:
+    for minute, row in enumerate(rows):
+        brain.observe(viewing(row, 0.2 if row % 4 == 3 else 0.9, minute, context))
+
+
+def listed(brain: OmegaBrain, k: int = 20, context: ViewContext = EVENING) -> list[str]:
+    return [shown.content_id for shown in brain.recommend(context, k)]
+
+
+def test_recommends_without_any_history(opened) -> None:
+    shown = opened().recommend(EVENING, 5)
+    assert len(shown) == 5
+    assert all(recommendation.reason and not recommendation.events for recommendation in shown)
+
+
+def test_a_viewing_shapes_the_very_next_list_and_is_not_offered_again(opened) -> None:
+    brain = opened()
+    before = listed(brain)
+    brain.observe(viewing(int(before[0][1:])))
+    after = listed(brain)
+    assert before[0] not in after and after != before[1:] + after[-1:]
+
+
+def test_the_same_events_give_the_same_list_also_after_reopening(opened) -> None:
+    rows = [3, 17, 5, 40, 41, 3, 60, 99]
+    brain = opened()
+    watch(brain, rows)
+    brain.feedback("t050", "like")
+    brain.feedback("t051", "dislike")
+    shown = brain.recommend(EVENING)
+    brain.close()
+    assert opened().recommend(EVENING) == shown
+    other = opened("other")
+    watch(other, rows)
+    other.feedback("t050", "like")
+    other.feedback("t051", "dislike")
+    assert other.recommend(EVENING) == shown
+
+
+def test_a_reason_names_the_event_whose_deletion_costs_most(opened) -> None:
+    """Every event is really deleted: a brain of its own sees all the others."""
+    rows = [3, 17, 5, 40, 41, 60, 99, 23]
+    brain = opened()
+    watch(brain, rows)
+    shown = brain.recommend(EVENING, 12)
+    whole = {one.content_id: brain.explain(one.content_id, EVENING).raw_score for one in shown}
+    drops: dict[str, dict[str, float]] = {content_id: {} for content_id in whole}
+    for left_out in rows:
+        without = opened(f"without-{left_out}")
+        for minute, row in enumerate(rows):
+            if row != left_out:
+                without.observe(viewing(row, 0.2 if row % 4 == 3 else 0.9, minute))
+        for content_id, score in whole.items():
+            drops[content_id][f"t{left_out:03d}"] = score - without.explain(content_id, EVENING).raw_score
+    named = 0
+    for one in shown:
+        strongest = max(drops[one.content_id].values())
+        if one.events:
+            named += 1
+            assert drops[one.content_id][one.events[0].content_id] >= strongest - 2e-3
+            assert one.events[0].drop == pytest.approx(strongest, abs=2e-3)
+            assert one.events[0].content_title in one.reason
+        else:
+            assert strongest < 2e-3
+    assert named >= 6
+
+
+def test_profiles_are_apart(opened) -> None:
+    brain = opened()
+    brain.set_profile(Profile("kid", "Kid", 6))
+    before = listed(brain, context=replace(EVENING, profile="kid"))
+    watch(brain, [3, 17, 5])
+    assert listed(brain, context=replace(EVENING, profile="kid")) == before
+    assert brain.withheld_counts("kid")["seen"] == 0 and brain.withheld_counts()["seen"] == 3
+    assert [profile.id for profile in brain.profiles()] == ["household", "kid"]
+
+
+@pytest.mark.parametrize("call", ["recommend", "observe", "feedback", "withheld_counts", "export", "now_context"])
+def test_an_unknown_profile_is_an_error(opened, call: str) -> None:
+    brain = opened()
+    context = replace(EVENING, profile="nobody")
+    calls = {
+        "recommend": lambda: brain.recommend(context),
+        "observe": lambda: brain.observe(viewing(1, context=context)),
+        "feedback": lambda: brain.feedback("t001", "like", "nobody"),
+        "withheld_counts": lambda: brain.withheld_counts("nobody"),
+        "export": lambda: brain.export("nobody"),
+        "now_context": lambda: brain.now_context("nobody"),
+    }
+    with pytest.raises(ConfigError, match="nobody"):
+        calls[call]()
+
+
+def test_dislike_removes_the_title_and_what_is_like_it_falls(opened) -> None:
+    brain = opened()
+    watch(brain, [3, 17, 5])
+    first = listed(brain)[0]
+    brain.feedback(first, "dislike")
+    assert first not in listed(brain, 100)
+    assert brain.explain(first, EVENING).withheld == "hidden"
+
+
+def test_not_now_comes_back_after_two_weeks_and_like_unhides(opened) -> None:
+    clock = Clock()
+    brain = opened(clock=clock)
+    first, second = listed(brain)[:2]
+    brain.feedback(first, "not now")
+    brain.feedback(second, "never")
+    assert not {first, second} & set(listed(brain, 100))
+    clock.now_ms += 14 * DAY_MS + 1
+    assert first in listed(brain, 100) and second not in listed(brain, 100)
+    brain.feedback(second, "like")
+    assert second in listed(brain, 100)
+
+
+def test_feedback_is_checked(opened) -> None:
+    brain = opened()
+    with pytest.raises(ProtocolError, match="like, dislike, not_now, never"):
+        brain.feedback("t001", "meh")
+    with pytest.raises(ConfigError, match="content_title"):
+        brain.feedback("elsewhere", "like")
+    brain.feedback("elsewhere", "like", content_title="Somewhere else")
+
+
+@pytest.mark.parametrize("k", [0, -1, 501, 2.5, True, "5"])
+def test_k_outside_its_range_is_an_error(opened, k: object) -> None:
+    with pytest.raises(ProtocolError, match="k"):
+        opened().recommend(EVENING, k)
+
+
+def test_recent_watches_that_were_not_observed_count_and_are_withheld(opened) -> None:
+    brain = opened()
+    watch(brain, [3, 17, 5])
+    base = brain.recommend(EVENING, 100)
+    told = replace(EVENING, recent_watches=(base[0].content_id,))
+    assert base[0].content_id not in listed(brain, 100, told)
+    assert brain.recommend(replace(EVENING, recent_watches=("t003", "t017", "t005")), 100) == base
+
+
+def test_mood_lifts_its_genre_and_an_unknown_mood_is_an_error(opened) -> None:
+    brain = opened()
+    told = brain.explain("t003", replace(EVENING, mood_hint="family")).features["context"].value
+    genres = brain._catalog.title(3).genres
+    plain = brain.explain("t003", EVENING).features["context"].value
+    assert told - plain == pytest.approx(("Family" in genres) / len(genres), abs=1e-5)
+    with pytest.raises(ProtocolError, match="Drama"):
+        brain.recommend(replace(EVENING, mood_hint="sparkly"))
+
+
+def test_explain_adds_up_and_tells_what_is_withheld(opened) -> None:
+    brain = opened()
+    watch(brain, [3, 17, 5])
+    told = brain.explain("t003", EVENING)
+    assert told.withheld == "seen"
+    assert sum(share.contribution for share in told.features.values()) == pytest.approx(told.raw_score, abs=1e-5)
+    with pytest.raises(ConfigError, match="catalogue"):
+        brain.explain("elsewhere")
+
+
+def test_a_second_process_is_refused_with_a_clear_error(opened, tmp_path: Path, bundle: Path) -> None:
+    brain = opened()
+    with pytest.raises(StoreBusyError):
+        opened()
+    code = (
+        "from omega_edge.brain import OmegaBrain\nfrom omega_edge.config import BrainConfig\n"
+        f"OmegaBrain.open(BrainConfig(storage_path={str(tmp_path / 'store')!r}, catalog_path={str(bundle)!r}))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert found.returncode != 0 and "StoreBusyError" in found.stderr
+    brain.close()
+    opened()
+
+
+def test_a_closed_brain_refuses_every_call(opened) -> None:
+    brain = opened()
+    brain.close()
+    brain.close()
+    for call in (brain.recommend, brain.stats, brain.flush, brain.prepare_sync_delta, lambda: brain.observe(viewing(1))):
+        with pytest.raises(ConfigError, match="closed"):
+            call()
+
+
+def test_readers_and_a_writer_at_once(opened) -> None:
+    """Every list is whole: distinct titles, none that this thread knew to be watched before it asked."""
+    brain = opened()
+    observed: list[str] = []
+    faults: list[BaseException] = []
+
+    def read() -> None:
+        try:
+            for _ in range(150):
+                known = set(observed)
+                shown = listed(brain)
+                assert len(shown) == len(set(shown)) and not known & set(shown)
+        except BaseException as fault:
+            faults.append(fault)
+            raise
+
+    readers = [threading.Thread(target=read) for _ in range(3)]
+    for reader in readers:
+        reader.start()
+    for minute in range(80):
+        brain.observe(viewing(minute, minute=minute))
+        observed.append(f"t{minute:03d}")
+    for reader in readers:
+        reader.join()
+    assert not faults
+
+
+def test_export_then_import_restores_all(opened) -> None:
+    brain = opened()
+    brain.set_profile(Profile("kid", "Kid", 6))
+    watch(brain, [3, 17, 5, 40])
+    watch(brain, [8], replace(EVENING, profile="kid"))
+    brain.feedback("t050", "never")
+    exported = json.loads(json.dumps(brain.export()))
+    shown = brain.recommend(EVENING)
+    other = opened("other")
+    other.import_export(exported)
+    assert other.recommend(EVENING) == shown
+    assert other.profiles() == brain.profiles()
+    assert other.withheld_counts("kid") == brain.withheld_counts("kid")
+
+
+def bytes_in(folder: Path, needle: bytes) -> list[str]:
+    return [str(path) for path in folder.rglob("*") if path.is_file() and needle in path.read_bytes()]
+
+
+def test_forget_leaves_neither_id_nor_title_in_any_file(opened, tmp_path: Path) -> None:
+    brain = opened()
+    unlike = ViewingEvent("secret-id-7", "Zebra Crossing 1999", 0.9, 60, NOW_MS, EVENING)
+    for _ in range(4):
+        brain.observe(unlike)
+    watch(brain, [3, 17, 5])
+    brain.feedback("secret-id-7", "like", content_title="Zebra Crossing 1999")
+    brain.flush()
+    brain.stats()
+    assert bytes_in(tmp_path, b"secret-id-7")
+    brain.forget(content_id="secret-id-7")
+    assert not bytes_in(tmp_path, b"secret-id-7") and not bytes_in(tmp_path, b"Zebra Crossing")
+    assert "Zebra" not in json.dumps(brain.export())
+    brain.close()
+    assert not bytes_in(tmp_path, b"secret-id-7") and not bytes_in(tmp_path, b"Zebra Crossing")
+    assert opened().withheld_counts()["seen"] == 3
+
+
+def test_forget_a_profile_or_everything(opened) -> None:
+    brain = opened()
+    brain.set_profile(Profile("kid", "Kid", 6))
+    fresh = listed(brain)
+    watch(brain, [3, 17, 5])
+    watch(brain, [8], replace(EVENING, profile="kid"))
+    brain.forget(profile="kid")
+    assert "kid" not in [profile.id for profile in brain.profiles()] or brain.withheld_counts("kid")["seen"] == 0
+    assert brain.withheld_counts()["seen"] == 3
+    brain.forget(everything=True)
+    assert listed(brain) == fresh
+    for arguments in ({}, {"everything": False}, {"content_id": "a", "everything": True}):
+        with pytest.raises(ConfigError, match="exactly one"):
+            brain.forget(**arguments)
+
+
+def test_without_a_model_the_brain_recommends_and_says_so(opened, tmp_path: Path) -> None:
+    brain = opened(model_path=tmp_path / "no-model")
+    watch(brain, [3, 17])
+    brain.observe(ViewingEvent("elsewhere", "Not in any catalogue", 0.9, 60, NOW_MS, EVENING))
+    assert len(listed(brain)) == 20
+    assert any(entry.startswith("text embedding") for entry in brain.stats()["degraded"])
+
+
+def test_a_missing_catalogue_is_a_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(CatalogError, match="nowhere.bundle"):
+        OmegaBrain.open(BrainConfig(storage_path=tmp_path / "store", catalog_path=tmp_path / "nowhere.bundle"))
+
+
+def test_a_clock_far_off_harms_nothing(opened) -> None:
+    clock = Clock()
+    brain = opened(clock=clock)
+    watch(brain, [3, 17, 5])
+    expected = listed(brain)
+    for now_ms in (0, NOW_MS + 10 * 365 * DAY_MS, NOW_MS):
+        clock.now_ms = now_ms
+        brain.maintain()
+        brain.recommend(EVENING)
+        brain.observe(viewing(5))
+    assert listed(brain) == [title for title in listed(brain)] and set(listed(brain)) & set(expected)
+
+
+def pattern(identity: int, titles: list[int], success_rate: float = 0.9) -> ViewingPattern:
+    return ViewingPattern(
+        identity, success_rate, 50, NOW_MS, NOW_MS, references=tuple(TitleReference(f"t{row:03d}", 1.0) for row in titles)
+    )
+
+
+def test_global_patterns_and_trends_reach_the_list_and_are_idempotent(opened) -> None:
+    brain = opened()
+    sent = GlobalPatterns(7, (pattern(1, [30, 31]), pattern(2, [90])), (TrendSignal("t044", 1.0, 48),))
+    assert brain.explain("t030", EVENING).features["patterns"].value == 0
+    assert brain.apply_global_patterns(sent) > 0
+    assert brain.apply_global_patterns(sent) == 0
+    assert brain.explain("t030", EVENING).features["patterns"].value > 0
+    assert brain.explain("t044", EVENING).features["trend_short"].value == 1
+    assert brain.explain("t043", EVENING).features["trend_short"].value == 0
+    brain.close()
+    again = opened()
+    assert again.explain("t030", EVENING).features["patterns"].value > 0
+    assert again.stats()["global_version"] == 7
+    assert again.apply_global_patterns(GlobalPatterns(6, (pattern(9, [1]),))) == 0
+
+
+def test_an_embedded_pattern_speaks_for_its_nearest_titles(opened) -> None:
+    brain = opened()
+    vector = brain._catalog.codes[20] * brain._catalog.scale[20]
+    embedded = ViewingPattern(4, 0.9, 10, NOW_MS, NOW_MS, embedding=vector.astype("<f4").tobytes())
+    brain.apply_global_patterns(GlobalPatterns(1, (embedded,)))
+    assert brain.explain("t020", EVENING).features["patterns"].value == pytest.approx(1.0)
+
+
+def test_receive_composes_nothing(opened) -> None:
+    brain = opened()
+    watch(brain, [1, 2, 5])
+    assert brain.prepare_sync_delta() is None
+
+
+def test_a_delta_carries_titles_in_order_until_acknowledged(opened) -> None:
+    brain = opened(sharing="titles")
+    watch(brain, [1, 2, 3, 5])
+    delta = brain.prepare_sync_delta()
+    assert [title.content_id for title in delta.titles_finished] == ["t001", "t002", "t005"]
+    assert brain.prepare_sync_delta() == delta
+    brain.observe(viewing(6, minute=9))
+    with pytest.raises(ConfigError, match="prepared"):
+        brain.acknowledge_sync(delta.local_version + 1000)
+    brain.acknowledge_sync(delta.local_version)
+    following = brain.prepare_sync_delta()
+    assert [title.content_id for title in following.titles_finished] == ["t006"]
+    assert following.local_version > delta.local_version
+    brain.close()
+    assert [title.content_id for title in opened(sharing="titles").prepare_sync_delta().titles_finished] == ["t006"]
+
+
+def test_stats_name_the_configuration_and_hold_no_title(opened) -> None:
+    brain = opened(diversity=0.25)
+    watch(brain, [1, 2, 5])
+    stats = json.dumps(brain.stats())
+    assert '"diversity": 0.25' in stats and "Título" not in stats and "t001" not in stats
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"colour": 1}, "colour"),
+        ({"dimensions": 128}, "dimensions"),
+        ({"sharing": "all"}, "sharing"),
+        ({"time_zone": "Mars/Olympus"}, "time_zone"),
+        ({"diversity": 2}, "diversity"),
+        ({"sync_interval_secs": 1}, "sync_interval_secs"),
+        ({"durability_window_secs": "5"}, "durability_window_secs"),
+        ({"storage_path": ""}, "storage_path"),
+    ],
+)
+def test_options_are_checked(options: dict, named: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=named):
+        BrainConfig.from_mapping({"storage_path": tmp_path, "catalog_path": tmp_path / "c"} | options)
+
+
+def test_scores_are_logistic_and_confidence_calibrated(opened) -> None:
+    brain = opened()
+    watch(brain, [1, 2, 5, 6, 8])
+    for one in brain.recommend(EVENING):
+        told = brain.explain(one.content_id, EVENING)
+        assert one.score == pytest.approx(told.score) and 0 < one.score < 1
+        slope, intercept = brain._catalog.fusion.calibration[2]
+        assert one.confidence == pytest.approx(1 / (1 + np.exp(-(slope * told.raw_score + intercept))), abs=1e-6)
