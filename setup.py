@@ -31,7 +31,7 @@ kernels = Extension(
         f"{SIMD}/kernels_scalar.c",
         f"{SIMD}/kernels_avx2.c",
     ],
-    depends=[f"{SIMD}/kernels.h", f"{SIMD}/top_k.h"],
+    depends=[f"{SIMD}/{name}" for name in ("kernels.h", "kernels_scalar.h", "top_k.h", "arrays.pxd", "contract.pxd")],
     include_dirs=[SIMD],
     define_macros=[("Py_LIMITED_API", "0x030B0000")],
     extra_compile_args=COMPILE_FLAGS,

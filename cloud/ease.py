@@ -27,21 +27,27 @@ def eligible_titles(title: np.ndarray, title_count: int, min_events: int) -> np.
     return np.sort(order[counts[order] >= min_events])
 
 
-def co_watching(household: np.ndarray, title: np.ndarray, chosen: np.ndarray, title_count: int) -> np.ndarray:
-    """G, float64[t, t]: households that watched both of two chosen titles; on the diagonal, each title's households.
+def co_watching(
+    household: np.ndarray, title: np.ndarray, weight: np.ndarray, chosen: np.ndarray, title_count: int
+) -> np.ndarray:
+    """G, float64[t, t]: sum over households of weight(j) * weight(i), for every two chosen titles j and i.
 
-    household, title: integer[e], one event each; a household counts once a title. chosen: ascending titles.
+    household, title: integer[e], weight: float64[e], one event each; of several events of one household and
+    title the last one counts. chosen: ascending titles. With all weights 1, G counts households.
     """
     place = np.full(title_count, -1, np.int64)
     place[chosen] = np.arange(len(chosen))
     watched = place[title]
-    pairs = np.unique(household.astype(np.int64)[watched >= 0] * len(chosen) + watched[watched >= 0])
-    owner, watched = pairs // len(chosen), pairs % len(chosen)
+    known = np.flatnonzero(watched >= 0)
+    pairs = household[known].astype(np.int64) * len(chosen) + watched[known]
+    pairs, last_from_end = np.unique(pairs[::-1], return_index=True)
+    owner, watched = pairs // max(len(chosen), 1), pairs % max(len(chosen), 1)
+    weight = weight[known][::-1][last_from_end]
     together = np.zeros((len(chosen), len(chosen)))
     starts = np.flatnonzero(np.diff(owner, prepend=-1))
     for start, end in zip(starts, [*starts[1:], len(owner)]):
         mine = watched[start:end]
-        together[mine[:, None], mine] += 1.0
+        together[mine[:, None], mine] += np.outer(weight[start:end], weight[start:end])
     return together
 
 

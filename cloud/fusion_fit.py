@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -160,14 +161,13 @@ def fit_weights(queries: QuerySet) -> np.ndarray:
     if not everything:
         return weights
     ridge = RIDGE * np.eye(count)
-    overall, hessian = newton(
-        _penalised(lambda w: queries.derivatives(everything, w), np.zeros(count), ridge), np.zeros(count)
-    )
+    likelihood = partial(queries.derivatives, everything)
+    overall, hessian = newton(_penalised(likelihood, np.zeros(count), ridge), np.zeros(count))
     # The curvature of PRIOR_QUERIES average queries: strong where the data of all buckets knows a weight well.
     prior = hessian * (PRIOR_QUERIES / len(everything)) + ridge
     for bucket in range(BUCKETS):
-        mine = queries.successes(bucket)
-        fitted, _ = newton(_penalised(lambda w: queries.derivatives(mine, w), overall, prior), overall)
+        likelihood = partial(queries.derivatives, queries.successes(bucket))
+        fitted, _ = newton(_penalised(likelihood, overall, prior), overall)
         weights[bucket, list(FITTED)] = fitted
     return weights
 
@@ -228,6 +228,11 @@ class ListQuality:
         rank = 1.0 + np.count_nonzero(scores > target) + 0.5 * (np.count_nonzero(scores == target) - 1)
         self.hits.append(float(rank <= 10))
         self.gains.append(1.0 / np.log2(1.0 + rank) if rank <= 10 else 0.0)
+
+    def take(self, other: ListQuality) -> None:
+        """Count the newest query of another list here too."""
+        self.hits.append(other.hits[-1])
+        self.gains.append(other.gains[-1])
 
     def summary(self) -> dict[str, float]:
         """{"recall_at_10", "ndcg_at_10"}, rounded to 4 digits; 0 without queries."""

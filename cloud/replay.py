@@ -16,7 +16,7 @@ from cloud.signals import DAY_MS, trend
 from omega_edge.catalog import BUCKETS, Catalog
 from omega_edge.datasets import Events
 from omega_edge.protocol import SUCCESS_THRESHOLD
-from omega_edge.ranking import HISTORY_HELD, History, Moment, bucket_of, features
+from omega_edge.ranking import History, Moment, bucket_of, features
 
 MAX_QUERIES_PER_HOUSEHOLD = 20
 """So that a few busy households do not decide for all."""
@@ -118,7 +118,8 @@ def replay(
 ) -> Iterator[Query]:
     """Give the wanted events (ascending indices, none before the first block) as queries, in order."""
     events = timeline.events
-    past = _Past(timeline)
+    past = _Past(timeline, wanted)
+    finished, finished_at = events.title[timeline.success], events.timestamp[timeline.success]
     block, catalog, matrix, trends, midnight = -1, None, None, None, -1
     for index in wanted.tolist():
         if blocks.of(index) != block:
@@ -128,9 +129,7 @@ def replay(
         today = int(events.timestamp[index]) // DAY_MS * DAY_MS
         if today != midnight:
             midnight = today
-            trends = tuple(
-                trend(events.title, events.timestamp, midnight, hours, catalog.count) for hours in window_hours
-            )
+            trends = tuple(trend(finished, finished_at, midnight, hours, catalog.count) for hours in window_hours)
         moment = Moment(slot=int(timeline.slots[index]), trends=trends)
         matrix = features(catalog, history, moment, parameters, matrix)
         yield Query(
@@ -146,33 +145,31 @@ def replay(
 
 
 class _Past:
-    """Every household's history up to a moment that only moves forward."""
+    """The histories of the wanted events' households, up to a moment that only moves forward."""
 
-    def __init__(self, timeline: Timeline) -> None:
+    def __init__(self, timeline: Timeline, wanted: np.ndarray) -> None:
         self._timeline = timeline
-        self._household = timeline.events.household.tolist()
-        self._title = timeline.events.title.tolist()
-        self._watched: dict[int, list[int]] = {}
-        self._next = 0
+        household, title = timeline.events.household, timeline.events.title
+        concerned = np.flatnonzero(np.isin(household, household[wanted]))
+        self._events = zip(
+            concerned.tolist(),
+            household[concerned].tolist(),
+            title[concerned].tolist(),
+            timeline.success[concerned].tolist(),
+            timeline.slots[concerned].tolist(),
+        )
+        self._upcoming = next(self._events, None)
+        self._histories: dict[int, History] = {}
+        self._seen: dict[int, set[int]] = {}
 
     def before(self, index: int, catalog: Catalog) -> tuple[History, np.ndarray]:
         """The history and the rows seen (int64[s]) of the household of an event, just before it."""
-        for event in range(self._next, index):
-            self._watched.setdefault(self._household[event], []).append(event)
-        self._next = index
-        watched = self._watched.get(self._household[index], [])
-        return self._history(watched, catalog), np.unique(self._timeline.events.title[watched]).astype(np.int64)
-
-    def _history(self, watched: list[int], catalog: Catalog) -> History:
-        if not watched:
-            return History.empty()
-        newest = watched[: -HISTORY_HELD - 1 : -1]
-        rows = self._timeline.events.title[newest]
-        return History(
-            rows=rows.astype(np.int32),
-            codes=catalog.codes[rows],
-            scale=catalog.scale[rows],
-            success=self._timeline.success[newest],
-            slots=self._timeline.slots[newest],
-            count=len(watched),
-        )
+        while self._upcoming is not None and self._upcoming[0] < index:
+            _, household, row, success, slot = self._upcoming
+            history = self._histories.get(household) or History.empty()
+            self._histories[household] = history.push(row, catalog.codes[row], catalog.scale[row], success, slot)
+            self._seen.setdefault(household, set()).add(row)
+            self._upcoming = next(self._events, None)
+        household = int(self._timeline.events.household[index])
+        seen = np.array(sorted(self._seen.get(household, ())), np.int64)
+        return self._histories.get(household) or History.empty(), seen

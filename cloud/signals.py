@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
@@ -22,14 +22,14 @@ def log_share(counts: np.ndarray) -> np.ndarray:
 
 
 def popularity(title: np.ndarray, title_count: int) -> np.ndarray:
-    """float32[n], 0 to 1, from the title (integer[e]) of every event."""
+    """float32[n], 0 to 1, from the titles (integer[e]) of the events to count."""
     return log_share(np.bincount(title, minlength=title_count))
 
 
 def trend(title: np.ndarray, timestamp: np.ndarray, end_ms: int, window_hours: int, title_count: int) -> np.ndarray:
-    """float32[n], 0 to 1: how much each title was watched in [end - window, end).
+    """float32[n], 0 to 1: how often each title was watched in [end - window, end).
 
-    timestamp: int64[e] ascending, Unix ms.
+    title: integer[e], timestamp: int64[e] ascending, Unix ms, of the events to count: the successful ones.
     """
     first, last = np.searchsorted(timestamp, [end_ms - window_hours * HOUR_MS, end_ms])
     return log_share(np.bincount(title[first:last], minlength=title_count))
@@ -37,11 +37,11 @@ def trend(title: np.ndarray, timestamp: np.ndarray, end_ms: int, window_hours: i
 
 def slots_of(timestamp: np.ndarray) -> np.ndarray:
     """uint8[e]: slot of the week (0 to 7, see ranking.slot_of) of moments in Unix ms, by the clock of UTC."""
-    monday = datetime(2024, 1, 1, tzinfo=timezone.utc)
+    monday = datetime(2024, 1, 1, tzinfo=UTC)
     table = np.empty(7 * 24, np.uint8)
     for hour in range(7 * 24):
         moment = monday + timedelta(hours=hour)
-        table[hour] = slot_of(*local_day(int(moment.timestamp() * 1000), timezone.utc))
+        table[hour] = slot_of(*local_day(int(moment.timestamp() * 1000), UTC))
     hours = timestamp // HOUR_MS - int(monday.timestamp()) // 3600
     return table[hours % len(table)]
 

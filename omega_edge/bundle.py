@@ -62,9 +62,9 @@ class SectionEntry:
 
 
 class Bundle:
-    """A verified bundle, mapped. sections: name to read-only array over the map; foreign: required unknown names."""
+    """A verified bundle, mapped. sections: name to read-only array over the map."""
 
-    __slots__ = ("entries", "sections", "_map")
+    __slots__ = ("_map", "entries", "sections")
 
     def __init__(self, entries: tuple[SectionEntry, ...], sections: dict[str, np.ndarray], mapped: mmap.mmap) -> None:
         self.entries = entries
@@ -163,7 +163,7 @@ def _damaged(path: str | os.PathLike[str], what: str) -> CatalogError:
 
 
 def _read_table(path: str | os.PathLike[str], view: memoryview) -> tuple[SectionEntry, ...]:
-    magic, version, count, length, _reserved, digest = _HEADER.unpack_from(view)
+    _magic, version, count, length, _reserved, digest = _HEADER.unpack_from(view)
     if version != FORMAT_VERSION:
         raise CatalogError(
             f"{path}: format version {version}, this program reads {FORMAT_VERSION}; "

@@ -33,6 +33,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Self
 
 import numpy as np
 
@@ -209,7 +210,7 @@ class Catalog:
             raise CatalogError(f"{name}: this catalogue was closed; open it again")
         raise AttributeError(f"Catalog has no attribute {name!r}")
 
-    def __enter__(self) -> Catalog:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -330,7 +331,7 @@ def _check(sections: dict[str, np.ndarray]) -> dict:
     if missing:
         raise _Fault(f"section {missing[0]} is missing")
     if 0 < len(_ROW_SECTIONS & sections.keys()) < len(_ROW_SECTIONS):
-        raise _Fault(f"section {sorted(_ROW_SECTIONS - sections.keys())[0]} is missing beside the other row sections")
+        raise _Fault(f"section {min(_ROW_SECTIONS - sections.keys())} is missing beside the other row sections")
     unknown = sorted(sections.keys() - _SHAPES.keys())
     if unknown:
         raise _Fault(f"section {unknown[0]} is unknown")

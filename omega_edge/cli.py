@@ -58,7 +58,8 @@ EXIT_CODES_TEXT = """exit codes:
   130  interrupted (Ctrl-C); 141: the reader of the output went away
 """
 
-OPTIONS_TEXT = """options come from flags, then OMEGA_* variables (OMEGA_STORAGE_PATH), then the TOML file that --config or
+OPTIONS_TEXT = """\
+options come from flags, then OMEGA_* variables (OMEGA_STORAGE_PATH), then the TOML file that --config or
 OMEGA_CONFIG names (else ~/.config/omega-edge/config.toml, /etc/omega-edge/config.toml), then defaults;
 `omega-edge config show` tells which. NO_COLOR turns colour off."""
 
@@ -123,7 +124,9 @@ def _add_recommending(verbs: argparse._SubParsersAction, shared: argparse.Argume
     verb = actions.add_parser("set", parents=[shared], help="add a profile or change it")
     verb.add_argument("id", metavar="ID")
     verb.add_argument("--name", required=True, metavar="TEXT")
-    verb.add_argument("--max-age-rating", type=int, metavar="YEARS", help="highest age rating shown (default: no limit)")
+    verb.add_argument(
+        "--max-age-rating", type=int, metavar="YEARS", help="highest age rating shown (default: no limit)"
+    )
 
 
 OBSERVE_TEXT = """Record one viewing by flags, or many as JSON lines on standard input. Each line is one object:
@@ -160,7 +163,9 @@ def _add_keeping(verbs: argparse._SubParsersAction, shared: argparse.ArgumentPar
 
 def _add_demo(verbs: argparse._SubParsersAction, shared: argparse.ArgumentParser) -> None:
     verb = verbs.add_parser("demo", parents=[shared], help="replay a real household and show what comes of it")
-    verb.add_argument("--data", type=Path, metavar="DIR", help="data set (default: MovieTweetings 70K of the source tree)")
+    verb.add_argument(
+        "--data", type=Path, metavar="DIR", help="data set (default: MovieTweetings 70K of the source tree)"
+    )
     verb.add_argument("--household", metavar="ID", help="household of the data set to replay")
 
 

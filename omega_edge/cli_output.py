@@ -11,7 +11,7 @@ import sys
 import textwrap
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime, timezone, tzinfo
+from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from typing import TextIO
 
@@ -69,18 +69,18 @@ def fit(text: str, width: int) -> str:
     return text + " " * (width - text_width(text))
 
 
-def in_days(timestamp_ms: int, zone: tzinfo = timezone.utc) -> str:
+def in_days(timestamp_ms: int, zone: tzinfo = UTC) -> str:
     """A day as "12 Jul 2013"."""
     return f"{_local(timestamp_ms, zone):%-d %b %Y}"
 
 
-def in_minutes(timestamp_ms: int, zone: tzinfo = timezone.utc) -> str:
+def in_minutes(timestamp_ms: int, zone: tzinfo = UTC) -> str:
     """A moment as "12 Jul 2013 21:40"."""
     return f"{_local(timestamp_ms, zone):%-d %b %Y %H:%M}"
 
 
 def _local(timestamp_ms: int, zone: tzinfo) -> datetime:
-    return datetime.fromtimestamp(timestamp_ms / 1000, timezone.utc).astimezone(zone)
+    return datetime.fromtimestamp(timestamp_ms / 1000, UTC).astimezone(zone)
 
 
 def in_bytes(count: float) -> str:
@@ -92,7 +92,7 @@ def in_bytes(count: float) -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    """"1 title", "2,076 titles"."""
+    """ "1 title", "2,076 titles"."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 

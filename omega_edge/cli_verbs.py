@@ -22,7 +22,6 @@ from omega_edge.errors import ConfigError, ProtocolError
 from omega_edge.protocol import (
     Profile,
     Recommendation,
-    TimeOfDay,
     ViewContext,
     ViewingEvent,
     check_content_id,
@@ -101,7 +100,9 @@ def _recommend(options: argparse.Namespace, config: BrainConfig) -> int:
 
 def _context_in_words(context: ViewContext) -> str:
     day = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")[context.day_of_week]
-    return f"{day} {context.time_of_day.value}" + (f", in the mood for {context.mood_hint}" if context.mood_hint else "")
+    return f"{day} {context.time_of_day.value}" + (
+        f", in the mood for {context.mood_hint}" if context.mood_hint else ""
+    )
 
 
 def show_rows(screen: Screen, rows: list[Recommendation]) -> None:
@@ -142,7 +143,10 @@ def _show_explanation(screen: Screen, told: Explanation, config: BrainConfig) ->
         screen.heading("Events that lift it most")
         screen.table(
             ("title", "watched", "fall without it"),
-            [(event.content_title, in_minutes(event.timestamp, config.zone()), f"{event.drop:.4f}") for event in told.events],
+            [
+                (event.content_title, in_minutes(event.timestamp, config.zone()), f"{event.drop:.4f}")
+                for event in told.events
+            ],
             (screen.width - 40, 18, 16),
             "llr",
         )
@@ -171,7 +175,9 @@ def _observe(options: argparse.Namespace, config: BrainConfig) -> int:
     if options.json:
         write_json({"recorded": recorded, "last_sequence": sequence, "durable": True, "malformed": faults})
     else:
-        print(f"{counted(recorded, 'viewing')} recorded" + (f", {counted(len(faults), 'line')} refused" if faults else ""))
+        print(
+            f"{counted(recorded, 'viewing')} recorded" + (f", {counted(len(faults), 'line')} refused" if faults else "")
+        )
     return EXIT_DATA if faults else EXIT_OK
 
 

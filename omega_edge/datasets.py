@@ -32,11 +32,7 @@ MAX_LINE_BYTES = 64 * 1024
 EARLIEST_YEAR, LATEST_YEAR = 1870, 2100
 
 _TRAILING_YEAR = re.compile(r"\s*\((\d{4})(?:\s*[-–]\s*(?:\d{4})?)?\)$")
-_OPENERS: dict[str, Callable[[Path], BinaryIO]] = {
-    "": lambda path: open(path, "rb"),
-    ".gz": lambda path: gzip.open(path, "rb"),
-    ".xz": lambda path: lzma.open(path, "rb"),
-}
+_OPENERS: dict[str, Callable[..., BinaryIO]] = {"": open, ".gz": gzip.open, ".xz": lzma.open}
 _FIVE_STAR_SUSPICION = 1000
 """From so many ratings on, none above half of the scale means that the scale was not the one assumed."""
 
@@ -164,7 +160,7 @@ def _lines(path: Path, what: str, report: Progress) -> Iterator[tuple[int, bytes
     """(line number from 1, line without its end) of a plain or compressed file; blank lines are skipped."""
     number = 0
     try:
-        with _OPENERS[path.suffix if path.suffix in _OPENERS else ""](path) as file:
+        with _OPENERS[path.suffix if path.suffix in _OPENERS else ""](path, "rb") as file:
             while line := file.readline(MAX_LINE_BYTES):
                 number += 1
                 if len(line) == MAX_LINE_BYTES:

@@ -11,7 +11,6 @@ import platform
 import shutil
 import struct
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from omega_edge.cli import EXIT_FOUND_FAULT, EXIT_OK
 from omega_edge.cli_output import Screen, counted, in_bytes, write_json
 from omega_edge.config import BrainConfig
 from omega_edge.configuration import brain_config, settings_of
-from omega_edge.errors import CatalogError, ModelUnavailable, OmegaError, StoreBusyError
+from omega_edge.errors import CatalogError, ModelUnavailable, StoreBusyError, StoreError
 
 OK, DEGRADED, FAILED = "ok", "degraded", "failed"
 _STYLES = {OK: "good", DEGRADED: "warn", FAILED: "bad"}
@@ -97,13 +96,19 @@ def _check_search() -> Finding:
     elapsed_ms = (time.perf_counter() - started) * 1000
     naive = (wide @ query.astype(np.int64)) * scale.astype(np.float64) * float(query_scale)
     order = np.lexsort((np.arange(2_000), -naive))[:50]
-    if found != 50 or not np.allclose(naive[rows], naive[order], atol=1e-6) or not np.allclose(
-        scores, naive[rows], atol=1e-6
+    if (
+        found != 50
+        or not np.allclose(naive[rows], naive[order], atol=1e-6)
+        or not np.allclose(scores, naive[rows], atol=1e-6)
     ):
-        return Finding("core search", FAILED, f"instruction set {kernels.isa}: the search differs from plain arithmetic")
+        return Finding(
+            "core search", FAILED, f"instruction set {kernels.isa}: the search differs from plain arithmetic"
+        )
     others = ", ".join(isa_names())
     return Finding(
-        "core search", OK, f"{kernels.isa} (built in: {others}): top 50 of 2,000 equals plain arithmetic, {elapsed_ms:.2f} ms"
+        "core search",
+        OK,
+        f"{kernels.isa} (built in: {others}): top 50 of 2,000 equals plain arithmetic, {elapsed_ms:.2f} ms",
     )
 
 
@@ -162,26 +167,26 @@ def _cosine_to_bundle(engine: object, config: BrainConfig) -> float | None:
 
 
 def _check_store(config: BrainConfig) -> Finding:
-    """Open a copy of the store, so that nothing in it changes, and read every record by exporting them."""
-    from omega_edge.brain import OmegaBrain
+    """Open the store read-only, which reads every record and checks it, and count what is sound."""
+    from omega_edge.store import DATABASE_NAME, Store
 
-    if not config.storage_path.exists() or not any(config.storage_path.iterdir()):
+    if not (config.storage_path / DATABASE_NAME).exists():
         return Finding("store", OK, f"{config.storage_path}: nothing stored yet; it is made at the first use")
     try:
-        with tempfile.TemporaryDirectory(prefix="omega-edge-doctor-") as folder:
-            copy = Path(folder) / "store"
-            shutil.copytree(config.storage_path, copy)
-            options = {name: getattr(config, name) for name in config.as_dict()}
-            options |= {"storage_path": copy, "model_path": None, "background_maintenance": False}
-            with OmegaBrain.open(BrainConfig.from_mapping(options)) as brain:
-                brain.export()
-                memory = brain.stats()["memory"]
+        store = Store(config.storage_path, read_only=True)
+        try:
+            damage, episodes, size_bytes = store.damage, store.count("episodes"), store.size_bytes()
+        finally:
+            store.close()
     except StoreBusyError as error:
         return Finding("store", DEGRADED, f"not checked: {error}")
-    except (OmegaError, OSError) as error:
+    except StoreError as error:
         return Finding("store", FAILED, str(error))
-    size_bytes = sum(path.stat().st_size for path in config.storage_path.rglob("*") if path.is_file())
-    return Finding("store", OK, f"{counted(memory['episodes'], 'episode')}, every record read, {in_bytes(size_bytes)}")
+    if damage.records:
+        return Finding("store", FAILED, "; ".join(damage.notes))
+    return Finding(
+        "store", OK, f"{counted(episodes, 'episode')}, every record is sound, {in_bytes(size_bytes)} on disk"
+    )
 
 
 def _check_disk(config: BrainConfig) -> Finding:
@@ -206,11 +211,17 @@ def _check_clock(config: BrainConfig) -> Finding:
 
 def findings(config: BrainConfig) -> Iterator[Finding]:
     """Every check in turn, the cheapest and most basic first."""
-    yield Finding("python", OK, f"{platform.python_version()} on {platform.machine()}, {platform.libc_ver()[0] or 'libc'}")
+    yield Finding(
+        "python", OK, f"{platform.python_version()} on {platform.machine()}, {platform.libc_ver()[0] or 'libc'}"
+    )
     yield _check_binary()
     yield _check_search()
     checks: tuple[Callable[[BrainConfig], Finding], ...] = (
-        _check_catalog, _check_model, _check_store, _check_disk, _check_clock
+        _check_catalog,
+        _check_model,
+        _check_store,
+        _check_disk,
+        _check_clock,
     )
     for check in checks:
         yield check(config)

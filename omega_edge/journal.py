@@ -2,7 +2,7 @@
 
 File: a header block of HEADER_BYTES, then records one after another, in a file allocated in full beforehand.
 
-    header, big-endian   magic 8 B, format u16, seal (transaction u64, length u64, checksum u32), CRC32 of the former
+    header, big-endian   magic 8 B, format u16, seal (length u64, checksum u32), CRC32 of the former
     record, big-endian   payload length u32, CRC32 u32, sequence u64, payload
 
 A record's CRC32 covers its length, sequence and payload and starts from the CRC32 of the record before it. So a
@@ -21,10 +21,8 @@ import errno
 import os
 import struct
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 from omega_edge.errors import StoreError, StoreFullError, StoreReadOnlyError
 
@@ -36,33 +34,38 @@ MAX_PAYLOAD_BYTES = 4096
 
 _MAGIC = b"OmegaJnl"
 _FORMAT = 1
-_HEADER = struct.Struct(">8sHQQI")
+_HEADER = struct.Struct(">8sHQI")
 _CHECKSUM = struct.Struct(">I")
 _RECORD = struct.Struct(">IIQ")
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _READ_ONLY = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 
 
-def raise_store_error(fault: OSError, path: str | os.PathLike[str]) -> NoReturn:
-    """Raise the StoreError that an operating system's error on a file of the store stands for."""
-    if fault.errno in _FULL:
-        raise StoreFullError(f"{path}: no space left for the write ({fault.strerror}); free some and try again") from fault
-    if fault.errno in _READ_ONLY:
-        raise StoreReadOnlyError(f"{path}: cannot be written ({fault.strerror}); the store is read-only") from fault
-    raise StoreError(f"{path}: {fault.strerror or fault}") from fault
+def store_error(fault: Exception, path: str | os.PathLike[str]) -> StoreError:
+    """The StoreError that an error of the operating system, or of LMDB, on a file of the store stands for."""
+    number = fault.errno if isinstance(fault, OSError) else _number_in(str(fault))
+    if number in _FULL:
+        return StoreFullError(f"{path}: no space left for the write ({os.strerror(number)}); free some and try again")
+    if number in _READ_ONLY:
+        return StoreReadOnlyError(f"{path}: cannot be written ({os.strerror(number)}); the store is read-only")
+    return StoreError(f"{path}: {fault}")
+
+
+def _number_in(text: str) -> int | None:
+    """The error number whose text ends a message of LMDB, which tells no number of the operating system's errors."""
+    return next((number for number in _FULL | _READ_ONLY if text.endswith(os.strerror(number))), None)
 
 
 @dataclass(frozen=True, slots=True)
 class Seal:
-    """The database file after a commit: transaction number, length in bytes, CRC32 of all its bytes."""
+    """The database file after a commit: length in bytes, CRC32 of all of them."""
 
-    transaction: int
     length: int
     checksum: int
 
 
 class Journal:
-    """The journal of one store. Not thread-safe but for sync(), see there; callers hold the store's lock."""
+    """The journal of one store. Not thread-safe: callers hold the store's lock."""
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         """Open the file, making it if it is missing. Raises StoreError if that cannot be done.
@@ -83,12 +86,10 @@ class Journal:
             self._descriptor = os.open(path, os.O_RDONLY if read_only else os.O_RDWR | os.O_CREAT, 0o600)
             self._allocated_bytes = os.fstat(self._descriptor).st_size
             self.seal = self._read_seal()
-        except FileNotFoundError:
-            if not read_only:
-                raise
         except OSError as fault:
             self.close()
-            raise_store_error(fault, path)
+            if not (read_only and fault.errno == errno.ENOENT):
+                raise store_error(fault, path) from fault
 
     def close(self) -> None:
         """Let go of the file. Closing twice is harmless; what was not synced stays so."""
@@ -98,14 +99,15 @@ class Journal:
 
     # Reading -------------------------------------------------------------------------------------
 
-    def replay(self, applied: int) -> Iterator[tuple[int, bytes]]:
+    def replay(self, applied: int) -> list[tuple[int, bytes]]:
         """Records (sequence, payload) with a sequence above `applied`, in order, up to the first torn one.
 
-        To be used up once, before the first append, which then follows the last record found.
+        The next append follows the last of them.
         """
         image = self._read_records()
+        found = []
         offset, chain, expected = 0, 0, None
-        live_end = (0, 0)
+        self.restart()
         while offset + _RECORD.size <= len(image):
             length, checksum, sequence = _RECORD.unpack_from(image, offset)
             end = offset + _RECORD.size + length
@@ -116,9 +118,9 @@ class Journal:
                 break
             offset, chain, expected = end, checksum, sequence + 1
             if sequence > applied:
-                live_end = (offset, chain)
-                yield sequence, payload
-        self._position, self._chain = HEADER_BYTES + live_end[0], live_end[1]
+                found.append((sequence, payload))
+                self._position, self._chain = HEADER_BYTES + offset, chain
+        return found
 
     def _read_records(self) -> bytes:
         if self._descriptor < 0:
@@ -126,7 +128,7 @@ class Journal:
         try:
             return os.pread(self._descriptor, max(CAPACITY_BYTES - HEADER_BYTES, 0), HEADER_BYTES)
         except OSError as fault:
-            raise_store_error(fault, self._path)
+            raise store_error(fault, self._path) from fault
 
     def _read_seal(self) -> Seal | None:
         image = os.pread(self._descriptor, _HEADER.size + _CHECKSUM.size, 0)
@@ -183,7 +185,7 @@ class Journal:
             os.fdatasync(self._descriptor)
         except OSError as fault:
             self._rewrite_before_sync = True
-            raise_store_error(fault, self._path)
+            raise store_error(fault, self._path) from fault
         self._rewrite_before_sync = False
         self._unsynced.clear()
 
@@ -201,12 +203,12 @@ class Journal:
         try:
             os.fdatasync(self._descriptor)
         except OSError as fault:
-            raise_store_error(fault, self._path)
+            raise store_error(fault, self._path) from fault
         self.restart()
 
     def write_seal(self, seal: Seal) -> None:
         """Note what the database file looks like after a commit. It becomes durable with the next record."""
-        header = _HEADER.pack(_MAGIC, _FORMAT, seal.transaction, seal.length, seal.checksum)
+        header = _HEADER.pack(_MAGIC, _FORMAT, seal.length, seal.checksum)
         self._allocate()
         self._write(0, header + _CHECKSUM.pack(zlib.crc32(header)))
         self.seal = seal
@@ -220,7 +222,7 @@ class Journal:
             os.fsync(self._descriptor)
         except OSError as fault:
             if fault.errno not in _FULL:
-                raise_store_error(fault, self._path)
+                raise store_error(fault, self._path) from fault
             return
         self._allocated_bytes = CAPACITY_BYTES
 
@@ -228,7 +230,7 @@ class Journal:
         try:
             written = os.pwrite(self._descriptor, content, offset)
         except OSError as fault:
-            raise_store_error(fault, self._path)
+            raise store_error(fault, self._path) from fault
         self.bytes_written += written
         if written != len(content):
             raise StoreFullError(f"{self._path}: {written} of {len(content)} bytes were written; free some space")

@@ -147,6 +147,11 @@ class WordPieceTokenizer:
         self._unknown, self._begin, self._end = (self._ids[token] for token in (_UNKNOWN, _BEGIN, _END))
         self._replacements = _Replacements()
 
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of vocabulary entries: every id is below it."""
+        return len(self._ids)
+
     def encode(self, text: str, max_tokens: int = 128) -> list[int]:
         """Ids of the text between [CLS] and [SEP], cut so that there are at most max_tokens (2 or more) in all.
 

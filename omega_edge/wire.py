@@ -24,10 +24,10 @@ carries the delta's own local version. Pages go one after the other, each after 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
-from omega_edge import frame
+from omega_edge import frame, paging
 from omega_edge.columns import (
     LINEAGE_BYTES,
     TitleNumbering,
@@ -41,14 +41,12 @@ from omega_edge.columns import (
 from omega_edge.errors import ProtocolError
 from omega_edge.protocol import (
     DEFAULT_PROFILE,
-    DEVICE_ID_BYTES,
     EMBEDDING_BYTES,
     MAX_DOWNLOAD_BYTES,
     MAX_PATTERNS_PER_DELTA,
     MAX_RECENT_WATCHES,
     MAX_REFERENCES_PER_PATTERN,
     MAX_SIMILAR_PATTERNS,
-    MAX_TIMESTAMP_MS,
     MAX_TITLES_FINISHED_PER_PAGE,
     MAX_TREND_SIGNALS,
     MAX_UPLOAD_BYTES,
@@ -72,8 +70,17 @@ WEIGHT_STEPS = 255
 SCORE_STEPS = 65_535
 USUAL_TITLE_GAP_STEPS = 48
 """Twelve hours: a title from 4 hours before to 27:45 hours after the last one takes one byte of time."""
-REQUEST_ENVELOPE_BYTES = 64
-"""What a SyncRequest adds to its delta, at most: 53 bytes of fields, and some for zstd to do less well."""
+PAGE_SLACK_BYTES = 32
+"""Left free in pages: zstd does a little better or worse with the request that a page will really travel in."""
+
+_FULLEST_REQUEST = SyncRequest(
+    version=255,
+    global_version_seen=0xB7E151628AED2A6A,
+    device_id=bytes.fromhex("243f6a8885a308d313198a2e03707344"),
+    epoch=0x9E3779B97F4A7C15,
+    server_time_seen=0x6A09E667F3BC,
+)
+"""The request that pages are tried in: every field at its full width, and digits that zstd finds no pattern in."""
 
 _TIMES_OF_DAY = (TimeOfDay.MORNING, TimeOfDay.AFTERNOON, TimeOfDay.EVENING, TimeOfDay.NIGHT)
 _U32_MAX = (1 << 32) - 1
@@ -92,10 +99,12 @@ class _Fields:
 
     def take(self, key: int, field: str, *kinds: type, default: object = _REQUIRED) -> object:
         """The value of a key, of exactly one of these types; the default, if there is one, for an absent key."""
-        value = self._fields.get(key, default)
-        if value is _REQUIRED:
-            raise ProtocolError(f"{self._name}.{field}: expected key {key}, which is missing")
-        if value is not default and type(value) not in kinds:
+        if key not in self._fields:
+            if default is _REQUIRED:
+                raise ProtocolError(f"{self._name}.{field}: expected key {key}, which is missing")
+            return default
+        value = self._fields[key]
+        if type(value) not in kinds:
             expected = " or ".join(kind.__name__ for kind in kinds)
             raise ProtocolError(f"{self._name}.{field}: expected {expected}, got {type(value).__name__}")
         return value
@@ -203,8 +212,10 @@ def _read_delta(value: object, titles: TitleNumbering | None) -> PatternDelta:
     fields = _Fields("PatternDelta", value)
     reader = fields.reader(8, titles)
     finished_at = read_times(
-        "PatternDelta.finished_at", fields.take(3, "finished_at", bytes, default=b""),
-        MAX_TITLES_FINISHED_PER_PAGE, USUAL_TITLE_GAP_STEPS,
+        "PatternDelta.finished_at",
+        fields.take(3, "finished_at", bytes, default=b""),
+        MAX_TITLES_FINISHED_PER_PAGE,
+        USUAL_TITLE_GAP_STEPS,
     )
     finished = reader.read(
         "PatternDelta.titles_finished", fields.take(2, "titles_finished", list, default=[]), MAX_TITLES_FINISHED_PER_PAGE
@@ -250,7 +261,7 @@ def _read_global_patterns(value: object, titles: TitleNumbering | None) -> Globa
     reader = fields.reader(7, titles)
     similar = fields.take(2, "similar", dict, default=None)
     trending = reader.read("GlobalPatterns.trending", fields.take(3, "trending", list, default=[]), MAX_TREND_SIGNALS)
-    highest = fields.take(4, "highest_score", float, int, default=0.0)
+    highest = fields.take(4, "highest_score", float, int) if trending else 0.0
     steps = fields.take(5, "scores", bytes, default=b"")
     windows = read_varints(
         "GlobalPatterns.window_hours", fields.take(6, "window_hours", bytes, default=b""), MAX_TREND_SIGNALS, _U32_MAX
@@ -258,7 +269,6 @@ def _read_global_patterns(value: object, titles: TitleNumbering | None) -> Globa
     _check_length("GlobalPatterns.scores", steps, 2 * len(trending))
     _check_length("GlobalPatterns.window_hours", windows, len(trending))
     shares = (int.from_bytes(steps[at : at + 2], "little") / SCORE_STEPS for at in range(0, len(steps), 2))
-    highest = TrendSignal("highest", highest, 1).score  # refuses NaN, infinite, negative and huge before arithmetic
     return GlobalPatterns(
         global_version=fields.take(1, "global_version", int),
         similar=(
@@ -303,7 +313,9 @@ def encode_request(request: SyncRequest, titles: TitleNumbering | None = None) -
 
     data = packed(request.delta)
     if data is None:
-        raise _delta_too_large("SyncRequest", request.delta, packed)
+        raise paging.delta_too_large(
+            "SyncRequest", request.delta, MAX_UPLOAD_BYTES, lambda delta: packed(delta) is not None
+        )
     return data
 
 
@@ -331,7 +343,9 @@ def encode_response(response: SyncResponse, titles: TitleNumbering | None = None
 
     data = packed(response.patterns)
     if data is None:
-        raise _patterns_too_large("SyncResponse", response.patterns, packed)
+        raise paging.global_patterns_too_large(
+            "SyncResponse", response.patterns, MAX_DOWNLOAD_BYTES, lambda patterns: packed(patterns) is not None
+        )
     return data
 
 
@@ -349,6 +363,34 @@ def decode_response(data: bytes, titles: TitleNumbering | None = None) -> SyncRe
     )
 
 
+def titles_that_fit(delta: PatternDelta, titles: TitleNumbering | None = None) -> int:
+    """How many of the delta's finished titles fit into one SyncRequest beside all its patterns.
+
+    For a caller that can prepare a shorter delta itself; -1 where the patterns alone are too many.
+    """
+    return paging.titles_that_fit(delta, lambda page: _fits_request(page, titles))
+
+
+def split_delta(
+    delta: PatternDelta, title_versions: Sequence[int], titles: TitleNumbering | None = None
+) -> tuple[PatternDelta, ...]:
+    """The delta as pages that each fit into a SyncRequest, in the order to send them.
+
+    title_versions: the local version of each finished title, rising, none above the delta's own. All pages but the
+    last carry titles only, more_pages and the version of their last title; the last one carries the remaining titles,
+    all patterns, and the delta's own local_version and more_pages. An acknowledgement of a page's version covers that
+    page and all before it, so whatever is interrupted goes on after the last acknowledged page. ProtocolError where
+    the patterns do not fit beside one title, or the versions are not as described.
+    """
+    max_bytes = MAX_UPLOAD_BYTES - PAGE_SLACK_BYTES
+    return paging.split(delta, title_versions, max_bytes, lambda page: _fits_request(page, titles))
+
+
+def _fits_request(delta: PatternDelta, titles: TitleNumbering | None) -> bool:
+    fields = _pack_request(replace(_FULLEST_REQUEST, delta=delta), titles)
+    return frame.pack(KIND_REQUEST, fields, MAX_UPLOAD_BYTES - PAGE_SLACK_BYTES) is not None
+
+
 def compress_delta(delta: PatternDelta, titles: TitleNumbering | None = None) -> bytes:
     """A PatternDelta as at most MAX_UPLOAD_BYTES; ProtocolError saying what to leave out where it takes more."""
 
@@ -357,7 +399,7 @@ def compress_delta(delta: PatternDelta, titles: TitleNumbering | None = None) ->
 
     data = packed(delta)
     if data is None:
-        raise _delta_too_large("PatternDelta", delta, packed)
+        raise paging.delta_too_large("PatternDelta", delta, MAX_UPLOAD_BYTES, lambda delta: packed(delta) is not None)
     return data
 
 
@@ -374,7 +416,9 @@ def encode_global_patterns(patterns: GlobalPatterns, titles: TitleNumbering | No
 
     data = packed(patterns)
     if data is None:
-        raise _patterns_too_large("GlobalPatterns", patterns, packed)
+        raise paging.global_patterns_too_large(
+            "GlobalPatterns", patterns, MAX_DOWNLOAD_BYTES, lambda patterns: packed(patterns) is not None
+        )
     return data
 
 

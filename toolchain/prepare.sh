@@ -12,14 +12,12 @@ readonly MINIMUM_PYTHON=3.11
 
 # What the bytes of the core, the model and the bundle depend on. A test compares the bundle's list with what
 # toolchain.build_bundle imports.
-readonly CORE_INPUTS=(pyproject.toml setup.py requirements.lock omega_edge/_simd/*.pyx omega_edge/_simd/kernels*.[ch]
-    omega_edge/_simd/dispatch.c)
-readonly MODEL_INPUTS=(requirements.lock toolchain/export_model.py)
-readonly BUNDLE_INPUTS=("$DATA_SET"/* toolchain/build_bundle.py cloud/model.py omega_edge/catalog.py
-    omega_edge/datasets.py omega_edge/inference.py omega_edge/protocol.py omega_edge/ranking.py
-    omega_edge/tokenizer.py omega_edge/vectors.py)
+readonly CORE_INPUTS=(pyproject.toml setup.py requirements.lock omega_edge/_simd/*.{pyx,pxd,h} omega_edge/_simd/[!_]*.c)
+readonly MODEL_INPUTS=(requirements.lock toolchain/export_model.py omega_edge/inference.py omega_edge/tokenizer.py)
+readonly BUNDLE_INPUTS=("$DATA_SET"/* toolchain/{build_bundle,title_rules}.py cloud/{ease,fusion_fit,model,replay,signals}.py
+    omega_edge/{bundle,catalog,datasets,inference,protocol,ranking,tokenizer,validation,vectors}.py)
 
-export OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
+export OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 # Decimal points in EPOCHREALTIME and printf whatever the language of the user.
 LC_NUMERIC=C
 
@@ -181,7 +179,6 @@ require_system() {  # sets $python; installs what is missing where that is possi
 }
 
 make_environment() {
-    # A tree that was being filled when the power went may hold half a package: start it anew.
     if [[ ! -e .venv/omega-edge.installing ]] && python_is_new_enough .venv/bin/python &&
         .venv/bin/python -m pip --version >/dev/null 2>&1; then
         return 0
@@ -205,9 +202,9 @@ build_core() {
 }
 
 export_model() {
-    rm -rf -- "$MODEL.partial" "$MODEL" &&
-        .venv/bin/python -m toolchain.export_model --out "$MODEL.partial" &&
-        mv -- "$MODEL.partial" "$MODEL"
+    # What an interrupted export or build leaves beside its place.
+    rm -rf -- build/.model.new-* build/.model.old-* build/.*.tmp
+    .venv/bin/python -m toolchain.export_model --out "$MODEL"
 }
 
 build_bundle() {
@@ -224,13 +221,15 @@ take_lock() {
 }
 
 prepare() {  # in the project's root
-    local lock core core_output python=
+    local lock core core_output model bundle python=
     trap on_exit EXIT
     trap on_interrupt INT TERM
     take_lock
     lock=$(fingerprint requirements.lock)
     core=$(fingerprint "${CORE_INPUTS[@]}")
     core_output=(omega_edge/_simd/_kernels*.so)
+    # Packages that were being installed when the power went may be there by half: the environment is made anew.
+    [[ ! -e .venv/omega-edge.installing ]] || rm -f .venv/omega-edge-{python,packages,core}.stamp
     if ! fresh .venv/omega-edge-packages.stamp "$lock" .venv/bin/python ||
         ! fresh .venv/omega-edge-core.stamp "$core" "${core_output[0]}"; then
         [[ -e .venv/bin/python ]] || say "Omega Edge: preparing. The first start takes a minute or two, most of it download."
@@ -239,9 +238,10 @@ prepare() {  # in the project's root
     step "Python environment" .venv/omega-edge-python.stamp 1 .venv/bin/python make_environment
     step "packages, checked by hash" .venv/omega-edge-packages.stamp "$lock" .venv/bin/python install_locked
     step "C core" .venv/omega-edge-core.stamp "$core" .venv/bin/omega-edge build_core
-    step "text model, int8" "$MODEL.stamp" "$(fingerprint "${MODEL_INPUTS[@]}")" "$MODEL/manifest.json" export_model
-    step "catalogue bundle" "$BUNDLE.stamp" "$(fingerprint "${BUNDLE_INPUTS[@]}" "$MODEL/manifest.json")" "$BUNDLE" \
-        build_bundle
+    model=$(fingerprint "${MODEL_INPUTS[@]}")
+    step "text model, int8" "$MODEL.stamp" "$model" "$MODEL/manifest.json" export_model
+    bundle=$(fingerprint "${BUNDLE_INPUTS[@]}" "$MODEL/manifest.json")
+    step "catalogue bundle" "$BUNDLE.stamp" "$bundle" "$BUNDLE" build_bundle
     exec 9>&-
     trap - EXIT INT TERM
 }

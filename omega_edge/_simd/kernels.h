@@ -34,7 +34,7 @@
 #define OMEGA_MAX_GENRES 64
 
 /* Working memory, in 64-bit words, that a top-k of k rows needs; k here is already min(k, n). */
-#define OMEGA_TOP_K_WORDS(k) (2 * (k) + 64)
+#define OMEGA_TOP_K_WORDS(k) (4 * (k) + 64)
 
 /* A sparse matrix by rows: row r holds values[offsets[r] .. offsets[r + 1]) at columns[...], times scale[r]. */
 typedef struct {

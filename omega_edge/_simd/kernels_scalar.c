@@ -24,11 +24,6 @@ static float cosine(const omega_codes *table, size_t row, const int8_t *query, f
     return (float)dot(table->codes + row * d, query, d) * table->scale[row] * query_scale + 0.0f;
 }
 
-static int allowed(const uint8_t *filter, size_t row)
-{
-    return !filter || (filter[row >> 3] >> (row & 7) & 1);
-}
-
 static double nearest_even(double x)
 {
     const double shift = 0x1.8p52; /* at this magnitude the spacing of doubles is 1; exact for |x| < 2^51 */
@@ -66,7 +61,7 @@ static size_t search(const omega_codes *table, const int8_t *query, float query_
 {
     top_k best = top_k_begin(smaller(k, table->rows), workspace);
     for (size_t row = 0; row < table->rows; row++) {
-        if (!allowed(filter, row))
+        if (!omega_allowed(filter, row))
             continue;
         const float score = cosine(table, row, query, query_scale);
         if (score > best.threshold)
@@ -140,6 +135,15 @@ omega_fault omega_scalar_row_lookup(const omega_rows *table, const uint32_t *row
     return (omega_fault){OMEGA_FINE, 0};
 }
 
+/* Counts by halves: sums of pairs, of fours, of bytes, then all bytes by one product. A loop over bits mispredicts. */
+static int32_t bits_set(uint64_t x)
+{
+    x -= x >> 1 & 0x5555555555555555u;
+    x = (x & 0x3333333333333333u) + (x >> 2 & 0x3333333333333333u);
+    x = (x + (x >> 4)) & 0x0f0f0f0f0f0f0f0fu;
+    return (int32_t)(x * 0x0101010101010101u >> 56);
+}
+
 omega_fault omega_scalar_genre_means(const uint64_t *masks, size_t n, const float *per_genre, size_t genres,
                                      float *out)
 {
@@ -155,32 +159,21 @@ omega_fault omega_scalar_genre_means(const uint64_t *masks, size_t n, const floa
     }
     const uint64_t outside = genres < 64 ? UINT64_MAX << genres : 0;
     for (size_t row = 0; row < n; row++) {
-        uint64_t mask = masks[row];
+        const uint64_t mask = masks[row];
         if (mask & outside)
             return (omega_fault){OMEGA_GENRE_OUTSIDE, row};
         float sum = 0.0f;
-        uint32_t count = 0;
         for (size_t byte = 0; byte < bytes; byte++)
             sum += sums[byte][mask >> 8 * byte & 255];
-        for (; mask; mask &= mask - 1)
-            count++;
-        out[row] = count ? sum / (float)count : 0.0f;
+        out[row] = mask ? sum / (float)bits_set(mask) : 0.0f;
     }
     return (omega_fault){OMEGA_FINE, 0};
-}
-
-static float fused(const float *features, size_t f, size_t n, const float *weights, size_t row)
-{
-    float sum = 0.0f;
-    for (size_t feature = 0; feature < f; feature++)
-        sum += weights[feature] * features[feature * n + row];
-    return sum;
 }
 
 static void fuse(const float *features, size_t f, size_t n, const float *weights, float *out)
 {
     for (size_t row = 0; row < n; row++)
-        out[row] = fused(features, f, n, weights, row);
+        out[row] = omega_fused_row(features, f, n, weights, row);
 }
 
 static size_t fuse_top_k(const float *features, size_t f, size_t n, const float *weights, const uint8_t *filter,
@@ -188,9 +181,9 @@ static size_t fuse_top_k(const float *features, size_t f, size_t n, const float 
 {
     top_k best = top_k_begin(smaller(k, n), workspace);
     for (size_t row = 0; row < n; row++) {
-        if (!allowed(filter, row))
+        if (!omega_allowed(filter, row))
             continue;
-        const float score = fused(features, f, n, weights, row);
+        const float score = omega_fused_row(features, f, n, weights, row);
         if (score > best.threshold)
             top_k_append(&best, score, (uint32_t)row);
     }

@@ -5,6 +5,21 @@
 
 #include "kernels.h"
 
+/* The bit of a filter for one row. */
+static inline int omega_allowed(const uint8_t *filter, size_t row)
+{
+    return !filter || (filter[row >> 3] >> (row & 7) & 1);
+}
+
+/* The sum that fuse computes, for one row. */
+static inline float omega_fused_row(const float *features, size_t f, size_t n, const float *weights, size_t row)
+{
+    float sum = 0.0f;
+    for (size_t feature = 0; feature < f; feature++)
+        sum += weights[feature] * features[feature * n + row];
+    return sum;
+}
+
 omega_fault omega_scalar_row_scatter_add(const omega_rows *table, const uint32_t *rows, const float *weights,
                                          size_t events, float *out, size_t targets);
 omega_fault omega_scalar_row_lookup(const omega_rows *table, const uint32_t *rows, size_t events,

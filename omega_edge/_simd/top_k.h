@@ -2,7 +2,7 @@
  *
  * A candidate is one 64-bit key, score above row, such that the greater key is the better candidate under the tie rule
  * of kernels.h; keys are distinct because rows are. Candidates above the threshold are appended to a buffer of a little
- * over 2k keys; when it is full, a selection keeps the best k and raises the threshold to the k-th score. Rows come in
+ * over 4k keys; when it is full, a selection keeps the best k and raises the threshold to the k-th score. Rows come in
  * ascending order, so a later row with a score equal to the threshold always loses: the comparison is strict.
  * An append is one store; a heap of k would cost log k dependent, badly predicted steps.
  */
@@ -98,7 +98,7 @@ static inline void top_k_select(uint64_t *keys, size_t count, size_t k)
 {
     size_t first = 0, last = count; /* the k-th largest lies in [first, last) */
     for (int rounds = 0; last - first > 1; rounds++) {
-        if (rounds == 64) { /* pivots kept failing: a bad order, not a bad luck; bound the time */
+        if (rounds == 64) { /* pivots kept failing: a bad order, not bad luck; bound the time */
             top_k_sort(keys + first, last - first);
             return;
         }

@@ -1,0 +1,291 @@
+"""Measures the brain of the television: `python -m bench.brain [--json] [--quick] [--only METRIC]`.
+
+One JSON line a metric goes to standard output (a table without --json), progress to standard error. Every group of
+metrics runs in a fresh process of its own (bench/probe.py) with one thread, on its own copy of a store with 1,000
+episodes, 10,000 skills and 500 reasoning records, which is built once and kept. A line's `correct` says whether what
+was timed also did its work; the exit code is 1 if any line is not correct. Lines are appended to bench/results.jsonl.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+from bench.machine import (
+    IN_MEMORY_FILE_SYSTEMS,
+    ROOT,
+    cached_share,
+    commit_facts,
+    drop_from_page_cache,
+    file_system_of,
+    files_under,
+    machine_facts,
+)
+from bench.metrics import EVENT_SPACING_SECONDS, FULL, QUICK, UNITS, Settings, line
+
+RESULTS = ROOT / "bench/results.jsonl"
+PACKAGES = ("numpy", "numpy.libs", "lmdb", "cbor2", "zstandard", "onnxruntime")
+"""Installed packages whose files are dropped from the page cache before a cold start."""
+
+
+class ProbeFailed(Exception):
+    """A fresh process ended with an error; its own message went to standard error."""
+
+
+def say(text: str) -> None:
+    """Progress, to standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def run_probe(task: str, settings: Settings, **options: object) -> dict:
+    """What a fresh process found: the JSON object that bench.probe prints."""
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT),
+    }
+    request = {"settings": asdict(settings), "options": options, "started_ns": time.perf_counter_ns()}
+    finished = subprocess.run(
+        [sys.executable, "-m", "bench.probe", task, json.dumps(request)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        env=environment,
+        cwd=ROOT,
+    )
+    if finished.returncode != 0:
+        raise ProbeFailed(f"{task}: the fresh process ended with code {finished.returncode}")
+    return json.loads(finished.stdout)
+
+
+@contextlib.contextmanager
+def store_copy(settings: Settings) -> Iterator[Path]:
+    """A copy of the full store, written through to the disk, removed afterwards."""
+    work = Path(settings.work)
+    with tempfile.TemporaryDirectory(prefix="run-", dir=work) as folder:
+        copied = Path(folder) / "storage"
+        shutil.copytree(work / "storage", copied)
+        for path in files_under([copied]):
+            descriptor = os.open(path, os.O_RDONLY)
+            os.fsync(descriptor)
+            os.close(descriptor)
+        yield copied
+
+
+def build_store(settings: Settings) -> None:
+    """Make sure that the full store of the settings' size stands in the work folder."""
+    Path(settings.work).mkdir(parents=True, exist_ok=True)
+    run_probe("store", settings)
+
+
+def measure_recommend(settings: Settings) -> list[dict]:
+    """recommend_ms_p50 and _p99 of calls that each follow a new viewing or a changed context."""
+    with store_copy(settings) as storage:
+        return run_probe("recommend", settings, storage=str(storage))["lines"]
+
+
+def measure_observe(settings: Settings) -> list[dict]:
+    """observe_ms_p50 and _p99 in the default configuration."""
+    with store_copy(settings) as storage:
+        return run_probe("observe", settings, storage=str(storage))["lines"]
+
+
+def measure_embed(settings: Settings) -> list[dict]:
+    """embed_ms_p50 of texts that were never embedded before."""
+    return run_probe("embed", settings)["lines"]
+
+
+def measure_open(settings: Settings) -> list[dict]:
+    """open_ms and import_and_open_ms, with a cold and a warm page cache, without and with the text model."""
+    lines = []
+    with store_copy(settings) as storage:
+        for model in (None, settings.model):
+            for page_cache in ("cold", "warm"):
+                lines += _opened(settings, storage, model, page_cache)
+    return lines
+
+
+def _opened(settings: Settings, storage: Path, model: str | None, page_cache: str) -> list[dict]:
+    libraries = Path(next(path for path in sys.path if path.endswith("site-packages")))
+    data = files_under([storage, Path(settings.catalog), *([Path(model)] if model else [])])
+    programs = files_under([ROOT / "omega_edge", *(libraries / name for name in PACKAGES)])
+    found, shares = [], []
+    if page_cache == "warm":
+        run_probe("open", settings, storage=str(storage), model=model)
+    for _ in range(settings.scale.fresh_processes):
+        if page_cache == "cold":
+            drop_from_page_cache([*data, *programs])
+        shares.append(cached_share(data))
+        found.append(run_probe("open", settings, storage=str(storage), model=model))
+    faults = [probe["fault"] for probe in found if probe["fault"]]
+    common = {
+        "page_cache": page_cache,
+        "model": model is not None,
+        "processes": len(found),
+        "cached_share_before": round(max(shares), 3),
+    }
+    lines = []
+    for metric in ("open_ms", "import_and_open_ms"):
+        values = [probe[metric] for probe in found]
+        lines.append(
+            line(metric, statistics.median(values), faults[0] if faults else None)
+            | common
+            | {"lowest": round(min(values), 3), "highest": round(max(values), 3)}
+        )
+    starts = [probe["from_process_start_ms"] for probe in found]
+    lines[-1]["from_process_start_ms"] = round(statistics.median(starts), 3)
+    return lines
+
+
+def measure_memory(settings: Settings) -> list[dict]:
+    """resident_mb and resident_with_model_mb of a fresh process after 50 recommends."""
+    lines = []
+    for metric, model in (("resident_mb", None), ("resident_with_model_mb", settings.model)):
+        with store_copy(settings) as storage:
+            probe = run_probe("memory", settings, storage=str(storage), model=model)
+        memory = {name: round(value, 2) for name, value in probe["memory"].items() if name != "resident"}
+        lines.append(line(metric, probe["memory"]["resident"], probe["fault"]) | memory)
+    return lines
+
+
+def measure_trace(settings: Settings) -> list[dict]:
+    """submitted_bytes_per_event of the six-hour trace, by default and durable per event, on a full and a new store."""
+    file_system = file_system_of(Path(settings.work))
+    if file_system in IN_MEMORY_FILE_SYSTEMS:
+        say(f"{settings.work} lies on {file_system}: what reaches a device cannot be counted there")
+    lines = []
+    for configuration, window in (("default", None), ("durable per event", 0)):
+        for store in ("full", "new"):
+            lines.append(_traced(settings, configuration, window, store) | {"file_system": file_system})
+    return lines
+
+
+def _traced(settings: Settings, configuration: str, window: int | None, store: str) -> dict:
+    options = {"durability_window_secs": window, "store": store}
+    with store_copy(settings) as storage:
+        plain = run_probe("trace", settings, storage=str(storage), written_back=False, **options)
+    with store_copy(settings) as storage:
+        written_back = run_probe("trace", settings, storage=str(storage), written_back=True, **options)
+    return line("submitted_bytes_per_event", plain["submitted"], plain["fault"] or written_back["fault"]) | {
+        "configuration": configuration,
+        "loss_window_secs": plain["loss_window_secs"],
+        "store": store,
+        "device_bytes_per_event": plain["device"],
+        "device_bytes_with_writeback_per_event": written_back["device"],
+        "events": settings.scale.trace_events,
+        "hours": settings.scale.trace_events * EVENT_SPACING_SECONDS / 3600,
+    }
+
+
+def measure_bundle(settings: Settings) -> list[dict]:
+    """bundle_mb: the catalogue's file."""
+    return run_probe("bundle", settings)["lines"]
+
+
+GROUPS: dict[str, tuple[Callable[[Settings], list[dict]], tuple[str, ...]]] = {
+    "opening": (measure_open, ("open_ms", "import_and_open_ms")),
+    "recommending": (measure_recommend, ("recommend_ms_p50", "recommend_ms_p99")),
+    "observing": (measure_observe, ("observe_ms_p50", "observe_ms_p99")),
+    "embedding": (measure_embed, ("embed_ms_p50",)),
+    "memory": (measure_memory, ("resident_mb", "resident_with_model_mb")),
+    "flash": (measure_trace, ("submitted_bytes_per_event",)),
+    "bundle": (measure_bundle, ("bundle_mb",)),
+}
+
+
+def measure(settings: Settings, only: str | None, report: Callable[[dict], None]) -> bool:
+    """Run every group, or the one that has the metric `only`; report each line. Returns whether all are correct."""
+    facts = machine_facts()
+    build_store(settings)
+    all_correct = True
+    for name, (measure_group, metrics) in GROUPS.items():
+        if only is not None and only not in metrics:
+            continue
+        say(f"measuring: {name}")
+        for made in measure_group(settings):
+            if only not in (None, made["metric"]):
+                continue
+            all_correct &= made["correct"]
+            report(made | {"machine": facts, "load_average": round(os.getloadavg()[0], 2)})
+    return all_correct
+
+
+def append_result(results: Path, made: dict, commit: dict[str, object]) -> None:
+    """Add a line to the record of results, with commit and date."""
+    date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    with results.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"date": date, **commit, **made}, ensure_ascii=False) + "\n")
+
+
+def table_row(made: dict) -> str:
+    """A line for people."""
+    verdict = "" if "limit" not in made else f"{'met' if made['met'] else 'MISSED'} (<= {made['limit']:g})"
+    known = {"metric", "value", "unit", "correct", "machine", "load_average", "limit", "met", "fault", "quick"}
+    notes = ", ".join(f"{name} {_in_words(value)}" for name, value in made.items() if name not in known)
+    checked = "correct" if made["correct"] else f"NOT CORRECT: {made['fault']}"
+    return f"{made['metric']:<26}{made['value']:>12.4g} {made['unit']:<4}{verdict:<20}{checked:<10} {notes}"
+
+
+def _in_words(value: object) -> str:
+    return {True: "yes", False: "no"}.get(value, f"{value:g}" if isinstance(value, float) else str(value))
+
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line's options."""
+    parser = argparse.ArgumentParser(prog="python -m bench.brain", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--json", action="store_true", help="print one JSON line a metric")
+    parser.add_argument("--quick", action="store_true", help="a small store and few calls; no figure to quote")
+    parser.add_argument("--only", choices=sorted(UNITS), help="measure one metric")
+    parser.add_argument("--catalog", type=Path, default=ROOT / "build/movietweetings-70k.bundle")
+    parser.add_argument("--model", type=Path, default=ROOT / "build/model")
+    parser.add_argument("--data", type=Path, default=ROOT / "bench/data/movietweetings-70k")
+    parser.add_argument("--work", type=Path, help="folder for stores (default: build/bench-store)")
+    parser.add_argument("--results", type=Path, help="record to append to (default: bench/results.jsonl; none if --quick)")
+    parser.add_argument("--no-append", action="store_true", help="do not append to the record")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit code 0: measured and correct; 1: a result was not correct; 2: it could not be measured."""
+    options = parse_arguments(arguments)
+    work = options.work or ROOT / ("build/bench-store-quick" if options.quick else "build/bench-store")
+    results = options.results or (None if options.quick else RESULTS)
+    paths = {"catalog": options.catalog, "model": options.model, "data": options.data}
+    for name, path in paths.items():
+        if not path.exists():
+            say(f"--{name}: expected {path} to exist; ./run builds what is missing")
+            return 2
+    settings = Settings(
+        **{name: str(path.resolve()) for name, path in paths.items()},
+        work=str(work.resolve()),
+        scale=QUICK if options.quick else FULL,
+    )
+    commit = commit_facts()
+
+    def report(made: dict) -> None:
+        made = made | ({"quick": True} if options.quick else {})
+        print(json.dumps(made, ensure_ascii=False) if options.json else table_row(made), flush=True)
+        if results is not None and not options.no_append:
+            append_result(results, made, commit)
+
+    try:
+        return 0 if measure(settings, options.only, report) else 1
+    except ProbeFailed as fault:
+        say(f"not measured: {fault}")
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

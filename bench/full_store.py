@@ -1,0 +1,115 @@
+"""The store that the measurements open: full, and made through the brain's own doors.
+
+Episodes are observed one by one, global patterns are merged as a sync would bring them, and skills, of which one
+household gathers some hundreds, are brought to their limit by importing an export to which groups of titles that real
+households finished are added. It is built once and kept until anything that it depends on changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from bench.machine import ROOT, files_under
+from bench.viewing import Viewing, read_viewing
+from omega_edge.brain import OmegaBrain
+from omega_edge.catalog import Catalog
+from omega_edge.config import BrainConfig
+from omega_edge.protocol import (
+    MAX_SIMILAR_PATTERNS,
+    GlobalPatterns,
+    TitleReference,
+    ViewingPattern,
+)
+
+REFERENCE_WEIGHTS = (1.0, 0.8, 0.6, 0.4)
+"""A pattern is four titles that one household finished one after another."""
+
+
+def build(settings: dict) -> bool:
+    """Make the store in the work folder unless it stands. Returns whether it had to be made."""
+    work = Path(settings["work"])
+    stamp = _stamp(settings)
+    facts_path = work / "facts.json"
+    if facts_path.exists() and json.loads(facts_path.read_text(encoding="utf-8"))["stamp"] == stamp:
+        return False
+    started = time.perf_counter()
+    facts_path.unlink(missing_ok=True)
+    shutil.rmtree(work / "storage", ignore_errors=True)
+    facts = _filled(settings, work / "storage")
+    facts_path.write_text(json.dumps(facts | {"stamp": stamp}, ensure_ascii=False), encoding="utf-8")
+    _say(f"the store stands after {time.perf_counter() - started:.1f} s")
+    return True
+
+
+def _stamp(settings: dict) -> str:
+    """What the store depends on: sizes, catalogue, data, and the code that writes and fills it."""
+    digest = hashlib.sha256(json.dumps(settings["scale"], sort_keys=True).encode())
+    code = [*(ROOT / "omega_edge").rglob("*.py"), *(ROOT / "bench").glob("*.py")]
+    for path in (*sorted(code), *files_under([Path(settings["catalog"]), Path(settings["data"])])):
+        digest.update(str(path).encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _filled(settings: dict, storage: Path) -> dict:
+    scale = settings["scale"]
+    viewing = read_viewing(Path(settings["data"]), scale["episodes"], scale["observes"])
+    now_ms = viewing.stored[0].at_ms
+    config = BrainConfig(storage, settings["catalog"], background_maintenance=False)
+    with OmegaBrain.open(config, lambda: now_ms) as brain:
+        _say(f"observing {scale['episodes']} viewings of {viewing.households} households")
+        for watched in viewing.stored:
+            now_ms = watched.at_ms
+            brain.observe(watched.event())
+            brain.maintain()
+        _say(f"merging {scale['reasoning']} global patterns")
+        patterns = global_patterns(viewing, scale["reasoning"], now_ms)
+        for start in range(0, len(patterns), MAX_SIMILAR_PATTERNS):
+            page = tuple(patterns[start : start + MAX_SIMILAR_PATTERNS])
+            brain.apply_global_patterns(GlobalPatterns(global_version=1 + start, similar=page))
+        exported = brain.export()
+    return _facts(settings, exported, patterns, now_ms)
+
+
+def global_patterns(viewing: Viewing, count: int, now_ms: int) -> list[ViewingPattern]:
+    """As many different patterns of four titles, from as many households as it takes."""
+    patterns: list[ViewingPattern] = []
+    for group in viewing.groups:
+        for start in range(0, len(group) - len(REFERENCE_WEIGHTS) + 1, len(REFERENCE_WEIGHTS)):
+            titles = group[start : start + len(REFERENCE_WEIGHTS)]
+            patterns.append(
+                ViewingPattern(
+                    id=len(patterns) + 1,
+                    success_rate=0.7 + 0.3 * (start % 7) / 7,
+                    sample_count=10 + len(group),
+                    created_at=now_ms,
+                    updated_at=now_ms,
+                    references=tuple(
+                        TitleReference(title, weight) for title, weight in zip(titles, REFERENCE_WEIGHTS, strict=True)
+                    ),
+                )
+            )
+            if len(patterns) == count:
+                return patterns
+    raise ValueError(f"expected {count} groups of {len(REFERENCE_WEIGHTS)} finished titles, found {len(patterns)}")
+
+
+def _votes(catalog: Catalog, patterns: list[ViewingPattern]) -> dict[int, float]:
+    """What the patterns say of each row: sum of weight times success rate, the largest made 1."""
+    votes: dict[int, float] = {}
+    for pattern in patterns:
+        for reference in pattern.references:
+            row = catalog.row_of(reference.content_id)
+            votes[row] = votes.get(row, 0.0) + reference.weight * pattern.success_rate
+    largest = max(votes.values())
+    return {row: vote / largest for row, vote in sorted(votes.items())}
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,257 @@
+"""Timed calls of recommend, observe and the text model. Every list and vector is checked after the clock stopped."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bench.full_store import build
+from bench.footprint import read_facts
+from bench.machine import MEGABYTE, ROOT
+from bench.metrics import line
+from bench.trace import measure_trace
+from bench.truth import Truth, slot_of_context
+from bench.viewing import Watched, changed_contexts, context_at, read_viewing
+from omega_edge.brain import OmegaBrain
+from omega_edge.catalog import Catalog
+from omega_edge.config import BrainConfig
+from omega_edge.datasets import read_dataset
+from omega_edge.inference import VOCABULARY_FILE, InferenceEngine
+from omega_edge.protocol import Recommendation, ViewContext, title_embedding_text
+from omega_edge.tokenizer import WordPieceTokenizer
+
+LISTED = 20
+WARM_UP_CALLS = 20
+LISTS_CHECKED = 20
+REASONS_CHECKED = 3
+TOKENS = range(15, 18)
+"""Lengths of the texts embedded, [CLS] and [SEP] counted: about 16."""
+WARM_UP_TEXTS = 5
+MIN_COSINE = 0.99
+TRUTH_TEXTS = ROOT / "tests/vectors/minilm_fp32.json"
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value that `share` (0 to 1) of the values do not exceed: nearest rank, so one that was measured."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(len(ordered) * share) - 1)]
+
+
+class Clock:
+    """A clock that stands where it is set. Unix milliseconds, UTC."""
+
+    def __init__(self, now_ms: int) -> None:
+        self.now_ms = now_ms
+
+    def __call__(self) -> int:
+        return self.now_ms
+
+
+def measure_recommend(settings: dict, options: dict) -> dict:
+    """Half of the timed calls follow a new viewing; the other half ask with another context than the call before."""
+    scale, facts = settings["scale"], read_facts(settings)
+    viewing = read_viewing(Path(settings["data"]), scale["episodes"], scale["observes"])
+    clock = Clock(facts["clock_ms"])
+    config = BrainConfig(options["storage"], settings["catalog"], background_maintenance=False)
+    lists: list[tuple[int, ViewContext, int, list[Recommendation]]] = []
+    taken_ms: dict[str, list[float]] = {"after a viewing": [], "after a changed context": []}
+    stream = iter(viewing.stream)
+    watched: list[Watched] = list(viewing.stored)
+    with OmegaBrain.open(config, clock) as brain:
+        contexts = iter(changed_contexts(facts["genres"], seed=1) * 10)
+        for call in range(-WARM_UP_CALLS, scale["recommends"]):
+            context = None
+            if call % 2 == 0:
+                newest = next(stream)
+                clock.now_ms = newest.at_ms
+                brain.observe(newest.event())
+                brain.maintain()
+                watched.append(newest)
+            else:
+                context = next(contexts)
+            started = time.perf_counter_ns()
+            listed = brain.recommend(context, k=LISTED)
+            taken = (time.perf_counter_ns() - started) / 1e6
+            if call >= 0:
+                taken_ms["after a viewing" if context is None else "after a changed context"].append(taken)
+                lists.append((len(watched), context or context_at(clock.now_ms), clock.now_ms, listed))
+    fault = fault_in_lists(settings, facts, watched, lists, config.diversity)
+    every = [value for values in taken_ms.values() for value in values]
+    common = {
+        "calls": len(every),
+        "titles": facts["titles"],
+        "episodes": scale["episodes"],
+        "k": LISTED,
+        "lists_recomputed": min(LISTS_CHECKED, len(lists)),
+    }
+    by_kind = {f"p50_{kind.replace(' ', '_')}": round(percentile(values, 0.5), 4) for kind, values in taken_ms.items()}
+    return {
+        "lines": [
+            line("recommend_ms_p50", percentile(every, 0.5), fault) | common | by_kind,
+            line("recommend_ms_p99", percentile(every, 0.99), fault) | common | {"highest": round(max(every), 4)},
+        ]
+    }
+
+
+def fault_in_lists(
+    settings: dict,
+    facts: dict,
+    watched: Sequence[Watched],
+    lists: Sequence[tuple[int, ViewContext, int, list[Recommendation]]],
+    diversity: float,
+) -> str | None:
+    """Why one of the lists is wrong, or None. Every list: 20 titles, all different, none watched before. Some
+    lists: equal to an independent recomputation, with reasons proved by deleting each event.
+
+    lists: how many of `watched` came before, the context, the clock, and the list.
+    """
+    for known, _context, _now_ms, listed in lists:
+        ids = [item.content_id for item in listed]
+        if len(set(ids)) != LISTED:
+            return f"expected {LISTED} different titles, got {len(set(ids))} of {len(ids)}"
+        seen = {item.content_id for item in watched[:known]}
+        if not seen.isdisjoint(ids):
+            return f"{sorted(seen.intersection(ids))[0]} is listed though it was watched"
+    catalog = Catalog.open(settings["catalog"])
+    step = max(1, len(lists) // LISTS_CHECKED)
+    # An odd step takes calls of both kinds.
+    for number, index in enumerate(range(0, len(lists), step + (step % 2 == 0))):
+        known, context, now_ms, listed = lists[index]
+        truth = Truth(catalog, votes={int(row): vote for row, vote in facts["votes"].items()})
+        for item in watched[:known]:
+            truth.watched(item.content_id, item.watch_percentage >= 0.7, slot_of_context(context_at(item.at_ms)))
+        fault = truth.fault_in_list(listed, LISTED, context, now_ms, diversity)
+        if fault is None and number < REASONS_CHECKED:
+            fault = truth.fault_in_reasons(listed, context)
+        if fault is not None:
+            return f"call {index}: {fault}"
+    return None
+
+
+def measure_observe(settings: dict, options: dict) -> dict:
+    """Each viewing follows a list, as it does on a television; the timed work is done between, as the timer does."""
+    scale, facts = settings["scale"], read_facts(settings)
+    viewing = read_viewing(Path(settings["data"]), scale["episodes"], scale["observes"])
+    clock = Clock(facts["clock_ms"])
+    config = BrainConfig(options["storage"], settings["catalog"], background_maintenance=False)
+    taken_ms, maintain_ms, sequences = [], [], []
+    with OmegaBrain.open(config, clock) as brain:
+        for watched in viewing.stream[: scale["observes"]]:
+            brain.recommend(k=LISTED)
+            clock.now_ms = watched.at_ms
+            event = watched.event()
+            started = time.perf_counter_ns()
+            recorded = brain.observe(event)
+            taken_ms.append((time.perf_counter_ns() - started) / 1e6)
+            sequences.append(recorded.sequence)
+            started = time.perf_counter_ns()
+            brain.maintain()
+            maintain_ms.append((time.perf_counter_ns() - started) / 1e6)
+    fault = _fault_after_observing(config, clock, viewing.stream[: scale["observes"]], sequences)
+    common = {"calls": len(taken_ms), "episodes": scale["episodes"]}
+    return {
+        "lines": [
+            line("observe_ms_p50", percentile(taken_ms, 0.5), fault) | common,
+            line("observe_ms_p99", percentile(taken_ms, 0.99), fault)
+            | common
+            | {"highest": round(max(taken_ms), 4), "maintain_ms_highest": round(max(maintain_ms), 3)},
+        ]
+    }
+
+
+def _fault_after_observing(
+    config: BrainConfig, clock: Clock, watched: Sequence[Watched], sequences: Sequence[int]
+) -> str | None:
+    if any(second <= first for first, second in zip(sequences, sequences[1:], strict=False)):
+        return "sequence numbers do not rise"
+    with OmegaBrain.open(config, clock) as brain:
+        newest = brain.export(profile="household")["viewings"][:60]
+        expected = [(item.content_id, item.at_ms) for item in reversed(watched)][:60]
+        if [(item["content_id"], item["timestamp"]) for item in newest] != expected[: len(newest)]:
+            return "after reopening, the newest viewings are not those observed last"
+        listed = {item.content_id for item in brain.recommend(k=100)}
+        if not listed.isdisjoint(item.content_id for item in watched):
+            return "after reopening, a title is listed that was observed"
+    return None
+
+
+def measure_embedding(settings: dict, options: dict) -> dict:
+    """Texts of titles, each embedded once; then the texts with a known fp32 vector, for the cosine."""
+    texts = _texts_of_length(settings, settings["scale"]["texts"] + WARM_UP_TEXTS)
+    with InferenceEngine(settings["model"]) as engine:
+        taken_ms = []
+        for text in texts:
+            started = time.perf_counter_ns()
+            engine.embed(text)
+            taken_ms.append((time.perf_counter_ns() - started) / 1e6)
+        cosines = _cosines_to_truth(engine)
+    del taken_ms[:WARM_UP_TEXTS]
+    cosine_mean, cosine_lowest = float(cosines.mean()), float(cosines.min())
+    fault = None
+    if cosine_mean < MIN_COSINE:
+        fault = f"mean cosine to the fp32 vectors is {cosine_mean:.4f}, below {MIN_COSINE}"
+    return {
+        "lines": [
+            line("embed_ms_p50", percentile(taken_ms, 0.5), fault)
+            | {
+                "p99": round(percentile(taken_ms, 0.99), 4),
+                "texts": len(taken_ms),
+                "tokens": f"{TOKENS.start}-{TOKENS.stop - 1}",
+                "cosine_mean": round(cosine_mean, 5),
+                "cosine_lowest": round(cosine_lowest, 5),
+                "cosines": len(cosines),
+            }
+        ]
+    }
+
+
+def _texts_of_length(settings: dict, count: int) -> list[str]:
+    """Different texts of titles of the data set whose number of tokens is in TOKENS, none with a known vector."""
+    tokenizer = WordPieceTokenizer(Path(settings["model"]) / VOCABULARY_FILE)
+    known = set(json.loads(TRUTH_TEXTS.read_text(encoding="utf-8"))["texts"])
+    texts: dict[str, None] = {}
+    for title in read_dataset(settings["data"]).titles:
+        text = title_embedding_text(title.bare_name, title.year, title.genres)
+        if text not in known and len(tokenizer.encode(text)) in TOKENS:
+            texts[text] = None
+            if len(texts) == count:
+                return list(texts)
+    raise ValueError(f"{settings['data']}: expected {count} titles of about 16 tokens, found {len(texts)}")
+
+
+def _cosines_to_truth(engine: InferenceEngine) -> np.ndarray:
+    """float64[texts]: cosine of each known text's vector to its fp32 reference."""
+    texts = json.loads(TRUTH_TEXTS.read_text(encoding="utf-8"))["texts"]
+    vectors = np.load(TRUTH_TEXTS.with_suffix(".npy"))
+    return np.array([float(engine.embed(text) @ vector) for text, vector in zip(texts, vectors, strict=True)])
+
+
+def measure_bundle(settings: dict, options: dict) -> dict:
+    """The catalogue's file, which must open and hold every title of the data set."""
+    path = Path(settings["catalog"])
+    catalog = Catalog.open(path)
+    titles = read_dataset(settings["data"]).titles
+    missing = [title.content_id for title in titles if catalog.row_of(title.content_id) < 0]
+    fault = f"{len(missing)} titles of the data set are not in the catalogue, first {missing[0]}" if missing else None
+    return {"lines": [line("bundle_mb", path.stat().st_size / MEGABYTE, fault) | {"titles": catalog.count}]}
+
+
+def make_store(settings: dict, options: dict) -> dict:
+    """Not a measurement: builds the full store."""
+    return {"built": build(settings)}
+
+
+TASKS = {
+    "store": make_store,
+    "recommend": measure_recommend,
+    "observe": measure_observe,
+    "embed": measure_embedding,
+    "bundle": measure_bundle,
+    "trace": measure_trace,
+}
+"""What bench.probe can be asked for, beside opening and memory."""

@@ -1,0 +1,97 @@
+"""Bytes to storage per event, over a trace of six hours on a virtual clock.
+
+Three counts, because none alone tells the wear of the flash:
+value: bytes handed to write calls (wchar of /proc/self/io).
+device_bytes_per_event: bytes of pages that became dirty and were on their way to the device (write_bytes). The six
+hours pass in seconds here, so a page that is written to again and again is dirty once between two syncs.
+device_bytes_with_writeback_per_event: the same where every file is written back whenever WRITEBACK_MS of the virtual
+clock have passed, as Linux does with pages that stay dirty; so a page that is written to at every event counts at every
+event. What a file system writes for its own journal is in none of them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from bench.footprint import read_facts
+from bench.machine import IN_MEMORY_FILE_SYSTEMS, files_under, process_io
+from bench.metrics import line
+from bench.viewing import Watched, read_viewing, respaced
+from omega_edge.brain import MAINTENANCE_PERIOD_SECONDS, OmegaBrain
+from omega_edge.config import BrainConfig
+
+WRITEBACK_MS = 30_000
+"""Linux writes a page back when it has been dirty for 30 s (vm.dirty_expire_centisecs)."""
+
+
+class _VirtualTime:
+    """A clock that runs the timed work while it moves on, as the brain's thread and the kernel would."""
+
+    def __init__(self, now_ms: int) -> None:
+        self.now_ms = now_ms
+        self._maintain: Callable[[], None] = lambda: None
+        self._written_back_ms = now_ms
+        self._storage: Path | None = None
+
+    def __call__(self) -> int:
+        return self.now_ms
+
+    def drives(self, maintain: Callable[[], None], written_back: Path | None) -> None:
+        """Call maintain() every MAINTENANCE_PERIOD_SECONDS; write the files of a folder back, if one is given."""
+        self._maintain, self._storage = maintain, written_back
+
+    def move_to(self, at_ms: int) -> None:
+        """Let the time pass until at_ms."""
+        period_ms = int(MAINTENANCE_PERIOD_SECONDS * 1000)
+        while self.now_ms < at_ms:
+            self.now_ms = min(self.now_ms + period_ms, at_ms)
+            self._maintain()
+            if self._storage is not None and self.now_ms - self._written_back_ms >= WRITEBACK_MS:
+                self._written_back_ms = self.now_ms
+                _write_back(self._storage)
+
+
+def _write_back(folder: Path) -> None:
+    for path in files_under([folder]):
+        descriptor = os.open(path, os.O_RDONLY)
+        os.fdatasync(descriptor)
+        os.close(descriptor)
+
+
+def measure_trace(settings: dict, options: dict) -> dict:
+    """One line: the trace replayed into a copy of the full store, a list shown before each viewing."""
+    scale, facts = settings["scale"], read_facts(settings)
+    viewing = read_viewing(Path(settings["data"]), scale["episodes"], scale["observes"])
+    trace = respaced(viewing.stream[: scale["trace_events"]], facts["clock_ms"], seed=3)
+    window = options["durability_window_secs"]
+    chosen = {} if window is None else {"durability_window_secs": window}
+    config = BrainConfig(options["storage"], settings["catalog"], background_maintenance=False, **chosen)
+    clock = _VirtualTime(facts["clock_ms"])
+    device_counted = options["file_system"] not in IN_MEMORY_FILE_SYSTEMS
+    with OmegaBrain.open(config, clock) as brain:
+        clock.drives(brain.maintain, Path(options["storage"]) if options["written_back"] else None)
+        before = process_io()
+        for watched in trace:
+            clock.move_to(watched.at_ms)
+            if options["lists_shown"]:
+                brain.recommend(k=20)
+            brain.observe(watched.event())
+        brain.flush()
+        after = process_io()
+    submitted, device = ((second - first) / len(trace) for first, second in zip(before, after, strict=True))
+    return {
+        "submitted": submitted,
+        "device": device if device_counted else None,
+        "loss_window_secs": config.durability_window_secs,
+        "fault": _fault_after_reopening(config, clock, trace),
+    }
+
+
+def _fault_after_reopening(config: BrainConfig, clock: Callable[[], int], trace: list[Watched]) -> str | None:
+    """Every event of the trace must be there, in order."""
+    with OmegaBrain.open(config, clock) as brain:
+        kept = {(item["content_id"], item["timestamp"]) for item in brain.export(profile="household")["viewings"]}
+        lost = [watched.content_id for watched in trace if (watched.content_id, watched.at_ms) not in kept]
+    return f"{len(lost)} of {len(trace)} events are gone after reopening, first {lost[0]}" if lost else None

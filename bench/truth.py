@@ -1,0 +1,196 @@
+"""The ranking written out from its definitions in plain numpy and float64, to check what the brain returns.
+
+It shares no code with the brain: it reads the catalogue's public arrays and a list of viewings that the bench kept
+itself. Slow on purpose; never timed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from omega_edge.catalog import Catalog
+from omega_edge.protocol import Recommendation, TimeOfDay, ViewContext
+
+FEATURE_NAMES = (
+    "rows", "content_profile", "content_recent", "popularity", "trend_short", "trend_long", "context", "patterns",
+)  # fmt: skip
+WINDOW = 64
+CONTEXT_PRIOR_EVENTS = 10.0
+CANDIDATES = 100
+SCORE_TOLERANCE = 2e-3
+"""Largest difference of raw scores that counts as rounding. Profiles are rounded to 8 bits before they are compared
+with titles, and one step of one number of 384 moves a cosine by up to 1e-3 times its weight."""
+
+
+@dataclass(frozen=True, slots=True)
+class Viewing:
+    """One viewing as the bench keeps it. slot: 0–7, twice the part of the day plus 1 on a weekend."""
+
+    row: int
+    content_id: str
+    success: bool
+    slot: int
+
+
+@dataclass(slots=True)
+class Truth:
+    """One profile's ranking, computed anew for every question. viewings: newest first, all of them."""
+
+    catalog: Catalog
+    viewings: list[Viewing] = field(default_factory=list)
+    votes: dict[int, float] = field(default_factory=dict)
+    """What the global patterns say of a title's row, the strongest 1."""
+
+    def watched(self, content_id: str, success: bool, slot: int) -> None:
+        """Add the newest viewing."""
+        self.viewings.insert(0, Viewing(self.catalog.row_of(content_id), content_id, success, slot))
+
+    def raw_scores(self, context: ViewContext, left_out: int = -1) -> np.ndarray:
+        """float64[n]: weighted sum of the eight features for every title, with one viewing left out if asked."""
+        viewings = [viewing for index, viewing in enumerate(self.viewings) if index != left_out]
+        weights = self.catalog.fusion.weights[_bucket(len(viewings))].astype(np.float64)
+        assert tuple(self.catalog.fusion.features) == FEATURE_NAMES
+        features = self._features(viewings[:WINDOW], slot_of_context(context), context.mood_hint)
+        return sum(weight * features[name] for weight, name in zip(weights, FEATURE_NAMES, strict=True))
+
+    def _features(self, viewings: Sequence[Viewing], slot: int, mood: str | None) -> dict[str, np.ndarray]:
+        catalog, parameters = self.catalog, self.catalog.fusion.parameters
+        evidence = [1.0 if viewing.success else parameters["failure_weight"] for viewing in viewings]
+        rows, profile = np.zeros(catalog.count), np.zeros(catalog.codes.shape[1])
+        for age, (viewing, weight) in enumerate(zip(viewings, evidence, strict=True)):
+            if viewing.row < 0:
+                continue
+            start, end = (int(offset) for offset in catalog.rows.offsets[viewing.row : viewing.row + 2])
+            strengths = catalog.rows.values[start:end] * float(catalog.rows.scale[viewing.row])
+            rows[catalog.rows.columns[start:end]] += weight * parameters["row_decay"] ** age * strengths
+            profile += weight * parameters["content_decay"] ** age * self._vector(viewing.row)
+        finished = [self._vector(viewing.row) for viewing in viewings if viewing.success and viewing.row >= 0][:2]
+        patterns = np.zeros(catalog.count)
+        for row, vote in self.votes.items():
+            patterns[row] = vote
+        return {
+            "rows": rows,
+            "content_profile": self._cosines(profile),
+            "content_recent": self._cosines(np.mean(finished, axis=0)) if finished else np.zeros(catalog.count),
+            "popularity": catalog.popularity.astype(np.float64),
+            "trend_short": catalog.trends[0].scores.astype(np.float64),
+            "trend_long": catalog.trends[1].scores.astype(np.float64),
+            "context": self._context(viewings, slot, mood),
+            "patterns": patterns,
+        }
+
+    def _vector(self, row: int) -> np.ndarray:
+        return self.catalog.codes[row].astype(np.float64) * float(self.catalog.scale[row])
+
+    def _cosines(self, vector: np.ndarray) -> np.ndarray:
+        """Cosine of the vector, rounded to 8 bits, to every title."""
+        largest = np.abs(vector).max()
+        if largest <= 1e-6:
+            return np.zeros(self.catalog.count)
+        code = np.rint(vector * 127.0 / largest)
+        return (self.catalog.codes @ code) * self.catalog.scale.astype(np.float64) / np.linalg.norm(code)
+
+    def _context(self, viewings: Sequence[Viewing], slot: int, mood: str | None) -> np.ndarray:
+        """How much more than usual a title's genres are watched in this slot: mean over its genres of the lift."""
+        catalog = self.catalog
+        finished = [viewing for viewing in viewings if viewing.success and viewing.row >= 0]
+        now = [viewing for viewing in finished if viewing.slot == slot]
+        lift = (
+            self._genre_share(now, catalog.context_prior[slot]) / np.maximum(self._genre_share(finished, catalog.context_overall), 1e-6)
+        ) - 1.0
+        if mood is not None:
+            lift[list(catalog.genres).index(mood)] += 1.0
+        member = self._membership(np.arange(catalog.count))
+        return member @ lift
+
+    def _genre_share(self, viewings: Sequence[Viewing], prior: np.ndarray) -> np.ndarray:
+        member = self._membership(np.array([viewing.row for viewing in viewings], np.int64))
+        return (member.sum(axis=0) + CONTEXT_PRIOR_EVENTS * prior.astype(np.float64)) / (len(viewings) + CONTEXT_PRIOR_EVENTS)
+
+    def _membership(self, rows: np.ndarray) -> np.ndarray:
+        """float64[m, g]: 1 / number of genres in each genre of a title, else 0."""
+        bits = np.arange(len(self.catalog.genres), dtype=np.uint64)
+        member = ((self.catalog.genre_masks[rows][:, None] >> bits) & np.uint64(1)).astype(np.float64)
+        return member / np.maximum(member.sum(axis=1, keepdims=True), 1)
+
+    def allowed(self, now_ms: int) -> np.ndarray:
+        """bool[n]: titles on offer now that were not watched. For a profile without a limit that hid nothing."""
+        mask = (self.catalog.available_from <= now_ms) & (now_ms < self.catalog.available_until)
+        mask[[viewing.row for viewing in self.viewings if viewing.row >= 0]] = False
+        return mask
+
+    def fault_in_list(
+        self, listed: Sequence[Recommendation], k: int, context: ViewContext, now_ms: int, diversity: float
+    ) -> str | None:
+        """What is wrong with a list of recommendations, or None.
+
+        Every place must hold the best title left, by the definition of maximal marginal relevance over the 100
+        best raw scores, up to rounding.
+        """
+        rows = [self.catalog.row_of(item.content_id) for item in listed]
+        allowed = self.allowed(now_ms)
+        if len(rows) != min(k, int(allowed.sum())) or len(set(rows)) != len(rows):
+            return f"expected {k} different titles, got {len(set(rows))}"
+        if not all(row >= 0 and allowed[row] for row in rows):
+            return "a title is listed that was watched, is not on offer or is not in the catalogue"
+        raw = np.where(allowed, self.raw_scores(context), -np.inf)
+        candidates = np.argsort(-raw, kind="stable")[: max(k, CANDIDATES)]
+        lowest, highest = raw[candidates[-1]], raw[candidates[0]]
+        offset = float(self.catalog.fusion.offsets[_bucket(len(self.viewings))])
+        vectors = np.stack([self._vector(row) for row in [*candidates, *rows]])
+        cosines = vectors @ vectors[len(candidates) :].T
+        nearest = np.zeros(len(vectors))
+        # Scores are stretched to 0–1 over the candidates, so a rounding fault of a score is stretched as well.
+        stretch = max(highest - lowest, 1e-9)
+        relevance = np.clip((raw[[*candidates, *rows]] - lowest) / stretch, None, 1.0)
+        taken: set[int] = set()
+        for place, row in enumerate(rows):
+            if abs(_logit(listed[place].score) - offset - raw[row]) > SCORE_TOLERANCE:
+                return f"place {place + 1}: expected raw score {raw[row] + offset:.5f}, got {_logit(listed[place].score):.5f}"
+            values = (1.0 - diversity) * relevance - diversity * nearest
+            left = [index for index, candidate in enumerate(candidates) if candidate not in taken]
+            best = max(values[index] for index in left)
+            if values[len(candidates) + place] < best - 2 * SCORE_TOLERANCE / stretch:
+                return f"place {place + 1}: {listed[place].content_id} is not the best title left"
+            taken.add(row)
+            nearest = cosines[:, place] if place == 0 else np.maximum(nearest, cosines[:, place])
+        return None
+
+    def fault_in_reasons(self, listed: Sequence[Recommendation], context: ViewContext) -> str | None:
+        """What is wrong with the events that the reasons name, or None: the first must be the one whose deletion,
+        everything recomputed, lowers the raw score most."""
+        rows = np.array([self.catalog.row_of(item.content_id) for item in listed])
+        present = self.raw_scores(context)[rows]
+        window = min(len(self.viewings), WINDOW)
+        drops = np.stack([present - self.raw_scores(context, left_out)[rows] for left_out in range(window)])
+        for place, item in enumerate(listed):
+            largest = float(drops[:, place].max())
+            if not item.events:
+                if largest > 2 * SCORE_TOLERANCE:
+                    return f"{item.content_id}: no event is named, though one carries {largest:.4f}"
+                continue
+            named = item.events[0]
+            own = [drops[index, place] for index in range(window) if self.viewings[index].content_id == named.content_id]
+            if not own:
+                return f"{item.content_id}: the reason names {named.content_id}, which is not in the window"
+            if max(own) < largest - 2 * SCORE_TOLERANCE or abs(max(own) - named.drop) > 2 * SCORE_TOLERANCE:
+                return f"{item.content_id}: the reason states a drop of {named.drop:.4f}, expected {largest:.4f}"
+            if named.content_title not in item.reason:
+                return f"{item.content_id}: the reason does not say what it names"
+        return None
+
+
+def slot_of_context(context: ViewContext) -> int:
+    """Slot of the week (0–7) of a context."""
+    return 2 * list(TimeOfDay).index(context.time_of_day) + (context.day_of_week in (5, 6))
+
+
+def _bucket(events: int) -> int:
+    return int(np.searchsorted([1, 5, 20], events, side="right"))
+
+
+def _logit(share: float) -> float:
+    return float(np.log(share) - np.log1p(-share))

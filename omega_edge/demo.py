@@ -1,0 +1,383 @@
+"""`omega-edge demo`: a real household's viewing replayed through the brain, and what comes of it.
+
+The events go through OmegaBrain.observe in time order, under a virtual clock, into a temporary store. Nothing of the
+household's own memory is read or written. What the data set lacks is derived by rule and labelled: ages and
+availability from genre and year, and local times, which are taken from UTC.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from omega_edge import demo_measure
+from omega_edge.brain import OmegaBrain
+from omega_edge.cli import EXIT_OK
+from omega_edge.cli_output import Progress, Screen, as_plain, write_json
+from omega_edge.config import BrainConfig
+from omega_edge.configuration import Setting, brain_config, settings_of, source_checkout
+from omega_edge.datasets import Dataset, read_dataset
+from omega_edge.errors import ConfigError
+from omega_edge.protocol import SUCCESS_THRESHOLD, FeedbackKind, Profile, Recommendation, ViewContext, ViewingEvent
+
+SCHEMA = "omega-edge-demo/1"
+DEFAULT_DATA = Path("bench/data/movietweetings-70k")
+DEFAULT_HOUSEHOLD = "6114"
+"""77 viewings on 60 days, of all parts of the day but night, the last a day before the data set ends."""
+CHILDREN = Profile("children", "Children", 7)
+ROWS = 5
+RANKED = 20
+HOUR_MS, DAY_MS = 3_600_000, 86_400_000
+MORNING_HOUR, EVENING_HOUR, LATE_HOUR = 8, 20, 23
+SHARING_IN_WORDS = {
+    "receive": "Nothing derived from viewing leaves this television.",
+    "counts": "Once a day one deliberately falsified title leaves this television.",
+    "titles": "The titles finished leave this television: this is your viewing history.",
+}
+NOTES = (
+    "Ratings stand for viewings: watched share = rating / highest rating; 70 % counts as finished.",
+    "The data's times are UTC, not the household's: morning and evening are a demonstration.",
+    "The data has no age ratings and no availability: both are derived by rule from genre and year.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Viewing:
+    """One event of the data set."""
+
+    content_id: str
+    name: str
+    watched: float
+    timestamp: int
+
+
+class VirtualClock:
+    """A clock that the replay moves."""
+
+    def __init__(self, now_ms: int) -> None:
+        self.now_ms = now_ms
+
+    def __call__(self) -> int:
+        return self.now_ms
+
+
+def run(options: argparse.Namespace) -> int:
+    """The verb: replay, then print text or JSON."""
+    progress = Progress()
+    data = _data_folder(options.data)
+    config = brain_config(_with_bundle(options, data, settings_of(options), progress))
+    try:
+        told = demonstration(data, config, options.household, progress)
+    finally:
+        progress.done()
+    if options.json:
+        write_json(told)
+    else:
+        from omega_edge.demo_text import show
+
+        show(Screen(sys.stdout), as_plain(told))
+    return EXIT_OK
+
+
+# What to replay, and with which catalogue ------------------------------------------------------------------
+
+
+def _data_folder(named: Path | None) -> Path:
+    root = source_checkout()
+    if named is None and root is None:
+        raise ConfigError("demo: expected --data DIR, because this installation has no source tree with data beside it")
+    folder = root / DEFAULT_DATA if named is None else named
+    if not folder.is_dir():
+        raise FileNotFoundError(f"demo: expected the data set's folder {folder}, there is none")
+    return folder
+
+
+def _with_bundle(
+    options: argparse.Namespace, data: Path, settings: tuple[Setting, ...], progress: Progress
+) -> tuple[Setting, ...]:
+    """The settings with the catalogue of this data set, which is built first if a source tree can build it."""
+    by_name = {setting.name: setting for setting in settings}
+    if options.data is not None and options.catalog is None:
+        by_name["catalog_path"] = Setting("catalog_path", _bundle_beside(data), "--data")
+    path = by_name["catalog_path"].value
+    if not path.exists():
+        _build_bundle(data, path, by_name["model_path"].value, progress)
+    return tuple(by_name.values())
+
+
+def _bundle_beside(data: Path) -> Path:
+    """Where the bundle of a data set lies: named by the folder and by what is in it."""
+    root = source_checkout()
+    if root is None:
+        raise ConfigError("demo --data: expected --catalog FILE beside it; a bundle can be built only in a source tree")
+    listing = sorted((each.name, each.stat().st_size, each.stat().st_mtime_ns) for each in data.iterdir())
+    digest = hashlib.sha256(repr((str(data.resolve()), listing)).encode()).hexdigest()[:12]
+    return root / "build" / f"{data.resolve().name}-{digest}.bundle"
+
+
+def _build_bundle(data: Path, path: Path, model: Path | None, progress: Progress) -> None:
+    root = source_checkout()
+    if root is None:
+        raise FileNotFoundError(f"demo: expected the catalogue {path}, there is none; --catalog names another")
+    if model is None or not model.is_dir():
+        raise FileNotFoundError("demo: a bundle is built with the text model, and there is none; ./run makes it, once")
+    progress.say(f"building the catalogue of {data.name}, once")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "toolchain.build_bundle"]
+    command += ["--data", str(data.resolve()), "--model", str(model.resolve()), "--out", str(path.resolve())]
+    progress.done()
+    finished = subprocess.run(command, cwd=root, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False)
+    if finished.returncode:
+        raise ConfigError(
+            f"demo: the catalogue of {data} could not be built (exit code {finished.returncode}, see above)"
+        )
+
+
+def _household(dataset: Dataset, named: str | None, default_data: bool) -> int:
+    """Index of the household to replay."""
+    if named is None and not default_data:
+        return _well_filled(dataset)
+    wanted = DEFAULT_HOUSEHOLD if named is None else named
+    if wanted not in dataset.households:
+        some = ", ".join(dataset.households[:3])
+        raise ConfigError(f"--household: expected an id of the data set, such as {some}; got {wanted!r}")
+    return dataset.households.index(wanted)
+
+
+def _well_filled(dataset: Dataset) -> int:
+    """The household with 20 to 90 viewings active on most days; without one, that with most viewings."""
+    events = dataset.events
+    counts = np.bincount(events.household, minlength=len(dataset.households))
+    days = np.unique(np.stack([events.household.astype(np.int64), events.timestamp // DAY_MS]), axis=1)
+    active_days = np.bincount(days[0], minlength=len(counts))
+    fits = (counts >= 20) & (counts <= 90)
+    return int(np.argmax(np.where(fits, active_days, 0))) if fits.any() else int(np.argmax(counts))
+
+
+def _viewings(dataset: Dataset, places: Iterable[int]) -> list[Viewing]:
+    events = dataset.events
+    return [
+        Viewing(
+            dataset.titles[events.title[place]].content_id,
+            dataset.titles[events.title[place]].name,
+            float(events.watch_percentage[place]),
+            int(events.timestamp[place]),
+        )
+        for place in places
+    ]
+
+
+# The replay ------------------------------------------------------------------------------------------------
+
+
+def demonstration(data: Path, config: BrainConfig, household: str | None, progress: Progress) -> dict[str, object]:
+    """Everything the demonstration shows, ready for JSON (see SCHEMA in the README)."""
+    progress.say(f"reading {data.name}")
+    dataset = read_dataset(data)
+    root = source_checkout()
+    default_data = root is not None and data.resolve() == root / DEFAULT_DATA
+    index = _household(dataset, household, default_data)
+    viewings = _viewings(dataset, np.flatnonzero(dataset.events.household == index).tolist())
+    clock = VirtualClock(viewings[0].timestamp)
+    with tempfile.TemporaryDirectory(prefix="omega-edge-demo-") as folder:
+        replayed = BrainConfig.from_mapping(
+            {name: getattr(config, name) for name in config.as_dict()}
+            | {"storage_path": Path(folder), "time_zone": "UTC", "background_maintenance": False}
+        )
+        progress.say(f"replaying {len(viewings)} viewings")
+        with OmegaBrain.open(replayed, clock) as brain:
+            _replay(brain, clock, viewings)
+            told = {
+                "schema": SCHEMA,
+                "machine": _machine(brain),
+                "data": _data_told(dataset, data, brain),
+                "household": _household_told(dataset, index, viewings),
+                **_shown(brain, clock, viewings, int(dataset.events.timestamp[-1])),
+                "stored": _stored(brain, Path(folder)),
+            }
+    trace = _viewings(dataset, _trace_places(dataset))
+    lines = demo_measure.measure(
+        config, [(each.content_id, each.name, each.watched) for each in trace], trace[0].timestamp, progress.say
+    )
+    return {
+        **told,
+        "measured": as_plain(lines),
+        "measured_note": "Measured on this machine, not on a television; the limits are for Cortex-A73 class cores.",
+        "notes": list(NOTES),
+    }
+
+
+def _replay(brain: OmegaBrain, clock: VirtualClock, viewings: list[Viewing]) -> None:
+    for viewing in viewings:
+        clock.now_ms = viewing.timestamp
+        # 0 seconds: the data set does not tell how long anyone watched.
+        brain.observe(
+            ViewingEvent(viewing.content_id, viewing.name, viewing.watched, 0, viewing.timestamp, brain.now_context())
+        )
+        brain.maintain()
+    brain.flush()
+
+
+def _trace_places(dataset: Dataset) -> list[int]:
+    """The last TRACE_EVENTS events of the data set, each title once: several households joined into one."""
+    seen: set[int] = set()
+    places = []
+    for place in range(len(dataset.events) - 1, -1, -1):
+        title = int(dataset.events.title[place])
+        if title not in seen:
+            seen.add(title)
+            places.append(place)
+            if len(places) == demo_measure.TRACE_EVENTS:
+                break
+    return places[::-1]
+
+
+def _next_evening(after_ms: int, data_end_ms: int) -> int:
+    """20:00 UTC of the data set's last day, or of the day after it if the household was still watching then."""
+    evening = data_end_ms // DAY_MS * DAY_MS + EVENING_HOUR * HOUR_MS
+    return evening if evening > after_ms else evening + DAY_MS
+
+
+def _shown(brain: OmegaBrain, clock: VirtualClock, viewings: list[Viewing], data_end_ms: int) -> dict[str, object]:
+    """The lists: now, after one "not interested", for children, and by time of day."""
+    clock.now_ms = _next_evening(viewings[-1].timestamp, data_end_ms)
+    context = brain.now_context()
+    before = brain.recommend(context, RANKED)
+    shown: dict[str, object] = {"recommendations": _listed(context, clock.now_ms, before[:ROWS])}
+
+    refused = before[0]
+    brain.feedback(refused.content_id, FeedbackKind.DISLIKE)
+    after = brain.recommend(brain.now_context(), RANKED)
+    shown["after_feedback"] = _changed(refused, before, after)
+
+    brain.set_profile(CHILDREN)
+    children = brain.now_context(CHILDREN.id)
+    withheld = brain.withheld_counts(CHILDREN.id)
+    shown["children"] = {
+        "profile": as_plain(CHILDREN),
+        **_listed(children, clock.now_ms, brain.recommend(children, ROWS)),
+        "withheld": withheld,
+        "withheld_total": sum(withheld.values()),
+        "titles": brain.stats()["catalog"]["titles"],
+    }
+
+    day_ms = clock.now_ms // DAY_MS * DAY_MS
+    times = {}
+    for name, hour in (("morning", MORNING_HOUR), ("late_evening", LATE_HOUR)):
+        at = day_ms + hour * HOUR_MS
+        context = brain.now_context(at=at)
+        times[name] = _listed(context, at, brain.recommend(context, ROWS))
+    both = {row["content_id"] for row in times["morning"]["rows"]} & {
+        row["content_id"] for row in times["late_evening"]["rows"]
+    }
+    shown["times_of_day"] = {**times, "in_both": len(both)}
+    return shown
+
+
+def _row(rank: int, row: Recommendation) -> dict[str, object]:
+    return {"rank": rank, **as_plain(row)}
+
+
+def _listed(context: ViewContext, at: int, rows: list[Recommendation]) -> dict[str, object]:
+    return {
+        "at": at,
+        "context": as_plain(context),
+        "rows": [_row(rank, row) for rank, row in enumerate(rows, start=1)],
+    }
+
+
+def _changed(refused: Recommendation, before: list[Recommendation], after: list[Recommendation]) -> dict[str, object]:
+    """The list after the feedback, each row with its rank before (None: not among the first RANKED)."""
+    ranks = {row.content_id: rank for rank, row in enumerate(before, start=1)}
+    scores = {row.content_id: row.score for row in before}
+    return {
+        "feedback": {
+            "kind": FeedbackKind.DISLIKE.value,
+            "content_id": refused.content_id,
+            "content_title": refused.content_title,
+        },
+        "rows": [
+            _row(rank, row) | {"rank_before": ranks.get(row.content_id), "score_before": scores.get(row.content_id)}
+            for rank, row in enumerate(after[:ROWS], start=1)
+        ],
+    }
+
+
+# What is told beside the lists ---------------------------------------------------------------------------------
+
+
+def _machine(brain: OmegaBrain) -> dict[str, object]:
+    from omega_edge import __version__
+
+    return {
+        "omega_edge": __version__,
+        "architecture": platform.machine(),
+        "cpu": _cpu_name(),
+        "instruction_set": brain.stats()["instruction_set"],
+        "python": platform.python_version(),
+    }
+
+
+def _cpu_name() -> str:
+    """The processor's name as the kernel tells it, or the architecture where it does not."""
+    text = Path("/proc/cpuinfo").read_text() if os.path.exists("/proc/cpuinfo") else ""
+    names = [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _data_told(dataset: Dataset, data: Path, brain: OmegaBrain) -> dict[str, object]:
+    return {
+        "name": dataset.name,
+        "folder": data.name,
+        "titles": len(dataset.titles),
+        "households": len(dataset.households),
+        "viewings": len(dataset.events),
+        "malformed_lines": len(dataset.malformed),
+        "catalog": brain.stats()["catalog"],
+    }
+
+
+def _household_told(dataset: Dataset, index: int, viewings: list[Viewing]) -> dict[str, object]:
+    genres_of = {title.content_id: title.genres for title in dataset.titles}
+    finished = [each for each in viewings if each.watched >= SUCCESS_THRESHOLD]
+    genres = Counter(genre for each in finished for genre in genres_of[each.content_id])
+    return {
+        "id": dataset.households[index],
+        "viewings": len(viewings),
+        "titles": len({each.content_id for each in viewings}),
+        "finished": len(finished),
+        "first": viewings[0].timestamp,
+        "last": viewings[-1].timestamp,
+        "most_finished_genres": [{"genre": genre, "titles": count} for genre, count in genres.most_common(4)],
+        "last_viewings": [
+            {"content_id": each.content_id, "content_title": each.name, "watched": each.watched, "at": each.timestamp}
+            for each in viewings[-3:]
+        ],
+    }
+
+
+def _stored(brain: OmegaBrain, folder: Path) -> dict[str, object]:
+    stats = brain.stats()
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    exported = brain.export()
+    return {
+        "memory": as_plain(stats["memory"]),
+        "file_bytes": sum(path.stat().st_size for path in files),
+        "files": sorted(str(path.relative_to(folder)) for path in files),
+        "sharing": stats["sharing"],
+        "sharing_in_words": SHARING_IN_WORDS[stats["sharing"]],
+        "sync_delta": as_plain(brain.prepare_sync_delta()),
+        "degraded": stats["degraded"],
+        "exported_kinds": sorted(exported),
+    }

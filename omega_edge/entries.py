@@ -1,0 +1,115 @@
+"""What the journal's payloads say: a CBOR array, its first item the kind of entry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cbor2
+
+from omega_edge.protocol import FeedbackKind, TimeOfDay, ViewingEvent
+
+_TIMES = tuple(TimeOfDay)
+_FEEDBACK = tuple(FeedbackKind)
+_WATCHED, _RATED, _OUTCOME = 1, 2, 3
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """A viewing. recent_watches of its context are not kept: the episodes before it say the same."""
+
+    profile: str
+    content_id: str
+    content_title: str
+    watch_percentage: float
+    duration_seconds: int
+    timestamp: int
+    time_of_day: TimeOfDay
+    day_of_week: int
+    mood_hint: str | None
+
+    @staticmethod
+    def of(event: ViewingEvent) -> Watched:
+        """The entry for an event."""
+        context = event.context
+        return Watched(
+            context.profile,
+            event.content_id,
+            event.content_title,
+            event.watch_percentage,
+            event.duration_seconds,
+            event.timestamp,
+            context.time_of_day,
+            context.day_of_week,
+            context.mood_hint,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Rated:
+    """What a viewer said of a title."""
+
+    profile: str
+    content_id: str
+    content_title: str
+    kind: FeedbackKind
+    timestamp: int
+    time_of_day: TimeOfDay
+    day_of_week: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a decision in which a global pattern spoke."""
+
+    pattern_id: int
+    followed: bool
+    reward: float
+    decision_latency_ms: int
+
+
+Entry = Watched | Rated | Outcome
+
+
+def encode_entry(entry: Entry) -> bytes:
+    """The payload of an entry."""
+    if isinstance(entry, Watched):
+        return cbor2.dumps(
+            [
+                _WATCHED,
+                entry.profile,
+                entry.content_id,
+                entry.content_title,
+                entry.watch_percentage,
+                entry.duration_seconds,
+                entry.timestamp,
+                _TIMES.index(entry.time_of_day),
+                entry.day_of_week,
+                entry.mood_hint,
+            ]
+        )
+    if isinstance(entry, Rated):
+        return cbor2.dumps(
+            [
+                _RATED,
+                entry.profile,
+                entry.content_id,
+                entry.content_title,
+                _FEEDBACK.index(entry.kind),
+                entry.timestamp,
+                _TIMES.index(entry.time_of_day),
+                entry.day_of_week,
+            ]
+        )
+    return cbor2.dumps([_OUTCOME, entry.pattern_id, entry.followed, entry.reward, entry.decision_latency_ms])
+
+
+def decode_entry(payload: bytes) -> Entry | None:
+    """The entry of a payload whose checksum is right; None for a kind that this version does not know."""
+    kind, *values = cbor2.loads(payload)
+    if kind == _WATCHED:
+        return Watched(*values[:6], _TIMES[values[6]], *values[7:])
+    if kind == _RATED:
+        return Rated(*values[:3], _FEEDBACK[values[3]], values[4], _TIMES[values[5]], values[6])
+    if kind == _OUTCOME:
+        return Outcome(*values)
+    return None

@@ -1,0 +1,321 @@
+"""Tier 1, ReflexionMemory: what was watched and how it went, one episode a viewing, the most telling 1,000 kept."""
+
+from __future__ import annotations
+
+import enum
+import heapq
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from omega_edge.changes import ChangeLog, Tier
+from omega_edge.protocol import SUCCESS_THRESHOLD, TimeOfDay
+from omega_edge.store import Row, Store
+from omega_edge.vectors import VectorStore
+
+WATCH_WEIGHT, ENGAGEMENT_WEIGHT = 0.7, 0.3
+"""reward = 0.7 * watch + 0.3 * engagement, of the product's definition of tier 1."""
+EXTREMITY_WEIGHT, NOVELTY_WEIGHT, AGE_WEIGHT = 0.5, 0.2, 0.3
+ABANDONED_EARLY, ABANDONED_HALFWAY = 0.25, 0.55
+_TIMES = tuple(TimeOfDay)
+
+
+class EpisodeKind(str, enum.Enum):
+    """What the viewer last did about the title: only watch it, or say what they think of it."""
+
+    WATCHED = "watched"
+    LIKED = "liked"
+    DISLIKED = "disliked"
+
+
+_KINDS = tuple(EpisodeKind)
+
+
+@dataclass(slots=True)
+class Episode:
+    """One viewing, or a like or dislike of a title not watched of late.
+
+    sequence: order of recording, which counts as the order of time, because clocks jump. watch_percentage: None if
+    nothing was watched. engagement: 1 after a like or for a rewatch, 0 after a dislike or never, else
+    watch_percentage. skill_id: the one skill that counts this episode, 0 if none does yet. code, scale: the title's
+    int8[384] code as bytes, None if the title has no vector. version: of its last change.
+    """
+
+    sequence: int
+    profile: str
+    content_id: str
+    content_title: str
+    watch_percentage: float | None
+    duration_seconds: int
+    timestamp: int
+    time_of_day: TimeOfDay
+    day_of_week: int
+    mood_hint: str | None
+    engagement: float
+    kind: EpisodeKind = EpisodeKind.WATCHED
+    skill_id: int = 0
+    code: bytes | None = None
+    scale: float = 0.0
+    version: int = 0
+
+    @property
+    def reward(self) -> float:
+        """0.7 * watch + 0.3 * engagement, 0 to 1; where nothing was watched, the engagement stands for both."""
+        return reward_of(self.watch_percentage, self.engagement)
+
+    @property
+    def success(self) -> bool:
+        """Whether at least SUCCESS_THRESHOLD was watched, and it was not disliked; a like alone is a success."""
+        return success_of(self.watch_percentage, self.kind)
+
+    @property
+    def critique(self) -> str:
+        """Why it failed, in words; empty for a success."""
+        return critique_of(self.watch_percentage, self.kind)
+
+    def fields(self) -> dict[int, object]:
+        """The record's fields."""
+        record: dict[int, object] = {
+            1: self.profile,
+            2: self.content_id,
+            3: self.content_title,
+            4: self.watch_percentage,
+            5: self.duration_seconds,
+            6: self.timestamp,
+            7: _TIMES.index(self.time_of_day),
+            8: self.day_of_week,
+            10: self.engagement,
+            11: _KINDS.index(self.kind),
+            12: self.skill_id,
+            15: self.version,
+        }
+        if self.mood_hint is not None:
+            record[9] = self.mood_hint
+        if self.code is not None:
+            record[13], record[14] = self.code, self.scale
+        return record
+
+    @staticmethod
+    def from_fields(sequence: int, record: dict) -> Episode:
+        """The episode of a record."""
+        return Episode(
+            sequence,
+            record[1],
+            record[2],
+            record[3],
+            record[4],
+            record[5],
+            record[6],
+            _TIMES[record[7]],
+            record[8],
+            record.get(9),
+            record[10],
+            _KINDS[record[11]],
+            record[12],
+            record.get(13),
+            record.get(14, 0.0),
+            record[15],
+        )
+
+
+def reward_of(watch_percentage: float | None, engagement: float) -> float:
+    """reward = 0.7 * watch + 0.3 * engagement; where nothing was watched, the engagement stands for both."""
+    watched = engagement if watch_percentage is None else watch_percentage
+    return WATCH_WEIGHT * watched + ENGAGEMENT_WEIGHT * engagement
+
+
+def success_of(watch_percentage: float | None, kind: EpisodeKind) -> bool:
+    """At least SUCCESS_THRESHOLD watched and not disliked; where nothing was watched, liked."""
+    if watch_percentage is None:
+        return kind is EpisodeKind.LIKED
+    return kind is not EpisodeKind.DISLIKED and watch_percentage >= SUCCESS_THRESHOLD
+
+
+def critique_of(watch_percentage: float | None, kind: EpisodeKind) -> str:
+    """Why an episode failed: disliked, or abandoned early (below 25 %), halfway (below 55 %) or late."""
+    if success_of(watch_percentage, kind):
+        return ""
+    if kind is EpisodeKind.DISLIKED:
+        return "disliked" if watch_percentage is None else f"disliked after {watch_percentage:.0%}"
+    if watch_percentage < ABANDONED_EARLY:
+        return f"abandoned early, at {watch_percentage:.0%}"
+    if watch_percentage < ABANDONED_HALFWAY:
+        return f"abandoned halfway, at {watch_percentage:.0%}"
+    return f"abandoned late, at {watch_percentage:.0%}"
+
+
+@dataclass(frozen=True, slots=True)
+class RetrievedEpisode:
+    """An episode and its cosine to the query."""
+
+    episode: Episode
+    similarity: float
+
+
+class ReflexionMemory:
+    """Tier 1. All episodes are held in RAM; changes are kept until rows() was written.
+
+    Which episode is evicted: the one of the least value,
+
+        value = 0.5 * |2 * reward - 1|  +  0.2 if no skill counts it  -  0.3 * age / max_episodes
+
+    A clear outcome teaches more than a lukewarm one; what a skill counts is not lost with the episode; and age, in
+    events recorded since, lets everything go in the end (ageing by a rising floor as in GreedyDual: Young, "The
+    k-server dual and loose competitiveness for paging", 1994; so the order of two episodes never changes with time).
+    The newest `window` episodes of each profile are never evicted: ranking reads them.
+    """
+
+    def __init__(self, store: Store, changes: ChangeLog, max_episodes: int, window: int) -> None:
+        """Load every episode."""
+        self._store = store
+        self._changes = changes
+        self._max_episodes = max_episodes
+        self._window = window
+        self._episodes: dict[int, Episode] = {}
+        self._newest: dict[str, list[int]] = {}
+        self._by_value: list[tuple[float, int]] | None = None
+        self._unsaved: set[int] = set()
+        self._vectors: VectorStore | None = None
+        for key, record in store.items("episodes"):
+            self._admit(Episode.from_fields(int.from_bytes(key, "big"), record))
+
+    def __len__(self) -> int:
+        return len(self._episodes)
+
+    def __iter__(self) -> Iterator[Episode]:
+        """Episodes in the order of recording."""
+        return iter(self._episodes.values())
+
+    def get(self, sequence: int) -> Episode | None:
+        """The episode with this sequence, or None."""
+        return self._episodes.get(sequence)
+
+    def newest_of(self, profile: str) -> list[Episode]:
+        """The newest `window` episodes of a profile, oldest first."""
+        return [self._episodes[sequence] for sequence in self._newest.get(profile, ())]
+
+    @property
+    def without_vector(self) -> int:
+        """How many episodes wait for a vector."""
+        return sum(episode.code is None for episode in self._episodes.values())
+
+    def add(self, episode: Episode) -> None:
+        """Take in the newest episode. note_change() and evict() are to follow."""
+        self._admit(episode)
+        if episode.code is not None and self._vectors is not None:
+            self._vectors.upsert_code(episode.sequence, _array(episode.code), episode.scale)
+
+    def set_vector(self, episode: Episode, code: np.ndarray, scale: float) -> None:
+        """Give an episode the vector that it lacked. note_change() is to follow."""
+        episode.code, episode.scale = code.tobytes(), float(scale)
+        if self._vectors is not None:
+            self._vectors.upsert_code(episode.sequence, code, scale)
+
+    def note_change(self, episode: Episode) -> None:
+        """Number the change of an episode, which is to be saved."""
+        episode.version = self._changes.note(Tier.EPISODES, episode.sequence, episode.version)
+        self._unsaved.add(episode.sequence)
+        if self._by_value is not None:
+            heapq.heappush(self._by_value, (self._value(episode), episode.sequence))
+
+    def evict(self) -> None:
+        """Remove episodes of the least value until no more than max_episodes are left."""
+        if len(self._episodes) <= self._max_episodes:
+            return
+        if self._by_value is None or len(self._by_value) > 4 * self._max_episodes:
+            self._by_value = [(self._value(episode), episode.sequence) for episode in self]
+            heapq.heapify(self._by_value)
+        spared = []
+        while len(self._episodes) > self._max_episodes:
+            value, sequence = heapq.heappop(self._by_value)
+            episode = self._episodes.get(sequence)
+            if episode is None or value != self._value(episode):
+                continue
+            if sequence >= self._newest[episode.profile][0]:
+                spared.append((value, sequence))
+            else:
+                self.remove(episode)
+        for entry in spared:
+            heapq.heappush(self._by_value, entry)
+
+    def remove(self, episode: Episode) -> None:
+        """Remove an episode and its vector, leaving a tombstone."""
+        del self._episodes[episode.sequence]
+        self._changes.note(Tier.EPISODES, episode.sequence, episode.version, deleted=True)
+        self._unsaved.add(episode.sequence)
+        if self._vectors is not None:
+            self._vectors.delete(episode.sequence)
+
+    def near(self, code: np.ndarray, scale: float, k: int, among: Iterable[int]) -> list[tuple[int, float]]:
+        """The k nearest of some episodes, as (sequence, cosine), nearest first."""
+        return self._vector_store().search_code(code, scale, k, filter=among)
+
+    def retrieve(
+        self,
+        query_vector: np.ndarray,
+        k: int,
+        *,
+        minimum_reward: float | None,
+        successes_only: bool,
+        failures_only: bool,
+        since: int | None,
+        until: int | None,
+        profile: str | None,
+    ) -> list[RetrievedEpisode]:
+        """The k episodes nearest to a vector float32[384] among those that pass every filter."""
+        passing = [
+            episode.sequence
+            for episode in self
+            if episode.code is not None
+            and (minimum_reward is None or episode.reward >= minimum_reward)
+            and not (successes_only and not episode.success)
+            and not (failures_only and episode.success)
+            and (since is None or episode.timestamp >= since)
+            and (until is None or episode.timestamp <= until)
+            and (profile is None or episode.profile == profile)
+        ]
+        if not passing:
+            return []
+        found = self._vector_store().search(query_vector, k, filter=passing)
+        return [RetrievedEpisode(self._episodes[sequence], cosine) for sequence, cosine in found]
+
+    def rows(self) -> list[Row]:
+        """What the store has to write."""
+        return [
+            ("episodes", sequence.to_bytes(8, "big"), episode.fields() if (episode := self.get(sequence)) else None)
+            for sequence in self._unsaved
+        ]
+
+    def saved(self) -> None:
+        """rows() has been written."""
+        self._unsaved.clear()
+
+    def all_rows(self) -> list[Row]:
+        """Every episode."""
+        return [("episodes", episode.sequence.to_bytes(8, "big"), episode.fields()) for episode in self]
+
+    def _admit(self, episode: Episode) -> None:
+        self._episodes[episode.sequence] = episode
+        newest = self._newest.setdefault(episode.profile, [])
+        newest.append(episode.sequence)
+        del newest[: -self._window]
+
+    def _value(self, episode: Episode) -> float:
+        """Value without the part of age that all episodes share."""
+        extremity = abs(2 * episode.reward - 1)
+        novelty = 0.0 if episode.skill_id else 1.0
+        youth = episode.sequence / self._max_episodes
+        return EXTREMITY_WEIGHT * extremity + NOVELTY_WEIGHT * novelty + AGE_WEIGHT * youth
+
+    def _vector_store(self) -> VectorStore:
+        if self._vectors is None:
+            self._vectors = VectorStore()
+            for episode in self:
+                if episode.code is not None:
+                    self._vectors.upsert_code(episode.sequence, _array(episode.code), episode.scale)
+        return self._vectors
+
+
+def _array(code: bytes) -> np.ndarray:
+    return np.frombuffer(code, np.int8)

@@ -1,0 +1,108 @@
+"""What the household shares and what the cloud has acknowledged of it: the log of finished titles, the shared set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import islice
+
+from omega_edge.changes import ChangeLog
+from omega_edge.episodes import Episode
+from omega_edge.protocol import FinishedTitle, TitleReference, ViewingPattern
+from omega_edge.store import Row, Store
+
+_KEY = b"sharing"
+
+
+class SharingState:
+    """Kept in the store; changes are held until rows() was written.
+
+    Table `finished`: the change counter u64 when the title was finished -> content id, time, profile. It is written
+    only while titles are shared. Table `meta`, key `sharing`: whether they are, and the acknowledged set.
+    """
+
+    def __init__(self, store: Store, changes: ChangeLog) -> None:
+        """Load the acknowledged set; the log stays in the store."""
+        self._store = store
+        self._changes = changes
+        record = store.get("meta", _KEY) or {1: False, 2: 0, 3: []}
+        self.titles: bool = record[1]
+        self.acknowledged_version: int = record[2]
+        self.acknowledged: dict[int, ViewingPattern | None] = {
+            number: None if pattern is None else _pattern(number, pattern) for number, pattern in record[3]
+        }
+        self._log: dict[int, tuple[str, int, str] | None] = {}
+        self._changed = False
+
+    def note_finished(self, episode: Episode) -> None:
+        """Log a title watched with success, if titles are shared."""
+        if self.titles:
+            self._log[self._changes.advance()] = (episode.content_id, episode.timestamp, episode.profile)
+
+    def set_titles(self, sharing: bool) -> None:
+        """Start or stop the log. Stopping deletes it."""
+        if not sharing:
+            for version in self._versions():
+                self._log[version] = None
+        self.titles = sharing
+        self._changed = True
+
+    def finished(self, limit: int) -> list[FinishedTitle]:
+        """The oldest entries of the log. To be called when nothing is unsaved."""
+        return [
+            FinishedTitle(record[1], record[2]) for _key, record in islice(self._store.items("finished"), limit)
+        ]
+
+    def acknowledge(self, local_version: int, titles: int, shared: Mapping[int, ViewingPattern]) -> None:
+        """Delete the first entries of the log, as many as were sent, none after local_version; keep the shared set."""
+        for version in self._versions()[:titles]:
+            if version <= local_version:
+                self._log[version] = None
+        self.acknowledged_version = local_version
+        self.acknowledged = dict(shared)
+        self._changed = True
+        self._changes.advance()
+
+    def rows(self) -> list[Row]:
+        """What the store has to write."""
+        rows: list[Row] = [
+            ("finished", version.to_bytes(8, "big"), None if entry is None else dict(enumerate(entry, 1)))
+            for version, entry in self._log.items()
+        ]
+        return rows + [self._row()] if self._changed else rows
+
+    def saved(self) -> None:
+        """rows() has been written."""
+        self._log.clear()
+        self._changed = False
+
+    def all_rows(self) -> Iterator[Row]:
+        """Everything. To be called when nothing of the log is unsaved."""
+        yield self._row()
+        for key, record in self._store.items("finished"):
+            yield "finished", key, record
+
+    def _row(self) -> Row:
+        shared = [
+            [number, None if pattern is None else _fields(pattern)] for number, pattern in self.acknowledged.items()
+        ]
+        return "meta", _KEY, {1: self.titles, 2: self.acknowledged_version, 3: shared}
+
+    def _versions(self) -> list[int]:
+        stored = {int.from_bytes(key, "big") for key, _record in self._store.items("finished")}
+        return sorted(version for version in stored | self._log.keys() if self._log.get(version, True) is not None)
+
+
+def _fields(pattern: ViewingPattern) -> list:
+    references = [[reference.content_id, reference.weight] for reference in pattern.references]
+    return [
+        pattern.success_rate,
+        pattern.sample_count,
+        pattern.created_at,
+        pattern.updated_at,
+        pattern.embedding,
+        references,
+    ]
+
+
+def _pattern(number: int, fields: list) -> ViewingPattern:
+    return ViewingPattern(number, *fields[:5], tuple(TitleReference(*reference) for reference in fields[5]))

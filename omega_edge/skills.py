@@ -1,0 +1,408 @@
+"""Tier 2, SkillLibrary: what a profile likes or dislikes at a part of the day, gathered from episodes that belong together."""
+
+from __future__ import annotations
+
+import enum
+import heapq
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from omega_edge.changes import ChangeLog, Tier
+from omega_edge.episodes import Episode, ReflexionMemory
+from omega_edge.protocol import MIN_QUALITY_THRESHOLD, TimeOfDay
+from omega_edge.store import Row, Store
+from omega_edge.vectors import VectorStore
+
+JOIN_COSINE = 0.5
+"""Episodes at least this near to a skill's centroid, or to one another, belong together."""
+MIN_EPISODES = 3
+MAX_MEMBERS = 24
+"""Titles that a skill names; the lightest beyond are counted on without a name."""
+CENTROID_MEMORY = 32
+"""A centroid is the mean of its episodes, but never moves by less than 1/32 of the way: less is lost in an int8 code."""
+SHARED_SKILLS = 20
+SIMILARITY_WEIGHT, SUCCESS_WEIGHT, USES_WEIGHT, REWARD_WEIGHT = 0.4, 0.3, 0.1, 0.2
+"""rank = 0.4 * similarity + 0.3 * success + 0.1 * min(uses / 1000, 1) + 0.2 * mean reward, of the product's definition."""
+FULL_USES = 1000
+_MICRO = 1_000_000
+_CANDIDATES = 16
+
+
+class PartOfDay(enum.IntEnum):
+    """Context of a skill. Morning and afternoon go together, and evening and night: a viewing that begins in the
+    one often ends in the other, while day and late hours differ in who watches."""
+
+    DAY = 0
+    LATE = 1
+
+
+_DAY_TIMES = (TimeOfDay.MORNING, TimeOfDay.AFTERNOON)
+
+
+def part_of_day(time_of_day: TimeOfDay) -> PartOfDay:
+    """The context that a time of the day belongs to."""
+    return PartOfDay.DAY if time_of_day in _DAY_TIMES else PartOfDay.LATE
+
+
+@dataclass(slots=True)
+class Member:
+    """What one title contributes to a skill. reward_micro: sum of rewards in millionths, exact in any order."""
+
+    content_title: str
+    episodes: int = 0
+    successes: int = 0
+    reward_micro: int = 0
+    last_sequence: int = 0
+
+
+@dataclass(slots=True)
+class Skill:
+    """At least 3 episodes of one profile, near in embedding and at one part of the day.
+
+    code, scale: the centroid, int8[384] as bytes. created_at, updated_at: timestamps of its first and last episode.
+    titles: the member titles, by content id. version: of its last change.
+    """
+
+    skill_id: int
+    profile: str
+    part_of_day: PartOfDay
+    code: bytes
+    scale: float
+    successes: int
+    failures: int
+    reward_micro: int
+    created_at: int
+    updated_at: int
+    last_sequence: int
+    titles: dict[str, Member] = field(default_factory=dict)
+    version: int = 0
+
+    @property
+    def sample_count(self) -> int:
+        """Episodes counted: successes and failures. It is also the number of uses in the rank."""
+        return self.successes + self.failures
+
+    @property
+    def success_rate(self) -> float:
+        """Share of successes, 0 to 1."""
+        return self.successes / self.sample_count
+
+    @property
+    def mean_reward(self) -> float:
+        """Mean reward, 0 to 1."""
+        return self.reward_micro / _MICRO / self.sample_count
+
+    @property
+    def members(self) -> dict[str, float]:
+        """Content id to weight: how many of the episodes are of that title."""
+        return {content_id: float(member.episodes) for content_id, member in self.titles.items()}
+
+    def fields(self) -> dict[int, object]:
+        """The record's fields."""
+        titles = [
+            [content_id, member.content_title, member.episodes, member.successes, member.reward_micro, member.last_sequence]
+            for content_id, member in self.titles.items()
+        ]
+        return {
+            1: self.profile,
+            2: int(self.part_of_day),
+            3: self.code,
+            4: self.scale,
+            5: self.successes,
+            6: self.failures,
+            7: self.reward_micro,
+            8: self.created_at,
+            9: self.updated_at,
+            10: self.last_sequence,
+            11: titles,
+            12: self.version,
+        }
+
+    @staticmethod
+    def from_fields(skill_id: int, record: dict) -> Skill:
+        """The skill of a record."""
+        return Skill(
+            skill_id,
+            record[1],
+            PartOfDay(record[2]),
+            record[3],
+            record[4],
+            record[5],
+            record[6],
+            record[7],
+            record[8],
+            record[9],
+            record[10],
+            {title[0]: Member(*title[1:]) for title in record[11]},
+            record[12],
+        )
+
+    def count(self, episode: Episode, sign: int = 1) -> None:
+        """Add an episode's outcome, or with sign -1 take it back."""
+        reward = sign * round(episode.reward * _MICRO)
+        if episode.success:
+            self.successes += sign
+        else:
+            self.failures += sign
+        self.reward_micro += reward
+        member = self.titles.get(episode.content_id)
+        if member is not None:
+            member.episodes += sign
+            member.successes += sign * episode.success
+            member.reward_micro += reward
+
+    def gather(self, episode: Episode) -> None:
+        """Count one more episode, and name its title."""
+        if episode.content_id not in self.titles:
+            self.titles[episode.content_id] = Member(episode.content_title)
+        self.count(episode)
+        self.titles[episode.content_id].last_sequence = episode.sequence
+        self.created_at = min(self.created_at, episode.timestamp)
+        self.updated_at = max(self.updated_at, episode.timestamp)
+        self.last_sequence = max(self.last_sequence, episode.sequence)
+        if len(self.titles) > MAX_MEMBERS:
+            lightest = min(self.titles, key=lambda name: (self.titles[name].episodes, self.titles[name].last_sequence))
+            del self.titles[lightest]
+
+
+@dataclass(frozen=True, slots=True)
+class RankedSkill:
+    """A skill, its centroid's cosine to the query, and its rank value."""
+
+    skill: Skill
+    similarity: float
+    rank: float
+
+
+@dataclass(slots=True)
+class _Summary:
+    """What ranking, sharing and eviction need of a skill, held in RAM for all of them."""
+
+    profile: str
+    part_of_day: PartOfDay
+    successes: int
+    samples: int
+    mean_reward: float
+    last_sequence: int
+
+    @property
+    def standing(self) -> float:
+        """The part of the rank that does not depend on the query."""
+        return (
+            SUCCESS_WEIGHT * self.successes / self.samples
+            + USES_WEIGHT * min(self.samples / FULL_USES, 1.0)
+            + REWARD_WEIGHT * self.mean_reward
+        )
+
+
+class SkillLibrary:
+    """Tier 2. Loaded at first use: a summary of each skill in RAM, the whole records in the store.
+
+    How episodes come together: taken in the order of recording, each joins the nearest skill of its profile and part
+    of the day if the centroid's cosine is at least JOIN_COSINE. Else it waits; and once it and at least two waiting
+    ones are that near to it, they become a skill. So what has been counted is never counted again, and counting
+    after every viewing or after a thousand gives the same skills.
+
+    Which skill is evicted beyond max_skills: the one of the least value, 0.3 * |2 * success rate - 1| +
+    0.2 * |2 * mean reward - 1| + 0.2 * min(log(samples) / log(1000), 1) + 0.3 * last sequence / max_skills: clear and
+    well-founded ones stay, and what nothing was added to for long goes in the end.
+    """
+
+    def __init__(self, store: Store, changes: ChangeLog, max_skills: int, next_id: int) -> None:
+        """Reads nothing yet. next_id: id of the next skill; ids are never used again."""
+        self._store = store
+        self._changes = changes
+        self._max_skills = max_skills
+        self.next_id = next_id
+        self._summaries: dict[int, _Summary] | None = None
+        self._centroids: dict[tuple[str, PartOfDay], VectorStore] = {}
+        self._unsaved: dict[int, Skill | None] = {}
+
+    def __len__(self) -> int:
+        if self._summaries is None:
+            return self._store.count("skills")
+        return len(self._summaries)
+
+    def __iter__(self) -> Iterator[Skill]:
+        """Every skill, by id."""
+        for skill_id in sorted(self._loaded()):
+            yield self.get(skill_id)
+
+    def get(self, skill_id: int) -> Skill | None:
+        """The skill with this id, or None."""
+        if skill_id in self._unsaved:
+            return self._unsaved[skill_id]
+        record = self._store.get("skills", skill_id.to_bytes(4, "big"))
+        return None if record is None else Skill.from_fields(skill_id, record)
+
+    def consolidate(self, episode: Episode, episodes: ReflexionMemory) -> list[Episode]:
+        """Let one episode join a skill, or found one with others that wait. Returns the episodes now counted."""
+        if episode.skill_id or episode.code is None:
+            return []
+        self._loaded()
+        group = (episode.profile, part_of_day(episode.time_of_day))
+        code = np.frombuffer(episode.code, np.int8)
+        centroids = self._centroids.get(group)
+        if centroids is not None:
+            nearest = centroids.search_code(code, episode.scale, 1)
+            if nearest and nearest[0][1] >= JOIN_COSINE:
+                skill = self.get(nearest[0][0])
+                self._join(skill, episode)
+                self._keep(skill)
+                return [episode]
+        waiting = [
+            other.sequence
+            for other in episodes
+            if not other.skill_id
+            and other.code is not None
+            and other.sequence != episode.sequence
+            and (other.profile, part_of_day(other.time_of_day)) == group
+        ]
+        if len(waiting) < MIN_EPISODES - 1:
+            return []
+        found = [
+            sequence
+            for sequence, cosine in episodes.near(code, episode.scale, len(waiting), waiting)
+            if cosine >= JOIN_COSINE
+        ]
+        if len(found) < MIN_EPISODES - 1:
+            return []
+        gathered = [episodes.get(sequence) for sequence in sorted((*found, episode.sequence))]
+        self._found(group, gathered)
+        return gathered
+
+    def adjust(self, skill_id: int, before: Episode, after: Episode) -> None:
+        """An episode that the skill counts now has another outcome."""
+        self._loaded()
+        skill = self.get(skill_id)
+        if skill is None:
+            return
+        skill.count(before, -1)
+        skill.count(after)
+        self._keep(skill)
+
+    def rank_skills(self, query_vector: np.ndarray, k: int, profile: str | None = None) -> list[RankedSkill]:
+        """The k skills of the highest rank for a vector float32[384], best first, ties by id.
+
+        rank = 0.4 * similarity + 0.3 * success rate + 0.1 * min(uses / 1000, 1) + 0.2 * mean reward, where the uses
+        are the episodes counted.
+        """
+        summaries = self._loaded()
+        ranked = [
+            (SIMILARITY_WEIGHT * cosine + summaries[skill_id].standing, -skill_id, cosine)
+            for group, centroids in self._centroids.items()
+            if centroids.count and (profile is None or group[0] == profile)
+            for skill_id, cosine in centroids.search(query_vector, centroids.count)
+        ]
+        return [
+            RankedSkill(self.get(-negative_id), cosine, rank) for rank, negative_id, cosine in heapq.nlargest(k, ranked)
+        ]
+
+    def shared_skills(self) -> list[Skill]:
+        """The 20 skills with the most samples among those with success_rate of at least 0.7, most samples first."""
+        good = [
+            (summary.samples, -skill_id)
+            for skill_id, summary in self._loaded().items()
+            if summary.successes >= MIN_QUALITY_THRESHOLD * summary.samples
+        ]
+        return [self.get(-negative_id) for _samples, negative_id in heapq.nlargest(SHARED_SKILLS, good)]
+
+    def remove(self, skill_id: int) -> None:
+        """Remove a skill, leaving a tombstone."""
+        summary = self._loaded().pop(skill_id)
+        self._changes.note(Tier.SKILLS, skill_id, self.get(skill_id).version, deleted=True)
+        self._centroids[summary.profile, summary.part_of_day].delete(skill_id)
+        self._unsaved[skill_id] = None
+
+    def keep_changed(self, skill: Skill, centroid: np.ndarray | None) -> None:
+        """Save a skill that was edited; with a centroid, float32[384], that is its new one."""
+        if centroid is not None:
+            self._set_centroid(skill, centroid)
+        self._keep(skill)
+
+    def rows(self) -> list[Row]:
+        """What the store has to write."""
+        return [
+            ("skills", skill_id.to_bytes(4, "big"), None if skill is None else skill.fields())
+            for skill_id, skill in self._unsaved.items()
+        ]
+
+    def saved(self) -> None:
+        """rows() has been written."""
+        self._unsaved.clear()
+
+    def all_rows(self) -> Iterator[Row]:
+        """Every skill."""
+        for skill in self:
+            yield "skills", skill.skill_id.to_bytes(4, "big"), skill.fields()
+
+    # Inside --------------------------------------------------------------------------------------
+
+    def _loaded(self) -> dict[int, _Summary]:
+        if self._summaries is None:
+            self._summaries = {}
+            for key, record in self._store.items("skills"):
+                skill = Skill.from_fields(int.from_bytes(key, "big"), record)
+                self._summarise(skill)
+                self._vectors_of(skill).upsert_code(skill.skill_id, np.frombuffer(skill.code, np.int8), skill.scale)
+        return self._summaries
+
+    def _vectors_of(self, skill: Skill) -> VectorStore:
+        return self._centroids.setdefault((skill.profile, skill.part_of_day), VectorStore())
+
+    def _summarise(self, skill: Skill) -> None:
+        self._summaries[skill.skill_id] = _Summary(
+            skill.profile,
+            skill.part_of_day,
+            skill.successes,
+            skill.sample_count,
+            skill.mean_reward,
+            skill.last_sequence,
+        )
+
+    def _found(self, group: tuple[str, PartOfDay], gathered: list[Episode]) -> None:
+        first = gathered[0]
+        skill = Skill(
+            self.next_id, *group, first.code, first.scale, 0, 0, 0, first.timestamp, first.timestamp, first.sequence
+        )
+        self.next_id += 1
+        for episode in gathered:
+            self._join(skill, episode)
+        self._keep(skill)
+        self._evict()
+
+    def _join(self, skill: Skill, episode: Episode) -> None:
+        vector = np.frombuffer(episode.code, np.int8) * np.float32(episode.scale)
+        if skill.sample_count:
+            weight = np.float32(min(skill.sample_count, CENTROID_MEMORY))
+            vector = vector + np.frombuffer(skill.code, np.int8) * np.float32(skill.scale) * weight
+        self._set_centroid(skill, vector)
+        skill.gather(episode)
+        episode.skill_id = skill.skill_id
+
+    def _set_centroid(self, skill: Skill, vector: np.ndarray) -> None:
+        vectors = self._vectors_of(skill)
+        vectors.upsert(skill.skill_id, (vector / np.linalg.norm(vector)).astype(np.float32))
+        code, scale = vectors.get(skill.skill_id)
+        skill.code, skill.scale = code.tobytes(), float(scale)
+
+    def _keep(self, skill: Skill) -> None:
+        skill.version = self._changes.note(Tier.SKILLS, skill.skill_id, skill.version)
+        self._unsaved[skill.skill_id] = skill
+        self._summarise(skill)
+
+    def _evict(self) -> None:
+        while len(self._summaries) > self._max_skills:
+            self.remove(min(self._summaries, key=lambda skill_id: (self._value(self._summaries[skill_id]), skill_id)))
+
+    def _value(self, summary: _Summary) -> float:
+        founded = min(math.log(summary.samples) / math.log(FULL_USES), 1.0)
+        return (
+            0.3 * abs(2 * summary.successes / summary.samples - 1)
+            + 0.2 * abs(2 * summary.mean_reward - 1)
+            + 0.2 * founded
+            + 0.3 * summary.last_sequence / self._max_skills
+        )

@@ -1,0 +1,229 @@
+"""The profiles of the household as they are at this moment: recent episodes, what each has seen, what each has hidden.
+
+It takes in every journal entry at once, in RAM, before the tiers do; and it tells the tiers what an entry means
+(a new episode, or another outcome of a recent one), so that both always agree.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+
+from omega_edge.entries import Rated, Watched
+from omega_edge.episodes import Episode, EpisodeKind, ReflexionMemory
+from omega_edge.errors import ConfigError
+from omega_edge.protocol import DEFAULT_PROFILE, SUCCESS_THRESHOLD, FeedbackKind, Profile
+from omega_edge.store import Row, Store
+
+MAX_PROFILES = 15
+SNOOZE_MS = 14 * 24 * 3600 * 1000
+"""How long "not now" hides a title: 14 days."""
+_FEEDBACK = tuple(FeedbackKind)
+_FOR_EVER = frozenset({FeedbackKind.DISLIKE, FeedbackKind.NEVER})
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """Another outcome of an episode that is recorded already."""
+
+    sequence: int
+    engagement: float
+    kind: EpisodeKind
+
+
+@dataclass(slots=True)
+class Viewer:
+    """One profile. seen: content id to the time last watched. finished: those watched with success at least once.
+    hidden: content id to the feedback that hides it and until when, None for ever. recent: newest last."""
+
+    profile: Profile
+    position: int
+    recent: deque[Episode]
+    event_count: int = 0
+    seen: dict[str, int] = field(default_factory=dict)
+    finished: set[str] = field(default_factory=set)
+    hidden: dict[str, tuple[FeedbackKind, int | None]] = field(default_factory=dict)
+
+    def fields(self) -> dict[int, object]:
+        """The record's fields."""
+        return {1: self.profile.name, 2: self.profile.max_age_rating, 3: self.position, 4: self.event_count}
+
+
+class Viewers:
+    """All profiles. Changes are kept until rows() was written."""
+
+    def __init__(self, store: Store, window: int) -> None:
+        """Load profiles, seen and hidden sets. window: recent episodes kept of each profile."""
+        self._window = window
+        self._viewers: dict[str, Viewer] = {}
+        self._unsaved: set[tuple[str, str, str]] = set()
+        loaded = sorted(store.items("profiles"), key=lambda item: item[1][3])
+        for key, record in loaded:
+            profile = Profile(key.decode(), record[1], record[2])
+            self._viewers[profile.id] = Viewer(profile, record[3], deque(maxlen=window), record[4])
+        if DEFAULT_PROFILE not in self._viewers:
+            self.set_profile(Profile(DEFAULT_PROFILE, "Household"))
+        for key, record in store.items("seen"):
+            viewer, content_id = self._owner(key)
+            if viewer is not None:
+                viewer.seen[content_id] = record[1]
+                if record[2]:
+                    viewer.finished.add(content_id)
+        for key, record in store.items("hidden"):
+            viewer, content_id = self._owner(key)
+            if viewer is not None:
+                viewer.hidden[content_id] = (_FEEDBACK[record[1]], record[2])
+
+    def __iter__(self) -> Iterator[Viewer]:
+        """Viewers in the order in which their profiles were added."""
+        return iter(sorted(self._viewers.values(), key=lambda viewer: viewer.position))
+
+    def __getitem__(self, profile: str) -> Viewer:
+        viewer = self._viewers.get(profile)
+        if viewer is None:
+            raise ConfigError(
+                f"profile: expected one of {', '.join(sorted(self._viewers))}, got {profile!r}; set_profile adds one"
+            )
+        return viewer
+
+    def load_recent(self, episodes: ReflexionMemory) -> None:
+        """Take the recent episodes from the tier."""
+        for viewer in self._viewers.values():
+            viewer.recent.extend(replace(episode) for episode in episodes.newest_of(viewer.profile.id))
+
+    def set_profile(self, profile: Profile) -> None:
+        """Add a profile, or change the name or limit of the one with this id."""
+        known = self._viewers.get(profile.id)
+        if known is not None:
+            known.profile = profile
+        elif len(self._viewers) >= MAX_PROFILES:
+            raise ConfigError(f"profile: expected at most {MAX_PROFILES} profiles; forget one before adding {profile.id!r}")
+        else:
+            position = 1 + max((viewer.position for viewer in self._viewers.values()), default=-1)
+            self._viewers[profile.id] = Viewer(profile, position, deque(maxlen=self._window))
+        self._unsaved.add(("profiles", profile.id, ""))
+
+    def take_viewing(self, sequence: int, entry: Watched) -> Episode:
+        """Take in a viewing. Returns its episode.
+
+        Its engagement is 1 for a rewatch, which is to watch again what was once watched with success; a title that
+        was left and is taken up again is not one.
+        """
+        viewer = self[entry.profile]
+        rewatch = entry.content_id in viewer.finished
+        episode = Episode(
+            sequence,
+            entry.profile,
+            entry.content_id,
+            entry.content_title,
+            entry.watch_percentage,
+            entry.duration_seconds,
+            entry.timestamp,
+            entry.time_of_day,
+            entry.day_of_week,
+            entry.mood_hint,
+            engagement=1.0 if rewatch else entry.watch_percentage,
+        )
+        viewer.seen[entry.content_id] = entry.timestamp
+        if entry.watch_percentage >= SUCCESS_THRESHOLD:
+            viewer.finished.add(entry.content_id)
+        self._unsaved.add(("seen", entry.profile, entry.content_id))
+        self._push(viewer, episode)
+        return episode
+
+    def take_rating(self, sequence: int, entry: Rated) -> Episode | Revision | None:
+        """Take in what a viewer said: "not now" hides the title for 14 days, dislike and never for ever, like shows
+        it again.
+
+        Apart from "not now", it is another outcome of the newest of the recent episodes of the title, or, if there
+        is none, an episode of its own.
+        """
+        viewer = self[entry.profile]
+        self._hide(viewer, entry)
+        if entry.kind is FeedbackKind.NOT_NOW:
+            return None
+        kind = EpisodeKind.LIKED if entry.kind is FeedbackKind.LIKE else EpisodeKind.DISLIKED
+        engagement = 1.0 if entry.kind is FeedbackKind.LIKE else 0.0
+        for episode in reversed(viewer.recent):
+            if episode.content_id == entry.content_id:
+                episode.engagement, episode.kind = engagement, kind
+                return Revision(episode.sequence, engagement, kind)
+        episode = Episode(
+            sequence,
+            entry.profile,
+            entry.content_id,
+            entry.content_title,
+            None,
+            0,
+            entry.timestamp,
+            entry.time_of_day,
+            entry.day_of_week,
+            None,
+            engagement,
+            kind,
+        )
+        self._push(viewer, episode)
+        return episode
+
+    def rows(self) -> list[Row]:
+        """What the store has to write."""
+        return [self._row(*name) for name in self._unsaved]
+
+    def saved(self) -> None:
+        """rows() has been written."""
+        self._unsaved.clear()
+
+    def all_rows(self) -> Iterator[Row]:
+        """Every profile, seen and hidden title."""
+        for viewer in self:
+            profile = viewer.profile.id
+            yield self._row("profiles", profile, "")
+            for table, content_ids in (("seen", viewer.seen), ("hidden", viewer.hidden)):
+                for content_id in content_ids:
+                    yield self._row(table, profile, content_id)
+
+    def forget_title(self, content_id: str, removed: Iterable[Episode]) -> None:
+        """Drop a title from every profile. removed: its episodes, which count no more. all_rows() is to follow."""
+        for viewer in self._viewers.values():
+            viewer.seen.pop(content_id, None)
+            viewer.finished.discard(content_id)
+            viewer.hidden.pop(content_id, None)
+        for episode in removed:
+            self._viewers[episode.profile].event_count -= 1
+
+    def forget_profile(self, profile: str) -> None:
+        """Drop a profile; the default one is emptied and stays. all_rows() is to follow."""
+        viewer = self._viewers.pop(profile)
+        if profile == DEFAULT_PROFILE:
+            emptied = Profile(DEFAULT_PROFILE, "Household", viewer.profile.max_age_rating)
+            self._viewers[profile] = Viewer(emptied, viewer.position, deque(maxlen=self._window))
+
+    def _hide(self, viewer: Viewer, entry: Rated) -> None:
+        standing = viewer.hidden.get(entry.content_id)
+        if entry.kind is FeedbackKind.LIKE:
+            viewer.hidden.pop(entry.content_id, None)
+        elif entry.kind in _FOR_EVER:
+            viewer.hidden[entry.content_id] = (entry.kind, None)
+        elif standing is None or standing[0] is FeedbackKind.NOT_NOW:
+            viewer.hidden[entry.content_id] = (entry.kind, entry.timestamp + SNOOZE_MS)
+        self._unsaved.add(("hidden", entry.profile, entry.content_id))
+
+    def _push(self, viewer: Viewer, episode: Episode) -> None:
+        viewer.recent.append(replace(episode))
+        viewer.event_count += 1
+        self._unsaved.add(("profiles", viewer.profile.id, ""))
+
+    def _owner(self, key: bytes) -> tuple[Viewer | None, str]:
+        profile, _separator, content_id = key.decode().partition("\0")
+        return self._viewers.get(profile), content_id
+
+    def _row(self, table: str, profile: str, content_id: str) -> Row:
+        viewer = self._viewers[profile]
+        if table == "profiles":
+            return table, profile.encode(), viewer.fields()
+        key = f"{profile}\0{content_id}".encode()
+        if table == "seen":
+            return table, key, {1: viewer.seen[content_id], 2: content_id in viewer.finished}
+        hidden = viewer.hidden.get(content_id)
+        return table, key, None if hidden is None else {1: _FEEDBACK.index(hidden[0]), 2: hidden[1]}

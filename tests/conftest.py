@@ -1,0 +1,23 @@
+"""Fixtures that more than one room's tests use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Before any test module imports onnxruntime by itself: it reports its use from its import on unless this is set.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def model_dir() -> Path:
+    """The text model, at the place where ./run has it; made, or made anew, unless it is the exporter's present one."""
+    from toolchain.export_model import export_model  # here, because onnx is slow to import and few tests need it
+
+    out = PROJECT / "build" / "model"
+    export_model(out)
+    return out

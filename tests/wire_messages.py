@@ -1,0 +1,233 @@
+"""Messages for the wire tests: a numbering, the golden messages, and hypothesis strategies for all types."""
+
+from __future__ import annotations
+
+import math
+import struct
+from pathlib import Path
+
+from hypothesis import strategies as st
+
+from omega_edge.protocol import (
+    EMBEDDING_DIMENSIONS,
+    MAX_TIMESTAMP_MS,
+    FinishedTitle,
+    GlobalPatterns,
+    PatternDelta,
+    SyncRequest,
+    SyncResponse,
+    TimeOfDay,
+    TitleReference,
+    TrendSignal,
+    ViewContext,
+    ViewingEvent,
+    ViewingPattern,
+)
+
+VECTORS = Path(__file__).parent / "vectors" / "wire"
+LINEAGE = "0123456789abcdef"
+
+
+class Numbering:
+    """Titles by number, for encoding and decoding."""
+
+    def __init__(self, rows: dict[str, int], lineage: str = LINEAGE) -> None:
+        self.lineage = lineage
+        self._rows = rows
+        self._titles = {row: content_id for content_id, row in rows.items()}
+
+    def row_of(self, content_id: str) -> int:
+        return self._rows.get(content_id, -1)
+
+    def content_id(self, row: int) -> str:
+        if row not in self._titles:
+            raise IndexError(f"expected a row of the numbering, got {row}")
+        return self._titles[row]
+
+
+NUMBERING = Numbering({"tt0000001": 0, "tt0068646": 258, "tt2543164": 513})
+QUARTER_HOUR_MS = 900_000
+GOLDEN_MS = 1_699_999_200_000
+FIRST_AXIS = struct.pack(f"<{EMBEDDING_DIMENSIONS}f", 1.0, *[0.0] * (EMBEDDING_DIMENSIONS - 1))
+
+GOLDEN = {
+    "request_receive": SyncRequest(version=1, global_version_seen=7),
+    "request_titles": SyncRequest(
+        version=1,
+        global_version_seen=7,
+        device_id=bytes(range(16)),
+        epoch=0x0102030405060708,
+        server_time_seen=1_700_000_000_000,
+        delta=PatternDelta(
+            local_version=300,
+            titles_finished=(
+                FinishedTitle("tt0068646", GOLDEN_MS),
+                FinishedTitle("local-film", GOLDEN_MS + 8 * QUARTER_HOUR_MS),
+                FinishedTitle("tt2543164", GOLDEN_MS + 104 * QUARTER_HOUR_MS),
+            ),
+            patterns_added=(
+                ViewingPattern(
+                    id=5,
+                    success_rate=0.8,
+                    sample_count=300,
+                    created_at=GOLDEN_MS,
+                    updated_at=GOLDEN_MS + 8 * QUARTER_HOUR_MS,
+                    references=(TitleReference("tt0068646", 1.0), TitleReference("tt0000001", 0.2)),
+                ),
+            ),
+            patterns_removed=(9, 200),
+            more_pages=True,
+        ),
+    ),
+    "request_unknown_keys": SyncRequest(version=1, global_version_seen=7),
+    "delta_text": PatternDelta(local_version=1, titles_finished=(FinishedTitle("tt0068646", GOLDEN_MS),)),
+    "response": SyncResponse(
+        version=1,
+        global_version=7,
+        next_sync_secs=300,
+        server_time=1_700_000_000_000,
+        acknowledged_local_version=300,
+        patterns=GlobalPatterns(
+            global_version=7,
+            similar=(
+                ViewingPattern(
+                    id=(1 << 32) - 1,
+                    success_rate=1.0,
+                    sample_count=1,
+                    created_at=0,
+                    updated_at=QUARTER_HOUR_MS,
+                    references=(TitleReference("a", 1.0),),
+                ),
+            ),
+            trending=(TrendSignal("tt0068646", 2.5, 48), TrendSignal("tt2543164", 0.5, 336)),
+        ),
+    ),
+    "global_patterns": GlobalPatterns(global_version=(1 << 64) - 1),
+    "event": ViewingEvent(
+        content_id="tt0068646",
+        content_title="The Godfather",
+        watch_percentage=0.75,
+        duration_seconds=10_500,
+        timestamp=1_700_000_000_123,
+        context=ViewContext(TimeOfDay.EVENING, 6, ("tt0000001", "local-film"), "Drama", "child"),
+    ),
+    "embedding_zstd": GlobalPatterns(
+        global_version=7, similar=(ViewingPattern(3, 0.7, 100, 0, 0, embedding=FIRST_AXIS),)
+    ),
+}
+"""The message of each golden file, written out from its README."""
+
+WIDE_NUMBERING = Numbering(
+    {f"w{row}": row for row in (0, 1, 255, 256, 65_533, 65_534, 65_535, 65_536, 70_000, (1 << 24) - 2)}
+)
+
+texts = st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1, max_size=20).filter(
+    lambda text: not text.isspace() and len(text.encode()) <= 60
+)
+content_ids = st.one_of(
+    st.sampled_from([f"w{row}" for row in (0, 255, 65_534, 65_535, 65_536, (1 << 24) - 2)]), texts
+)
+moments = st.integers(0, MAX_TIMESTAMP_MS)
+shares = st.floats(0, 1)
+u32 = st.integers(0, (1 << 32) - 1)
+u64 = st.integers(0, (1 << 64) - 1)
+
+
+@st.composite
+def embeddings(draw: st.DrawFn) -> bytes:
+    """A unit vector with a few places that are not 0."""
+    places = draw(st.dictionaries(st.integers(0, EMBEDDING_DIMENSIONS - 1), st.floats(-9, 9), min_size=1, max_size=5))
+    places = {place: number for place, number in places.items() if abs(number) > 1e-3} or {0: 1.0}
+    norm = math.hypot(*places.values())
+    return struct.pack(
+        f"<{EMBEDDING_DIMENSIONS}f", *(places.get(place, 0.0) / norm for place in range(EMBEDDING_DIMENSIONS))
+    )
+
+
+@st.composite
+def references(draw: st.DrawFn) -> tuple[TitleReference, ...]:
+    cited = draw(st.lists(content_ids, min_size=1, max_size=8, unique=True))
+    weights = [draw(shares) for _ in cited]
+    weights[0] = weights[0] or 1.0
+    return tuple(map(TitleReference, cited, weights))
+
+
+def patterns(pattern_id: int, lowest_rate: float = 0.0) -> st.SearchStrategy[ViewingPattern]:
+    """A pattern of this id, with references or, less often, an embedding."""
+    common = {
+        "id": st.just(pattern_id),
+        "success_rate": st.floats(lowest_rate, 1),
+        "sample_count": st.integers(1, (1 << 32) - 1),
+        "created_at": moments,
+        "updated_at": moments,
+    }
+    return st.one_of(
+        st.builds(ViewingPattern, **common, references=references()),
+        st.builds(ViewingPattern, **common, references=references()),
+        st.builds(ViewingPattern, **common, embedding=embeddings()),
+    )
+
+
+@st.composite
+def deltas(draw: st.DrawFn) -> PatternDelta:
+    ids = draw(st.lists(u32, max_size=6, unique=True))
+    added, updated = draw(st.integers(0, 3)), draw(st.integers(0, 3))
+    return PatternDelta(
+        local_version=draw(u64),
+        titles_finished=tuple(draw(st.lists(st.builds(FinishedTitle, content_ids, moments), max_size=12))),
+        patterns_added=tuple(draw(patterns(pattern_id, 0.7)) for pattern_id in ids[:added]),
+        patterns_updated=tuple(draw(patterns(pattern_id, 0.7)) for pattern_id in ids[added : added + updated]),
+        patterns_removed=tuple(ids[added + updated :]),
+        more_pages=draw(st.booleans()),
+    )
+
+
+@st.composite
+def global_patterns(draw: st.DrawFn) -> GlobalPatterns:
+    ids = draw(st.lists(u32, max_size=5, unique=True))
+    signals = st.builds(TrendSignal, content_ids, st.floats(0, 1e300), st.integers(1, 24 * 366))
+    return GlobalPatterns(
+        global_version=draw(u64),
+        similar=tuple(draw(patterns(pattern_id)) for pattern_id in ids),
+        trending=tuple(
+            draw(st.lists(signals, max_size=12, unique_by=lambda signal: (signal.content_id, signal.window_hours)))
+        ),
+    )
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> SyncRequest:
+    if draw(st.integers(0, 4)) == 0:
+        return SyncRequest(draw(st.integers(1, 255)), draw(u64))
+    return SyncRequest(
+        version=draw(st.integers(1, 255)),
+        global_version_seen=draw(u64),
+        device_id=draw(st.binary(min_size=16, max_size=16)),
+        epoch=draw(u64),
+        server_time_seen=draw(st.none() | moments),
+        delta=draw(st.none() | deltas()),
+    )
+
+
+@st.composite
+def responses(draw: st.DrawFn) -> SyncResponse:
+    patterns = draw(st.none() | global_patterns())
+    return SyncResponse(
+        version=draw(st.integers(1, 255)),
+        global_version=patterns.global_version if patterns else draw(u64),
+        next_sync_secs=draw(st.integers(60, 86_400)),
+        server_time=draw(moments),
+        patterns=patterns,
+        acknowledged_local_version=draw(st.none() | u64),
+    )
+
+
+contexts = st.builds(
+    ViewContext,
+    st.sampled_from(TimeOfDay),
+    st.integers(0, 6),
+    st.lists(content_ids, max_size=5).map(tuple),
+    st.none() | texts,
+    st.sampled_from(["household", "child", "a.b-c_d"]),
+)
+events = st.builds(ViewingEvent, content_ids, texts, shares, st.integers(0, 604_800), moments, contexts)
