@@ -14,8 +14,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
-
 from bench.machine import ROOT, files_under
 from bench.viewing import Viewing, read_viewing
 from omega_edge.brain import OmegaBrain

@@ -8,8 +8,8 @@ import time
 
 FIRST_LINE_NS = time.perf_counter_ns()
 
-import json  # noqa: E402
-import sys  # noqa: E402
+import json
+import sys
 
 
 def main() -> int:

@@ -6,12 +6,13 @@ import json
 import math
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
-from bench.full_store import build
 from bench.footprint import read_facts
+from bench.full_store import build
 from bench.machine import MEGABYTE, ROOT
 from bench.metrics import line
 from bench.trace import measure_trace
@@ -116,7 +117,7 @@ def fault_in_lists(
             return f"expected {LISTED} different titles, got {len(set(ids))} of {len(ids)}"
         seen = {item.content_id for item in watched[:known]}
         if not seen.isdisjoint(ids):
-            return f"{sorted(seen.intersection(ids))[0]} is listed though it was watched"
+            return f"{min(seen.intersection(ids))} is listed though it was watched"
     catalog = Catalog.open(settings["catalog"])
     step = max(1, len(lists) // LISTS_CHECKED)
     # An odd step takes calls of both kinds.
@@ -167,7 +168,7 @@ def measure_observe(settings: dict, options: dict) -> dict:
 def _fault_after_observing(
     config: BrainConfig, clock: Clock, watched: Sequence[Watched], sequences: Sequence[int]
 ) -> str | None:
-    if any(second <= first for first, second in zip(sequences, sequences[1:], strict=False)):
+    if any(second <= first for first, second in pairwise(sequences)):
         return "sequence numbers do not rise"
     with OmegaBrain.open(config, clock) as brain:
         newest = brain.export(profile="household")["viewings"][:60]

@@ -17,7 +17,6 @@ from pathlib import Path
 
 from bench.footprint import read_facts
 from bench.machine import IN_MEMORY_FILE_SYSTEMS, files_under, process_io
-from bench.metrics import line
 from bench.viewing import Watched, read_viewing, respaced
 from omega_edge.brain import MAINTENANCE_PERIOD_SECONDS, OmegaBrain
 from omega_edge.config import BrainConfig

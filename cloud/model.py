@@ -15,13 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from cloud import ease
-from cloud.fusion_fit import (
-    QUERY_BYTES_PER_TITLE,
-    ListQuality,
-    QuerySet,
-    fit_calibration,
-    fit_weights,
-)
+from cloud.fusion_fit import FitSet, ListQuality, fit_calibration, fit_weights
 from cloud.replay import Blocks, Query, Timeline, replay
 from cloud.signals import DAY_MS, context_shares, popularity, slots_of, trend
 from omega_edge.catalog import BUCKETS, Catalog
@@ -32,8 +26,6 @@ Progress = Callable[[str], None]
 
 FIT_START, TEST_START = 0.6, 0.8
 BLOCKS_PER_SPAN = 4
-MAX_QUERY_BYTES = 224 << 20
-"""Room for the queries of one span; a larger catalogue keeps fewer of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +39,11 @@ class ModelSettings:
     half_life_days: float = 30.0
     min_events: int = 5
     row_budget_bytes: int = 1_200_000
-    trend_window_hours: tuple[int, int] = (48, 336)
+    trend_window_hours: tuple[int, int] = (48, 168)
     parameters: dict[str, float] = field(
-        default_factory=lambda: {"row_decay": 0.8, "content_decay": 0.9, "failure_weight": 0.5}
+        default_factory=lambda: {"row_decay": 0.9, "content_decay": 0.9, "failure_weight": 0.5}
     )
-    queries_per_bucket: int = 800
+    queries_per_bucket: int = 1500
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,14 +150,13 @@ def _learn_fusion(
     fit_start, test_start = int(total * FIT_START), int(total * TEST_START)
     starts = _block_starts(fit_start, test_start) + _block_starts(test_start, total)
     blocks = Blocks(starts, lambda start: _catalog_before(titles, timeline, start, settings, progress))
-    room = max(MAX_QUERY_BYTES // (QUERY_BYTES_PER_TITLE * titles.count * BUCKETS), 1)
-    per_bucket = min(settings.queries_per_bucket, room)
-    kept = np.concatenate(
-        [timeline.queries(fit_start, test_start, per_bucket), timeline.queries(test_start, total, per_bucket)]
-    )
-    wanted = np.union1d(kept, timeline.queries(test_start, total))
-    fit_set, test_set = QuerySet(titles.count), QuerySet(titles.count)
+    fitting = timeline.queries(fit_start, test_start, settings.queries_per_bucket)
+    testing = timeline.queries(test_start, total)
+    kept = np.isin(testing, timeline.queries(test_start, total, settings.queries_per_bucket))
+    testing, kept = testing[timeline.success[testing] | kept], set(testing[kept].tolist())
+    fit_set, test_set = FitSet(), FitSet()
     judge: _Judge | None = None
+    wanted = np.concatenate((fitting, testing))
     for query in replay(timeline, wanted, blocks, settings.trend_window_hours, settings.parameters):
         if query.event < test_start:
             fit_set.add(query)
@@ -176,10 +167,10 @@ def _learn_fusion(
         judge.add(query)
         if query.event in kept:
             test_set.add(query)
-    progress(f"fitting the fusion on {len(fit_set) + len(test_set)} viewings")
-    test_set.extend(fit_set, 1)
-    weights = fit_weights(test_set)
-    return weights, fit_calibration(test_set, weights), judge.report() if judge else {}
+    fit_set.extend(test_set)
+    progress(f"fitting the fusion on {len(fit_set)} viewings")
+    weights = fit_weights(fit_set)
+    return weights, fit_calibration(fit_set, weights), judge.report() if judge else {}
 
 
 def _block_starts(start: int, end: int) -> tuple[int, ...]:
@@ -189,7 +180,7 @@ def _block_starts(start: int, end: int) -> tuple[int, ...]:
 class _Judge:
     """Ranks the test span with weights fitted before it, beside plain lists."""
 
-    def __init__(self, fit_set: QuerySet, settings: ModelSettings) -> None:
+    def __init__(self, fit_set: FitSet, settings: ModelSettings) -> None:
         self._weights = fit_weights(fit_set)
         self._calibration = fit_calibration(fit_set, self._weights)
         short, long = settings.trend_window_hours
@@ -199,9 +190,9 @@ class _Judge:
             f"trend_{long}_hours": TREND_LONG,
             "rows": ROWS,
         }
-        self._lists = {name: ListQuality.empty() for name in (*self._plain, "fusion")}
+        self._lists = {name: ListQuality() for name in (*self._plain, "fusion")}
         self._buckets = [
-            {name: ListQuality.empty() for name in (f"trend_{short}_hours", "fusion")} for _ in range(BUCKETS)
+            {name: ListQuality() for name in (f"trend_{short}_hours", "fusion")} for _ in range(BUCKETS)
         ]
         self._outcomes: list[tuple[int, float, bool]] = []
 

@@ -44,7 +44,7 @@ from omega_edge.protocol import (
     local_day,
     parse_feedback_kind,
 )
-from omega_edge.ranking import FEATURES, TREND_LONG, TREND_SHORT, HISTORY_HELD, Moment, Ranked, Ranker, bucket_of, slot_of
+from omega_edge.ranking import FEATURES, HISTORY_HELD, TREND_LONG, TREND_SHORT, Moment, Ranked, Ranker, bucket_of, slot_of
 from omega_edge.reasons import reason_for, strongest_events
 from omega_edge.sharing import DeltaComposer
 
@@ -120,6 +120,7 @@ class OmegaBrain:
         self._knowledge = CollectiveKnowledge(self._catalog, self._memory)
         self._composer = DeltaComposer(self._memory, config.sharing)
         self._views: dict[str, ProfileView] = {}
+        self._awaiting_vector: set[str] = set()
         self._rebuild_views()
         self._stop = threading.Event()
         self._maintainer: threading.Thread | None = None
@@ -195,6 +196,9 @@ class OmegaBrain:
                 scale=scale,
             )
             self._views = {**self._views, event.context.profile: view.with_event(self._catalog, item)}
+            if code is None and self._engine is not None:
+                # Embedding takes longer than observe may: maintain() does it.
+                self._awaiting_vector.add(event.context.profile)
             return recorded
 
     def feedback(
@@ -235,6 +239,9 @@ class OmegaBrain:
         with self._write_lock:
             self._require_open()
             self._memory.maintain(self._clock())
+            awaited, self._awaiting_vector = self._awaiting_vector, set()
+            for profile in awaited & self._views.keys():
+                self._views = {**self._views, profile: self._built_view(profile)}
 
     # Recommending --------------------------------------------------------------------------------
 
@@ -346,7 +353,7 @@ class OmegaBrain:
         hours = tuple(trend.window_hours for trend in self._catalog.trends)
         bucket = bucket_of(view.history.count)
         slope, intercept = self._catalog.fusion.calibration[bucket]
-        offset = self._catalog.fusion.offsets[bucket]
+        offset = self._catalog.fusion.parameters.get(f"score_offset_{bucket}", 0.0)
         listed = []
         for index, row in enumerate(ranked.rows.tolist()):
             content_id = self._catalog.content_id(row)
@@ -548,6 +555,8 @@ class OmegaBrain:
         except ModelUnavailable as fault:
             self._degraded["text embedding"] = str(fault)
             return None
+        except ConfigError:  # a name of invisible characters only has no meaning to embed
+            return None
         codes, scales = np.empty((1, EMBEDDING_DIMENSIONS), np.int8), np.empty(1, np.float32)
         kernels.quantise(vector[None], codes, scales)
         return codes[0], float(scales[0])
@@ -566,7 +575,7 @@ class OmegaBrain:
                 if self._closed:
                     return
                 try:
-                    self._memory.maintain(self._clock())
+                    self.maintain()
                 except OmegaError as fault:
                     self._degraded["maintenance"] = str(fault)
                 else:

@@ -101,8 +101,18 @@ class ChangeLog:
         """rows() has been written."""
         self._unsaved.clear()
 
+    def all_rows(self) -> list[Row]:
+        """Every entry."""
+        return [change_row(change) for change in self.since(0)]
+
     def _drop_tombstones(self, count: int) -> None:
         oldest = [change.version for change in self.since(0) if change.deleted][:count]
         for version in oldest:
             self.drop(version, tombstone=True)
         self.complete_from = oldest[-1]
+
+
+def change_row(change: Change) -> Row:
+    """The record of an entry."""
+    fields = {1: _TIERS.index(change.tier), 2: change.key, 3: change.deleted}
+    return "changes", change.version.to_bytes(8, "big"), fields

@@ -20,6 +20,7 @@ EXIT_USAGE = 2
 EXIT_DATA = 65
 EXIT_NO_INPUT = 66
 EXIT_UNAVAILABLE = 69
+EXIT_OTHER = 70
 EXIT_CANNOT_CREATE = 73
 EXIT_IO = 74
 EXIT_BUSY = 75
@@ -38,7 +39,7 @@ EXIT_BY_ERROR: tuple[tuple[type[Exception], int], ...] = (
     (errors.DatasetError, EXIT_DATA),
     (errors.ProtocolError, EXIT_DATA),
     (errors.ConfigError, EXIT_CONFIG),
-    (errors.OmegaError, EXIT_FOUND_FAULT),
+    (errors.OmegaError, EXIT_OTHER),
     (FileNotFoundError, EXIT_NO_INPUT),
     (OSError, EXIT_IO),
 )
@@ -51,6 +52,7 @@ EXIT_CODES_TEXT = """exit codes:
    65  input, catalogue or store is damaged or not acceptable
    66  a file that was named is missing
    69  the text model, or something that the verb cannot do without, is not there
+   70  an error of no other kind
    73  the storage folder cannot be written
    74  reading or writing failed, or the disk is full
    75  another process holds the store; try again later

@@ -16,7 +16,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -191,10 +191,7 @@ def demonstration(data: Path, config: BrainConfig, household: str | None, progre
     viewings = _viewings(dataset, np.flatnonzero(dataset.events.household == index).tolist())
     clock = VirtualClock(viewings[0].timestamp)
     with tempfile.TemporaryDirectory(prefix="omega-edge-demo-") as folder:
-        replayed = BrainConfig.from_mapping(
-            {name: getattr(config, name) for name in config.as_dict()}
-            | {"storage_path": Path(folder), "time_zone": "UTC", "background_maintenance": False}
-        )
+        replayed = replace(config, storage_path=Path(folder), time_zone="UTC", background_maintenance=False)
         progress.say(f"replaying {len(viewings)} viewings")
         with OmegaBrain.open(replayed, clock) as brain:
             _replay(brain, clock, viewings)

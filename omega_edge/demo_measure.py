@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 TRACE_EVENTS = 300
@@ -141,15 +141,13 @@ def _replay_trace(
     config: object, folder: Path, trace: Sequence[tuple[str, str, float]], start_ms: int
 ) -> dict[str, float | None]:
     from omega_edge.brain import OmegaBrain
-    from omega_edge.config import BrainConfig
     from omega_edge.protocol import ViewingEvent
 
     now_ms = start_ms
-    options = {name: getattr(config, name) for name in config.as_dict()}
-    options |= {"storage_path": folder, "model_path": None, "background_maintenance": False}
+    config = replace(config, storage_path=folder, model_path=None, background_maintenance=False)
     observe_ms, recommend_ms = [], []
     step_ms = TRACE_SECONDS * 1000 // len(trace)
-    with OmegaBrain.open(BrainConfig.from_mapping(options), lambda: now_ms) as brain:
+    with OmegaBrain.open(config, lambda: now_ms) as brain:
         before = submitted_bytes()
         for content_id, title, watched in trace:
             now_ms += step_ms

@@ -74,8 +74,8 @@ class Episode:
         """Why it failed, in words; empty for a success."""
         return critique_of(self.watch_percentage, self.kind)
 
-    def fields(self) -> dict[int, object]:
-        """The record's fields."""
+    def row(self) -> Row:
+        """The record."""
         record: dict[int, object] = {
             1: self.profile,
             2: self.content_id,
@@ -94,7 +94,7 @@ class Episode:
             record[9] = self.mood_hint
         if self.code is not None:
             record[13], record[14] = self.code, self.scale
-        return record
+        return "episodes", self.sequence.to_bytes(8, "big"), record
 
     @staticmethod
     def from_fields(sequence: int, record: dict) -> Episode:
@@ -195,6 +195,10 @@ class ReflexionMemory:
         """The newest `window` episodes of a profile, oldest first."""
         return [self._episodes[sequence] for sequence in self._newest.get(profile, ())]
 
+    def profiles(self) -> list[str]:
+        """Profiles that have episodes."""
+        return list(self._newest)
+
     @property
     def without_vector(self) -> int:
         """How many episodes wait for a vector."""
@@ -206,11 +210,11 @@ class ReflexionMemory:
         if episode.code is not None and self._vectors is not None:
             self._vectors.upsert_code(episode.sequence, _array(episode.code), episode.scale)
 
-    def set_vector(self, episode: Episode, code: np.ndarray, scale: float) -> None:
+    def set_vector(self, episode: Episode, code: bytes, scale: float) -> None:
         """Give an episode the vector that it lacked. note_change() is to follow."""
-        episode.code, episode.scale = code.tobytes(), float(scale)
+        episode.code, episode.scale = code, scale
         if self._vectors is not None:
-            self._vectors.upsert_code(episode.sequence, code, scale)
+            self._vectors.upsert_code(episode.sequence, _array(code), scale)
 
     def note_change(self, episode: Episode) -> None:
         """Number the change of an episode, which is to be saved."""
@@ -283,7 +287,7 @@ class ReflexionMemory:
     def rows(self) -> list[Row]:
         """What the store has to write."""
         return [
-            ("episodes", sequence.to_bytes(8, "big"), episode.fields() if (episode := self.get(sequence)) else None)
+            ("episodes", sequence.to_bytes(8, "big"), None) if (episode := self.get(sequence)) is None else episode.row()
             for sequence in self._unsaved
         ]
 
@@ -293,7 +297,7 @@ class ReflexionMemory:
 
     def all_rows(self) -> list[Row]:
         """Every episode."""
-        return [("episodes", episode.sequence.to_bytes(8, "big"), episode.fields()) for episode in self]
+        return [episode.row() for episode in self]
 
     def _admit(self, episode: Episode) -> None:
         self._episodes[episode.sequence] = episode

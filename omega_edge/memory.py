@@ -1,8 +1,7 @@
 """AgentMemory: what the television remembers of its household, durably, in three tiers.
 
-A viewing is appended to the journal and counts at once; the tiers take it in when they are read, and the database
-when enough have gathered (a checkpoint). What the tiers hold is a function of the entries in their order alone: when
-they are taken in makes no difference, so neither does a crash.
+The face of the memory: it checks arguments, holds one lock around everything, and answers. What happens behind it:
+keeper.py (journal, checkpoints), viewers.py (profiles), episodes.py, skills.py, reasoning.py (the tiers), changes.py.
 """
 
 from __future__ import annotations
@@ -10,17 +9,22 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC
 from pathlib import Path
 from types import MappingProxyType, TracebackType
+from typing import Self
 
 import numpy as np
 
-from omega_edge.changes import Change, ChangeLog
-from omega_edge.entries import Entry, Outcome, Rated, Watched, decode_entry, encode_entry
-from omega_edge.episodes import Episode, EpisodeKind, ReflexionMemory, RetrievedEpisode
+from omega_edge import forgetting
+from omega_edge.changes import Change
+from omega_edge.entries import Entry, Outcome, Rated, Watched
+from omega_edge.episodes import Episode, RetrievedEpisode
 from omega_edge.errors import ConfigError, StoreError, StoreFullError, StoreReadOnlyError
+from omega_edge.exporting import export_records, holds_anything
+from omega_edge.importing import import_records
+from omega_edge.keeper import Keeper, VectorLookup
 from omega_edge.protocol import (
     MAX_TITLE_BYTES,
     FeedbackKind,
@@ -34,23 +38,15 @@ from omega_edge.protocol import (
     local_day,
     parse_feedback_kind,
 )
-from omega_edge.reasoning import ReasoningBank, ReasoningPattern, RecalledPattern
-from omega_edge.sharing_state import SharingState
-from omega_edge.skills import RankedSkill, Skill, SkillLibrary
-from omega_edge.store import Row, Store
+from omega_edge.reasoning import ReasoningPattern, RecalledPattern
+from omega_edge.skills import RankedSkill, Skill
 from omega_edge.validation import check_integer, check_share, check_text
-from omega_edge.viewers import MAX_PROFILES, Revision, Viewers
 
-RECENT_EPISODES = 65
-"""Episodes of each profile that are never evicted: one more than ranking reads."""
-RETRY_EVENTS = 64
-"""After a checkpoint that failed, the next is tried when so many more events have come."""
 MAX_DECISION_LATENCY_MS = 24 * 3600 * 1000
-_STATE_KEYS = (b"state", b"state copy")
-_CACHED_VECTORS = 4096
-
-Code = np.ndarray
-VectorLookup = Callable[[str, str], "tuple[Code, float] | None"]
+CONSOLIDATE_EVERY_MS = 15 * 60 * 1000
+"""How often maintain() looks up vectors that could not be had before."""
+_U64_MAX = (1 << 64) - 1
+_K_MAX = (1 << 31) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +71,8 @@ class HistoryItem:
     time_of_day: TimeOfDay
     day_of_week: int
     kind: str
-    code: np.ndarray | None
-    scale: float
+    code: np.ndarray | None = field(repr=False, compare=False)
+    scale: float = field(repr=False, compare=False)
 
 
 class AgentMemory:
@@ -105,26 +101,22 @@ class AgentMemory:
         Raises StoreBusyError, StoreFullError, StoreDamagedError (written by a newer version), StoreError.
         """
         self._clock = clock
-        self._lookup = vector_lookup
         self._window_ms = 1000 * check_integer("durability_window_secs", durability_window_secs, 0, 24 * 3600)
-        self._checkpoint_events = check_integer("checkpoint_events", checkpoint_events, 1, 10_000)
-        self._max_episodes = check_integer("max_episodes", max_episodes, 1, 1_000_000)
-        self._max_skills = check_integer("max_skills", max_skills, 1, 1_000_000)
-        self._max_reasoning = check_integer("max_reasoning", max_reasoning, 1, 1_000_000)
         self._lock = threading.RLock()
         self._closed = False
         self._oldest_unsynced_at: int | None = None
-        self._retry_at_events = 0
-        self._known_vectors: dict[str, tuple[bytes, float]] = {}
-        self._store = Store(Path(path), read_only=read_only)
-        try:
-            self._load()
-            self._replay()
-        except BaseException:
-            self._store.close()
-            raise
+        self._consolidated_at: int | None = None
+        self._keeper = Keeper(
+            Path(path),
+            vector_lookup,
+            read_only=read_only,
+            checkpoint_events=check_integer("checkpoint_events", checkpoint_events, 1, 10_000),
+            max_episodes=check_integer("max_episodes", max_episodes, 1, 1_000_000),
+            max_skills=check_integer("max_skills", max_skills, 1, 1_000_000),
+            max_reasoning=check_integer("max_reasoning", max_reasoning, 1, 1_000_000),
+        )
 
-    def __enter__(self) -> AgentMemory:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -190,31 +182,35 @@ class AgentMemory:
     def flush(self) -> None:
         """Return when everything recorded so far is durable. Raises StoreError if it cannot be made so."""
         with self._lock:
-            self._require_open()
-            if self._store.read_only:
+            keeper = self._open_keeper()
+            if keeper.store.read_only:
                 return
-            if self._unsaved_beside_journal:
-                self._commit()
+            if keeper.changed_beside_journal:
+                keeper.commit()
             self._sync()
 
     def checkpoint(self) -> None:
         """Move what the journal holds into the database, in one transaction. Raises StoreError; then nothing is lost."""
         with self._lock:
-            self._require_writable()
-            if self._last_sequence > self._applied_sequence or self._unsaved_beside_journal:
-                self._commit()
+            keeper = self._writable_keeper()
+            if keeper.unsaved:
+                keeper.commit()
 
     def maintain(self, now_ms: int | None = None) -> None:
         """Do the timed work that is due at now_ms (the clock's time if None): sync the journal when the durability
         window is over, checkpoint when enough events wait, and look up vectors that are still missing."""
         with self._lock:
-            self._require_open()
-            if self._store.read_only:
+            keeper = self._open_keeper()
+            if keeper.store.read_only:
                 return
             now_ms = self._clock() if now_ms is None else now_ms
             if self._window_is_over(now_ms):
                 self._sync()
-            self._checkpoint_if_due()
+            if self._consolidated_at is None or not 0 <= now_ms - self._consolidated_at < CONSOLIDATE_EVERY_MS:
+                self._consolidated_at = now_ms
+                if keeper.episodes.without_vector:
+                    keeper.consolidate()
+            keeper.checkpoint_if_due()
 
     def close(self) -> None:
         """Make everything durable and let go of the store. Closing twice is harmless.
@@ -224,58 +220,58 @@ class AgentMemory:
         with self._lock:
             if self._closed:
                 return
-            self._closed = True
+            keeper = self._keeper
             try:
-                if not self._store.read_only and (
-                    self._last_sequence > self._applied_sequence or self._unsaved_beside_journal
-                ):
+                if keeper.unsaved and not keeper.store.read_only:
                     try:
-                        self._commit()
+                        keeper.commit()
                     except StoreFullError:
-                        self._store.journal.sync()
+                        keeper.store.journal.sync()
             finally:
-                self._store.close()
+                self._closed = True
+                keeper.store.close()
 
     # Profiles and history ------------------------------------------------------------------------
 
     def profiles(self) -> tuple[Profile, ...]:
         """Profiles in the order in which they were added; the default one exists from the first open."""
         with self._lock:
-            return tuple(viewer.profile for viewer in self._viewers)
+            return tuple(viewer.profile for viewer in self._open_keeper().viewers)
 
     def set_profile(self, profile: Profile) -> None:
         """Add a profile, at most 15, or change the name or limit of the one with this id. Durable on return."""
         with self._lock:
-            self._require_writable()
-            self._viewers.set_profile(profile)
-            self._commit()
+            keeper = self._writable_keeper()
+            keeper.viewers.set_profile(profile)
+            keeper.commit()
 
     def history(self, profile: str, limit: int) -> list[HistoryItem]:
         """The newest episodes of a profile, newest first, at most `limit` and as many as tier 1 keeps."""
-        check_integer("limit", limit, 0, 1 << 31)
+        check_integer("limit", limit, 0, _K_MAX)
         with self._lock:
-            recent = self._viewers[profile].recent
-            if limit <= len(recent):
-                newest = [recent[-1 - place] for place in range(limit)]
+            keeper = self._open_keeper()
+            recent = keeper.viewers[profile].recent
+            if limit <= len(recent) or len(recent) < recent.maxlen:
+                newest = list(recent)[::-1][:limit]
             else:
-                self._apply_pending()
-                newest = [episode for episode in self._episodes if episode.profile == profile][::-1][:limit]
+                keeper.apply_pending()
+                newest = [episode for episode in keeper.episodes if episode.profile == profile][::-1][:limit]
             return [self._history_item(episode) for episode in newest]
 
     def event_count(self, profile: str) -> int:
         """How many episodes of a profile were ever recorded, and not forgotten."""
         with self._lock:
-            return self._viewers[profile].event_count
+            return self._open_keeper().viewers[profile].event_count
 
     def seen(self, profile: str) -> Mapping[str, int]:
         """Content id to the time when it was last watched, of everything ever watched. Live; not to be changed."""
         with self._lock:
-            return MappingProxyType(self._viewers[profile].seen)
+            return MappingProxyType(self._open_keeper().viewers[profile].seen)
 
     def hidden(self, profile: str) -> Mapping[str, tuple[FeedbackKind, int | None]]:
         """Content id to the feedback that hides it, and until when: None for ever. Live; not to be changed."""
         with self._lock:
-            return MappingProxyType(self._viewers[profile].hidden)
+            return MappingProxyType(self._open_keeper().viewers[profile].hidden)
 
     # Tier 1 and 2 --------------------------------------------------------------------------------
 
@@ -296,12 +292,12 @@ class AgentMemory:
         """
         if successes_only and failures_only:
             raise ConfigError("retrieve: expected at most one of successes_only and failures_only, got both")
-        check_integer("k", k, 1, 1 << 31)
+        check_integer("k", k, 1, _K_MAX)
         with self._lock:
-            self._apply_pending()
+            keeper = self._applied_keeper()
             if profile is not None:
-                self._viewers[profile]
-            return self._episodes.retrieve(
+                keeper.viewers[profile]
+            return keeper.episodes.retrieve(
                 query_vector,
                 k,
                 minimum_reward=minimum_reward,
@@ -319,35 +315,23 @@ class AgentMemory:
         not be had then. Doing it twice changes nothing.
         """
         with self._lock:
-            self._apply_pending()
-            gathered = 0
-            for episode in list(self._episodes):
-                if episode.code is None:
-                    found = self._vector_of(episode.content_id, episode.content_title)
-                    if found is not None:
-                        self._episodes.set_vector(episode, np.frombuffer(found[0], np.int8), found[1])
-                        gathered += self._gather(episode)
-                        self._unsaved_beside_journal = True
-            return gathered
+            return self._writable_keeper().consolidate()
 
     def rank_skills(self, query_vector: np.ndarray, k: int, profile: str | None = None) -> list[RankedSkill]:
         """The k skills of the highest rank for a unit vector float32[384], best first; see SkillLibrary.rank_skills."""
-        check_integer("k", k, 1, 1 << 31)
+        check_integer("k", k, 1, _K_MAX)
         with self._lock:
-            self._apply_pending()
-            return self._skills.rank_skills(query_vector, k, profile)
+            return self._applied_keeper().skills.rank_skills(query_vector, k, profile)
 
     def skills(self) -> list[Skill]:
         """Every skill, by id."""
         with self._lock:
-            self._apply_pending()
-            return list(self._skills)
+            return list(self._applied_keeper().skills)
 
     def episodes(self) -> list[Episode]:
         """Every episode kept, in the order of recording."""
         with self._lock:
-            self._apply_pending()
-            return [replace(episode) for episode in self._episodes]
+            return [replace(episode) for episode in self._applied_keeper().episodes]
 
     # Tier 3 --------------------------------------------------------------------------------------
 
@@ -357,24 +341,21 @@ class AgentMemory:
         Merging again changes nothing. It is saved with the next checkpoint, flush() or other write.
         """
         with self._lock:
-            self._require_writable()
-            self._apply_pending()
-            changed = self._reasoning.merge(pattern, code, scale)
-            self._unsaved_beside_journal |= changed
+            keeper = self._writable_keeper()
+            changed = keeper.reasoning.merge(pattern, code, scale)
+            keeper.changed_beside_journal |= changed
             return changed
 
     def patterns(self) -> tuple[ReasoningPattern, ...]:
         """The global patterns kept, by id. Not to be changed."""
         with self._lock:
-            self._apply_pending()
-            return tuple(self._reasoning)
+            return tuple(self._open_keeper().reasoning)
 
     def recall_by_utility(self, query_vector: np.ndarray, k: int) -> list[RecalledPattern]:
         """The k global patterns of the highest utility for a unit vector float32[384]; see ReasoningBank."""
-        check_integer("k", k, 1, 1 << 31)
+        check_integer("k", k, 1, _K_MAX)
         with self._lock:
-            self._apply_pending()
-            return self._reasoning.recall_by_utility(query_vector, k)
+            return self._open_keeper().reasoning.recall_by_utility(query_vector, k)
 
     # Changes and sharing -------------------------------------------------------------------------
 
@@ -382,169 +363,172 @@ class AgentMemory:
     def local_version(self) -> int:
         """The counter of changes over all tiers, durable: what it counted is in the database."""
         with self._lock:
-            self._checkpoint_for_reader()
-            return self._changes.local_version
+            return self._saved_keeper().changes.local_version
 
     @property
     def epoch(self) -> int:
         """Random u64, new when the memory is made, restored or wholly forgotten, so that counters never repeat."""
         with self._lock:
-            return self._epoch
+            return self._open_keeper().epoch
 
     def get_changes_since(self, version: int) -> list[Change]:
         """Exactly the changes after a version, oldest first, one for each record, removals included."""
-        check_integer("version", version, 0, (1 << 64) - 1)
+        check_integer("version", version, 0, _U64_MAX)
         with self._lock:
-            self._checkpoint_for_reader()
-            return self._changes.since(version)
+            return self._saved_keeper().changes.since(version)
 
     def set_sharing_titles(self, sharing: bool) -> None:
         """Keep a log of titles finished from now on, or stop and delete it. Durable on return."""
         with self._lock:
-            if self._sharing.titles == bool(sharing):
+            if self._open_keeper().sharing.titles == bool(sharing):
                 return
-            self._require_writable()
-            self._apply_pending()
-            self._sharing.set_titles(bool(sharing))
-            self._commit()
+            keeper = self._writable_keeper()
+            keeper.apply_pending()
+            keeper.sharing.set_titles(bool(sharing))
+            keeper.commit()
 
     def titles_finished_since_acknowledged(self, limit: int) -> list[FinishedTitle]:
         """The titles finished while sharing and not acknowledged, oldest first, at most `limit`."""
-        check_integer("limit", limit, 0, 1 << 31)
+        check_integer("limit", limit, 0, _K_MAX)
         with self._lock:
-            self._checkpoint_for_reader()
-            return self._sharing.finished(limit)
+            return self._saved_keeper().sharing.finished(limit)
 
     def shared_skills(self) -> list[Skill]:
         """The 20 skills with the most samples among those with success_rate of at least 0.7."""
         with self._lock:
-            self._checkpoint_for_reader()
-            return self._skills.shared_skills()
+            return self._saved_keeper().skills.shared_skills()
 
     def acknowledged_shared_set(self) -> dict[int, ViewingPattern | None]:
         """The patterns that the cloud has acknowledged, by id; None for one that named a forgotten title."""
         with self._lock:
-            return dict(self._sharing.acknowledged)
+            return dict(self._open_keeper().sharing.acknowledged)
 
     def acknowledge(self, local_version: int, titles: int, shared: Mapping[int, ViewingPattern]) -> None:
         """The cloud holds the delta of local_version: its first `titles` finished titles and the shared set.
 
         Durable on return. The counter advances, so that a next page has a version of its own.
         """
+        check_integer("local_version", local_version, 0, _U64_MAX)
+        check_integer("titles", titles, 0, _K_MAX)
         with self._lock:
-            self._require_writable()
-            self._apply_pending()
-            self._sharing.acknowledge(check_integer("local_version", local_version, 0, (1 << 64) - 1), titles, shared)
-            self._commit()
+            keeper = self._writable_keeper()
+            keeper.apply_pending()
+            keeper.sharing.acknowledge(local_version, titles, shared)
+            keeper.commit()
 
     # States --------------------------------------------------------------------------------------
 
     def get_state(self, name: str) -> dict | None:
         """What set_state() kept under a name, or None."""
         with self._lock:
-            record = self._store.get("states", name.encode())
+            record = self._open_keeper().store.get("states", name.encode())
             return None if record is None else record[1]
 
     def set_state(self, name: str, state: dict) -> None:
         """Keep a dict of plain values (numbers, text, bytes, lists, dicts) under a name. Durable on return."""
         with self._lock:
-            self._require_writable()
-            self._commit([("states", name.encode(), {1: state})])
+            self._writable_keeper().commit([("states", name.encode(), {1: state})])
 
-    # Inside: taking in ---------------------------------------------------------------------------
+    # The household's data ------------------------------------------------------------------------
+
+    def export_records(self) -> dict[str, object]:
+        """All that is stored, ready for JSON; see exporting.py for its form. import_records() restores it."""
+        with self._lock:
+            return export_records(self._saved_keeper())
+
+    def import_records(self, exported: dict[str, object], replace: bool = False) -> None:
+        """Restore an export into this memory, in one step, durable on return. It begins a new epoch.
+
+        Refuses, with ConfigError, a memory that is not empty unless `replace` is set: then what it held is forgotten.
+        Raises ProtocolError if the export is not valid; then nothing has changed.
+        """
+        with self._lock:
+            keeper = self._writable_keeper()
+            if not replace and holds_anything(keeper):
+                raise ConfigError("import_records: expected an empty memory; pass replace=True to forget what it holds")
+            import_records(keeper, exported)
+            self._oldest_unsynced_at = None
+
+    def forget(self, content_id: str | None = None, profile: str | None = None, everything: bool = False) -> None:
+        """Forget one title, one profile, or everything: exactly one of them is given, else ConfigError.
+
+        When it returns, durably, no file under the storage folder holds the bytes of what was forgotten. After an
+        error or a crash it is done wholly or not at all. Needs room for a second copy of the database.
+        """
+        if (content_id is not None) + (profile is not None) + bool(everything) != 1:
+            raise ConfigError("forget: expected exactly one of content_id, profile and everything")
+        with self._lock:
+            keeper = self._writable_keeper()
+            if content_id is not None:
+                forgetting.forget_title(keeper, check_content_id("content_id", content_id))
+            elif profile is not None:
+                keeper.viewers[profile]
+                forgetting.forget_profile(keeper, profile)
+            else:
+                forgetting.forget_everything(keeper)
+            self._oldest_unsynced_at = None
+
+    def stats(self) -> dict[str, object]:
+        """Counts, sizes, counters, and what is damaged or degraded. Names no title."""
+        with self._lock:
+            keeper = self._open_keeper()
+            keeper.apply_pending()
+            store, journal = keeper.store, keeper.store.journal
+            return {
+                "profiles": len(list(keeper.viewers)),
+                "events": sum(viewer.event_count for viewer in keeper.viewers),
+                "episodes": len(keeper.episodes),
+                "episodes_without_vector": keeper.episodes.without_vector,
+                "skills": len(keeper.skills),
+                "patterns": len(keeper.reasoning),
+                "seen": sum(len(viewer.seen) for viewer in keeper.viewers),
+                "hidden": sum(len(viewer.hidden) for viewer in keeper.viewers),
+                "local_version": keeper.changes.local_version,
+                "last_sequence": keeper.last_sequence,
+                "size_bytes": store.size_bytes(),
+                "read_only": store.read_only,
+                "durability_window_secs": self._window_ms // 1000,
+                "pending_records": keeper.waiting_events,
+                "unsynced_records": journal.unsynced_records,
+                "damaged_records": store.damage.records,
+                "damaged_names": list(store.damage.names),
+                "degraded": keeper.degraded(),
+            }
+
+    # Inside --------------------------------------------------------------------------------------
 
     def _take(self, entry: Entry, profile: str | None) -> Recorded:
-        self._require_writable()
+        keeper = self._writable_keeper()
         if profile is not None:
-            self._viewers[profile]
-        sequence = self._last_sequence + 1
-        payload = encode_entry(entry)
-        try:
-            self._store.journal.append(sequence, payload)
-        except StoreFullError:
-            self._commit()
-            self._store.journal.append(sequence, payload)
-        self._last_sequence = sequence
-        self._note(sequence, entry)
+            keeper.viewers[profile]
+        sequence = keeper.take(entry)
         now_ms = self._clock()
         if self._oldest_unsynced_at is None:
             self._oldest_unsynced_at = now_ms
         if self._window_is_over(now_ms):
-            self._sync()
-        self._checkpoint_if_due()
-        return Recorded(sequence, durable=self._store.journal.unsynced_records == 0)
+            try:
+                self._sync()
+            except StoreError as fault:
+                keeper.faults["journal"] = str(fault)  # it is recorded, but not durable: so the result says
+        keeper.checkpoint_if_due()
+        if not keeper.store.journal.unsynced_records:
+            self._oldest_unsynced_at = None
+        return Recorded(sequence, durable=self._oldest_unsynced_at is None)
 
-    def _note(self, sequence: int, entry: Entry) -> None:
-        """Let the viewers take an entry in, and queue for the tiers what it means to them."""
-        meaning: Episode | Revision | Outcome | None
-        if isinstance(entry, Watched):
-            meaning = self._viewers.take_viewing(sequence, entry)
-        elif isinstance(entry, Rated):
-            meaning = self._viewers.take_rating(sequence, entry)
-        else:
-            meaning = entry
-        if meaning is not None:
-            self._pending.append(meaning)
+    def _sync(self) -> None:
+        self._keeper.store.journal.sync()
+        self._keeper.faults.pop("journal", None)
+        self._oldest_unsynced_at = None
 
-    def _apply_pending(self) -> None:
-        """Let the tiers take in what is queued, in order."""
-        self._require_open()
-        for meaning in self._pending:
-            if isinstance(meaning, Episode):
-                self._add_episode(meaning)
-            elif isinstance(meaning, Revision):
-                self._revise(meaning)
-            else:
-                self._reasoning.record_outcome(
-                    meaning.pattern_id, meaning.followed, meaning.reward, meaning.decision_latency_ms
-                )
-        self._pending.clear()
-
-    def _add_episode(self, episode: Episode) -> None:
-        found = self._vector_of(episode.content_id, episode.content_title)
-        if found is not None:
-            episode.code, episode.scale = found
-        self._episodes.add(episode)
-        self._gather(episode)
-        self._episodes.evict()
-        if episode.success and episode.watch_percentage is not None:
-            self._sharing.note_finished(episode)
-
-    def _gather(self, episode: Episode) -> int:
-        """Consolidate an episode that is new or has a new vector, and number what changed."""
-        gathered = self._skills.consolidate(episode, self._episodes)
-        for changed in gathered or (episode,):
-            self._episodes.note_change(changed)
-        return len(gathered)
-
-    def _revise(self, revision: Revision) -> None:
-        episode = self._episodes.get(revision.sequence)
-        before = replace(episode)
-        episode.engagement, episode.kind = revision.engagement, revision.kind
-        if (episode.reward, episode.success, episode.kind) == (before.reward, before.success, before.kind):
-            return
-        if episode.skill_id:
-            self._skills.adjust(episode.skill_id, before, episode)
-        self._episodes.note_change(episode)
-
-    def _vector_of(self, content_id: str, content_title: str) -> tuple[bytes, float] | None:
-        known = self._known_vectors.get(content_id)
-        if known is None:
-            found = self._lookup(content_id, content_title)
-            if found is None:
-                return None
-            code, scale = found
-            known = (np.ascontiguousarray(code, np.int8).tobytes(), float(scale))
-            if len(self._known_vectors) >= _CACHED_VECTORS:
-                self._known_vectors.clear()
-            self._known_vectors[content_id] = known
-        return known
+    def _window_is_over(self, now_ms: int) -> bool:
+        """Also if the clock was set back, because nobody knows then how long the oldest record has waited."""
+        oldest = self._oldest_unsynced_at
+        return oldest is not None and not 0 <= now_ms - oldest < self._window_ms
 
     def _history_item(self, episode: Episode) -> HistoryItem:
-        if episode.code is None:
-            found = self._vector_of(episode.content_id, episode.content_title)
-        else:
-            found = (episode.code, episode.scale)
+        code, scale = episode.code, episode.scale
+        if code is None:
+            code, scale = self._keeper.vector_of(episode.content_id, episode.content_title) or (None, 0.0)
         return HistoryItem(
             content_id=episode.content_id,
             content_title=episode.content_title,
@@ -555,118 +539,30 @@ class AgentMemory:
             time_of_day=episode.time_of_day,
             day_of_week=episode.day_of_week,
             kind=episode.kind.value,
-            code=None if found is None else np.frombuffer(found[0], np.int8),
-            scale=0.0 if found is None else found[1],
+            code=None if code is None else np.frombuffer(code, np.int8),
+            scale=scale,
         )
 
-    # Inside: keeping -----------------------------------------------------------------------------
-
-    def _load(self) -> None:
-        """Read the database."""
-        state = next((found for key in _STATE_KEYS if (found := self._store.get("meta", key))), None)
-        if state is None:
-            state = self._reconstructed_state()
-        self._applied_sequence = self._last_sequence = state[1]
-        self._epoch = state[4]
-        window = min(RECENT_EPISODES, max(self._max_episodes // MAX_PROFILES, 1))
-        self._changes = ChangeLog(self._store, state[2], state[5], state[6])
-        self._episodes = ReflexionMemory(self._store, self._changes, self._max_episodes, window)
-        self._skills = SkillLibrary(self._store, self._changes, self._max_skills, state[3])
-        self._reasoning = ReasoningBank(self._store, self._changes, self._max_reasoning)
-        self._sharing = SharingState(self._store, self._changes)
-        self._viewers = Viewers(self._store, window)
-        self._viewers.load_recent(self._episodes)
-        self._pending: list[Episode | Revision | Outcome] = []
-        self._unsaved_beside_journal = False
-        self._wipe_wanted = bool(state[7])
-
-    def _reconstructed_state(self) -> dict[int, object]:
-        """The counters of a store that is new or has lost them: beyond every one that its records bear."""
-
-        def last(table: str) -> int:
-            return max((int.from_bytes(key, "big") for key, _fields in self._store.items(table)), default=0)
-
-        tombstones = sum(fields[3] for _key, fields in self._store.items("changes"))
-        return {
-            1: last("episodes"),
-            2: last("changes"),
-            3: last("skills") + 1,
-            4: int.from_bytes(os.urandom(8), "big"),
-            5: 0,
-            6: tombstones,
-            7: False,
-        }
-
-    def _replay(self) -> None:
-        """Take in what the journal holds and the database does not."""
-        if self._wipe_wanted and not self._store.read_only:
-            self._finish_forgetting()
-        for sequence, payload in self._store.journal.replay(self._applied_sequence):
-            entry = decode_entry(payload)
-            if entry is None:
-                self._store.damage.add("journal", sequence.to_bytes(8, "big"))
-            else:
-                self._note(sequence, entry)
-            self._last_sequence = sequence
-
-    def _state_rows(self, wipe_wanted: bool) -> list[Row]:
-        state = {
-            1: self._last_sequence,
-            2: self._changes.local_version,
-            3: self._skills.next_id,
-            4: self._epoch,
-            5: self._changes.complete_from,
-            6: self._changes.tombstones,
-            7: wipe_wanted,
-        }
-        return [("meta", key, state) for key in _STATE_KEYS]
-
-    def _commit(self, further: list[Row] | None = None) -> None:
-        """Write everything unsaved, and what the caller adds, in one transaction. On an error all stays unsaved."""
-        self._apply_pending()
-        parts = (self._episodes, self._skills, self._reasoning, self._viewers, self._sharing, self._changes)
-        rows = [row for part in parts for row in part.rows()]
-        self._store.write([*rows, *self._state_rows(wipe_wanted=False), *(further or ())])
-        for part in parts:
-            part.saved()
-        self._applied_sequence = self._last_sequence
-        self._unsaved_beside_journal = False
-        self._retry_at_events = 0
-        self._store.journal.restart()
-        self._oldest_unsynced_at = None
-
-    def _sync(self) -> None:
-        self._store.journal.sync()
-        self._oldest_unsynced_at = None
-
-    def _window_is_over(self, now_ms: int) -> bool:
-        """Also if the clock was set back, because nobody knows then how long the oldest record has waited."""
-        oldest = self._oldest_unsynced_at
-        return oldest is not None and not 0 <= now_ms - oldest < self._window_ms
-
-    def _checkpoint_if_due(self) -> None:
-        waiting = self._last_sequence - self._applied_sequence
-        if waiting < max(self._checkpoint_events, self._retry_at_events):
-            return
-        try:
-            self._commit()
-        except StoreFullError:
-            # The journal holds the events, and readers have them: only when it is full is there nothing left to do.
-            self._retry_at_events = waiting + RETRY_EVENTS
-
-    def _checkpoint_for_reader(self) -> None:
-        """Make durable what a reader is about to pass on to the cloud."""
-        self._require_open()
-        if self._store.read_only:
-            self._apply_pending()
-        elif self._last_sequence > self._applied_sequence or self._unsaved_beside_journal:
-            self._commit()
-
-    def _require_open(self) -> None:
-        if self._closed and not self._store:
+    def _open_keeper(self) -> Keeper:
+        if self._closed:
             raise StoreError("this memory is closed; open another")
+        return self._keeper
 
-    def _require_writable(self) -> None:
-        self._require_open()
-        if self._store.read_only:
-            raise StoreReadOnlyError(f"{self._store.path}: the store is open read-only; nothing can be recorded")
+    def _writable_keeper(self) -> Keeper:
+        keeper = self._open_keeper()
+        if keeper.store.read_only:
+            raise StoreReadOnlyError(f"{keeper.store.path}: the store is open read-only; nothing can be recorded")
+        return keeper
+
+    def _applied_keeper(self) -> Keeper:
+        """With the tiers as they are now."""
+        keeper = self._open_keeper()
+        keeper.apply_pending()
+        return keeper
+
+    def _saved_keeper(self) -> Keeper:
+        """With everything in the database, for a reader that passes it on: what it tells will not be taken back."""
+        keeper = self._applied_keeper()
+        if keeper.unsaved and not keeper.store.read_only:
+            keeper.commit()
+        return keeper

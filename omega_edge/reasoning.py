@@ -79,9 +79,9 @@ class ReasoningPattern:
         references = tuple((reference.content_id, reference.weight) for reference in self.references)
         return (self.updated_at, self.sample_count, self.success_rate, self.created_at, references, self.code_bytes)
 
-    def fields(self) -> dict[int, object]:
-        """The record's fields."""
-        return {
+    def row(self) -> Row:
+        """The record."""
+        fields = {
             1: self.success_rate,
             2: self.sample_count,
             3: self.created_at,
@@ -96,6 +96,7 @@ class ReasoningPattern:
             12: self.latency_ms_sum,
             13: self.version,
         }
+        return "reasoning", self.pattern_id.to_bytes(4, "big"), fields
 
     @staticmethod
     def from_fields(pattern_id: int, record: dict) -> ReasoningPattern:
@@ -233,7 +234,7 @@ class ReasoningBank:
         for pattern_id in self._unsaved:
             key = pattern_id.to_bytes(4, "big")
             pattern, grave = self._patterns.get(pattern_id), self._graves.get(pattern_id)
-            rows.append(("reasoning", key, None if pattern is None else pattern.fields()))
+            rows.append(("reasoning", key, None) if pattern is None else pattern.row())
             rows.append(("graves", key, None if grave is None else {1: grave}))
         return rows
 
@@ -244,7 +245,7 @@ class ReasoningBank:
     def all_rows(self) -> Iterator[Row]:
         """Every pattern and tombstone."""
         for pattern in self:
-            yield "reasoning", pattern.pattern_id.to_bytes(4, "big"), pattern.fields()
+            yield pattern.row()
         for pattern_id, version in self._graves.items():
             yield "graves", pattern_id.to_bytes(4, "big"), {1: version}
 

@@ -48,15 +48,17 @@ class SharingState:
 
     def finished(self, limit: int) -> list[FinishedTitle]:
         """The oldest entries of the log. To be called when nothing is unsaved."""
-        return [
-            FinishedTitle(record[1], record[2]) for _key, record in islice(self._store.items("finished"), limit)
-        ]
+        return [FinishedTitle(entry[0], entry[1]) for _version, entry in islice(self.log(), limit)]
+
+    def log(self) -> Iterator[tuple[int, tuple[str, int, str]]]:
+        """Entries (version, (content id, time, profile)) of the log, oldest first. To be called when none is unsaved."""
+        for key, record in self._store.items("finished"):
+            yield int.from_bytes(key, "big"), (record[1], record[2], record[3])
 
     def acknowledge(self, local_version: int, titles: int, shared: Mapping[int, ViewingPattern]) -> None:
         """Delete the first entries of the log, as many as were sent, none after local_version; keep the shared set."""
-        for version in self._versions()[:titles]:
-            if version <= local_version:
-                self._log[version] = None
+        sent = [version for version in self._versions()[:titles] if version <= local_version]
+        self._log.update(dict.fromkeys(sent))
         self.acknowledged_version = local_version
         self.acknowledged = dict(shared)
         self._changed = True
@@ -65,7 +67,7 @@ class SharingState:
     def rows(self) -> list[Row]:
         """What the store has to write."""
         rows: list[Row] = [
-            ("finished", version.to_bytes(8, "big"), None if entry is None else dict(enumerate(entry, 1)))
+            ("finished", version.to_bytes(8, "big"), None) if entry is None else finished_row(version, *entry)
             for version, entry in self._log.items()
         ]
         return rows + [self._row()] if self._changed else rows
@@ -76,20 +78,41 @@ class SharingState:
         self._changed = False
 
     def all_rows(self) -> Iterator[Row]:
-        """Everything. To be called when nothing of the log is unsaved."""
+        """Everything."""
         yield self._row()
         for key, record in self._store.items("finished"):
-            yield "finished", key, record
+            if self._log.get(int.from_bytes(key, "big"), record) is not None:
+                yield "finished", key, record
+
+    def forget(self, content_id: str | None, profile: str | None) -> None:
+        """Drop a title, or a profile's titles, from the log, and the title from the acknowledged set.
+
+        To be called when nothing is unsaved; all_rows() is to follow.
+        """
+        for key, record in self._store.items("finished"):
+            if content_id == record[1] or profile == record[3]:
+                self._log[int.from_bytes(key, "big")] = None
+        for number, pattern in self.acknowledged.items():
+            if pattern is not None and any(reference.content_id == content_id for reference in pattern.references):
+                self.acknowledged[number] = None
 
     def _row(self) -> Row:
-        shared = [
-            [number, None if pattern is None else _fields(pattern)] for number, pattern in self.acknowledged.items()
-        ]
-        return "meta", _KEY, {1: self.titles, 2: self.acknowledged_version, 3: shared}
+        return sharing_row(self.titles, self.acknowledged_version, self.acknowledged)
 
     def _versions(self) -> list[int]:
         stored = {int.from_bytes(key, "big") for key, _record in self._store.items("finished")}
         return sorted(version for version in stored | self._log.keys() if self._log.get(version, True) is not None)
+
+
+def finished_row(version: int, content_id: str, timestamp: int, profile: str) -> Row:
+    """The record of a finished title."""
+    return "finished", version.to_bytes(8, "big"), {1: content_id, 2: timestamp, 3: profile}
+
+
+def sharing_row(titles: bool, acknowledged_version: int, acknowledged: Mapping[int, ViewingPattern | None]) -> Row:
+    """The record of all but the log."""
+    shared = [[number, None if pattern is None else _fields(pattern)] for number, pattern in acknowledged.items()]
+    return "meta", _KEY, {1: titles, 2: acknowledged_version, 3: shared}
 
 
 def _fields(pattern: ViewingPattern) -> list:

@@ -100,13 +100,13 @@ class Skill:
         """Content id to weight: how many of the episodes are of that title."""
         return {content_id: float(member.episodes) for content_id, member in self.titles.items()}
 
-    def fields(self) -> dict[int, object]:
-        """The record's fields."""
+    def row(self) -> Row:
+        """The record."""
         titles = [
             [content_id, member.content_title, member.episodes, member.successes, member.reward_micro, member.last_sequence]
             for content_id, member in self.titles.items()
         ]
-        return {
+        fields = {
             1: self.profile,
             2: int(self.part_of_day),
             3: self.code,
@@ -120,6 +120,7 @@ class Skill:
             11: titles,
             12: self.version,
         }
+        return "skills", self.skill_id.to_bytes(4, "big"), fields
 
     @staticmethod
     def from_fields(skill_id: int, record: dict) -> Skill:
@@ -326,7 +327,7 @@ class SkillLibrary:
     def rows(self) -> list[Row]:
         """What the store has to write."""
         return [
-            ("skills", skill_id.to_bytes(4, "big"), None if skill is None else skill.fields())
+            ("skills", skill_id.to_bytes(4, "big"), None) if skill is None else skill.row()
             for skill_id, skill in self._unsaved.items()
         ]
 
@@ -337,7 +338,7 @@ class SkillLibrary:
     def all_rows(self) -> Iterator[Row]:
         """Every skill."""
         for skill in self:
-            yield "skills", skill.skill_id.to_bytes(4, "big"), skill.fields()
+            yield skill.row()
 
     # Inside --------------------------------------------------------------------------------------
 

@@ -142,6 +142,7 @@ def _refusal(path: Path, error: OSError) -> StoreError:
     kinds = {
         errno.ENOSPC: StoreFullError,
         errno.EDQUOT: StoreFullError,
+        errno.EFBIG: StoreFullError,
         errno.EROFS: StoreReadOnlyError,
         errno.EACCES: StoreReadOnlyError,
         errno.EPERM: StoreReadOnlyError,

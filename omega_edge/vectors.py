@@ -98,6 +98,13 @@ class VectorStore:
         """Number of vectors present."""
         return self._snapshot.count
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays that hold the vectors, room for growth included; for a store over given arrays, theirs."""
+        snapshot = self._snapshot
+        arrays = (self._codes, self._scale, self._ids) if self._writable else (snapshot.codes, snapshot.scale)
+        return sum(array.nbytes for array in arrays) + snapshot.live.nbytes
+
     def __len__(self) -> int:
         return self._snapshot.count
 

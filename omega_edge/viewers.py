@@ -45,10 +45,6 @@ class Viewer:
     finished: set[str] = field(default_factory=set)
     hidden: dict[str, tuple[FeedbackKind, int | None]] = field(default_factory=dict)
 
-    def fields(self) -> dict[int, object]:
-        """The record's fields."""
-        return {1: self.profile.name, 2: self.profile.max_age_rating, 3: self.position, 4: self.event_count}
-
 
 class Viewers:
     """All profiles. Changes are kept until rows() was written."""
@@ -58,22 +54,21 @@ class Viewers:
         self._window = window
         self._viewers: dict[str, Viewer] = {}
         self._unsaved: set[tuple[str, str, str]] = set()
+        self.restored: list[str] = []
         loaded = sorted(store.items("profiles"), key=lambda item: item[1][3])
         for key, record in loaded:
             profile = Profile(key.decode(), record[1], record[2])
             self._viewers[profile.id] = Viewer(profile, record[3], deque(maxlen=window), record[4])
-        if DEFAULT_PROFILE not in self._viewers:
+        if not self._viewers:
             self.set_profile(Profile(DEFAULT_PROFILE, "Household"))
         for key, record in store.items("seen"):
             viewer, content_id = self._owner(key)
-            if viewer is not None:
-                viewer.seen[content_id] = record[1]
-                if record[2]:
-                    viewer.finished.add(content_id)
+            viewer.seen[content_id] = record[1]
+            if record[2]:
+                viewer.finished.add(content_id)
         for key, record in store.items("hidden"):
             viewer, content_id = self._owner(key)
-            if viewer is not None:
-                viewer.hidden[content_id] = (_FEEDBACK[record[1]], record[2])
+            viewer.hidden[content_id] = (_FEEDBACK[record[1]], record[2])
 
     def __iter__(self) -> Iterator[Viewer]:
         """Viewers in the order in which their profiles were added."""
@@ -89,8 +84,11 @@ class Viewers:
 
     def load_recent(self, episodes: ReflexionMemory) -> None:
         """Take the recent episodes from the tier."""
-        for viewer in self._viewers.values():
-            viewer.recent.extend(replace(episode) for episode in episodes.newest_of(viewer.profile.id))
+        for profile in episodes.profiles():
+            viewer = self.owner(profile)
+            viewer.recent.extend(replace(episode) for episode in episodes.newest_of(profile))
+            viewer.event_count = max(viewer.event_count, len(viewer.recent))
+        self.owner(DEFAULT_PROFILE)
 
     def set_profile(self, profile: Profile) -> None:
         """Add a profile, or change the name or limit of the one with this id."""
@@ -168,7 +166,7 @@ class Viewers:
 
     def rows(self) -> list[Row]:
         """What the store has to write."""
-        return [self._row(*name) for name in self._unsaved]
+        return [_row(table, self._viewers[profile], content_id) for table, profile, content_id in self._unsaved]
 
     def saved(self) -> None:
         """rows() has been written."""
@@ -177,11 +175,7 @@ class Viewers:
     def all_rows(self) -> Iterator[Row]:
         """Every profile, seen and hidden title."""
         for viewer in self:
-            profile = viewer.profile.id
-            yield self._row("profiles", profile, "")
-            for table, content_ids in (("seen", viewer.seen), ("hidden", viewer.hidden)):
-                for content_id in content_ids:
-                    yield self._row(table, profile, content_id)
+            yield from viewer_rows(viewer)
 
     def forget_title(self, content_id: str, removed: Iterable[Episode]) -> None:
         """Drop a title from every profile. removed: its episodes, which count no more. all_rows() is to follow."""
@@ -214,16 +208,34 @@ class Viewers:
         viewer.event_count += 1
         self._unsaved.add(("profiles", viewer.profile.id, ""))
 
-    def _owner(self, key: bytes) -> tuple[Viewer | None, str]:
+    def _owner(self, key: bytes) -> tuple[Viewer, str]:
         profile, _separator, content_id = key.decode().partition("\0")
-        return self._viewers.get(profile), content_id
+        return self.owner(profile), content_id
 
-    def _row(self, table: str, profile: str, content_id: str) -> Row:
-        viewer = self._viewers[profile]
-        if table == "profiles":
-            return table, profile.encode(), viewer.fields()
-        key = f"{profile}\0{content_id}".encode()
-        if table == "seen":
-            return table, key, {1: viewer.seen[content_id], 2: content_id in viewer.finished}
-        hidden = viewer.hidden.get(content_id)
-        return table, key, None if hidden is None else {1: _FEEDBACK.index(hidden[0]), 2: hidden[1]}
+    def owner(self, profile: str) -> Viewer:
+        """The viewer that a record belongs to. Where the profile's own record was damaged, it comes back under its id,
+        and may see nothing that is not for everyone until set_profile() says otherwise: it may be a child's."""
+        if profile not in self._viewers:
+            self.restored.append(profile)
+            self.set_profile(Profile(profile, profile, max_age_rating=0))
+        return self._viewers[profile]
+
+
+def viewer_rows(viewer: Viewer) -> Iterator[Row]:
+    """Every record of a profile."""
+    yield _row("profiles", viewer, "")
+    for table, content_ids in (("seen", viewer.seen), ("hidden", viewer.hidden)):
+        for content_id in content_ids:
+            yield _row(table, viewer, content_id)
+
+
+def _row(table: str, viewer: Viewer, content_id: str) -> Row:
+    profile = viewer.profile
+    if table == "profiles":
+        fields = {1: profile.name, 2: profile.max_age_rating, 3: viewer.position, 4: viewer.event_count}
+        return table, profile.id.encode(), fields
+    key = f"{profile.id}\0{content_id}".encode()
+    if table == "seen":
+        return table, key, {1: viewer.seen[content_id], 2: content_id in viewer.finished}
+    hidden = viewer.hidden.get(content_id)
+    return table, key, None if hidden is None else {1: _FEEDBACK.index(hidden[0]), 2: hidden[1]}

@@ -1,0 +1,41 @@
+"""What every verb of `omega-edge` that needs the brain begins with: files that must be there, the moment, the brain."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+from omega_edge.brain import OmegaBrain, wall_clock_ms
+from omega_edge.config import BrainConfig
+from omega_edge.errors import ConfigError
+from omega_edge.protocol import check_timestamp
+
+
+def require_file(path: Path, what: str, remedy: str) -> None:
+    """FileNotFoundError, in words, if there is no such file."""
+    if not path.exists():
+        raise FileNotFoundError(f"{what}: expected the file {path}, there is none; {remedy}")
+
+
+def open_brain(config: BrainConfig, moment: int | None = None) -> OmegaBrain:
+    """The household's brain; `moment` (Unix ms) stands for now if it is given."""
+    require_file(config.catalog_path, "catalogue", "./run builds one in a source tree, --catalog names another")
+    # A verb ends within a second: a thread for timed work would only be waited for. close() makes all durable.
+    config = replace(config, background_maintenance=False)
+    return OmegaBrain.open(config, wall_clock_ms if moment is None else lambda: moment)
+
+
+def parse_moment(text: str | None, zone: ZoneInfo) -> int | None:
+    """Unix milliseconds of --at: a number as it is, ISO 8601 in the given zone unless it has an offset."""
+    if text is None:
+        return None
+    if text.isdigit():
+        return check_timestamp("--at", int(text))
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(f"--at: expected a time such as 2026-03-01T20:15, or Unix ms, got {text!r}") from None
+    moment = moment.replace(tzinfo=zone) if moment.tzinfo is None else moment
+    return check_timestamp("--at", int(moment.timestamp() * 1000))
