@@ -3,14 +3,9 @@
 No file needs flags of its own: each instruction set's C file names its target by pragma and is empty on other machines.
 """
 
-import os
-from pathlib import Path
-
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
-ROOT = Path(__file__).resolve().parent
-os.chdir(ROOT)  # a build front end may start elsewhere; source paths are relative to this file
 SIMD = "omega_edge/_simd"
 
 COMPILE_FLAGS = [

@@ -240,7 +240,9 @@ def table_row(made: dict) -> str:
 
 
 def _in_words(value: object) -> str:
-    return {True: "yes", False: "no"}.get(value, f"{value:g}" if isinstance(value, float) else str(value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:

@@ -7,12 +7,15 @@ households finished are added. It is built once and kept until anything that it 
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import shutil
 import sys
 import time
 from pathlib import Path
+
+import numpy as np
 
 from bench.machine import ROOT, files_under
 from bench.viewing import Viewing, read_viewing
@@ -26,6 +29,7 @@ from omega_edge.protocol import (
     ViewingPattern,
 )
 
+LISTED = 20
 REFERENCE_WEIGHTS = (1.0, 0.8, 0.6, 0.4)
 """A pattern is four titles that one household finished one after another."""
 
@@ -72,7 +76,24 @@ def _filled(settings: dict, storage: Path) -> dict:
             page = tuple(patterns[start : start + MAX_SIMILAR_PATTERNS])
             brain.apply_global_patterns(GlobalPatterns(global_version=1 + start, similar=page))
         exported = brain.export()
-    return _facts(settings, exported, patterns, now_ms)
+        _say(f"importing skills up to {scale['skills']}")
+        brain.import_export(_with_skills(exported, config, viewing, scale["skills"]), replace_existing=True)
+        brain.flush()
+        recommended = [item.content_id for item in brain.recommend(k=LISTED)]
+        held = brain.stats()["memory"]
+    for name, expected in (("episodes", "episodes"), ("skills", "skills"), ("patterns", "reasoning")):
+        if held[name] != scale[expected]:
+            raise AssertionError(f"the store was to hold {scale[expected]} {name}, it holds {held[name]}")
+    catalog = Catalog.open(settings["catalog"])
+    return {
+        "clock_ms": now_ms,
+        "recommended": recommended,
+        "genres": list(catalog.genres),
+        "titles": catalog.count,
+        "households": viewing.households,
+        "votes": _votes(catalog, patterns),
+        "skills_gathered": len(exported["skills"]),
+    }
 
 
 def global_patterns(viewing: Viewing, count: int, now_ms: int) -> list[ViewingPattern]:
@@ -96,6 +117,57 @@ def global_patterns(viewing: Viewing, count: int, now_ms: int) -> list[ViewingPa
             if len(patterns) == count:
                 return patterns
     raise ValueError(f"expected {count} groups of {len(REFERENCE_WEIGHTS)} finished titles, found {len(patterns)}")
+
+
+def _with_skills(exported: dict, config: BrainConfig, viewing: Viewing, count: int) -> dict:
+    """The export with skills up to `count`: three titles each that a household finished one after another."""
+    catalog = Catalog.open(config.catalog_path)
+    counters = exported["counters"]
+    newest = exported["episodes"][-1]
+    skills = list(exported["skills"])
+    groups = (group[start : start + 3] for group in viewing.groups for start in range(0, len(group) - 2, 2))
+    for titles in groups:
+        if len(skills) == count:
+            break
+        counters["local_version"] += 1
+        skills.append(
+            _skill(catalog, titles, newest, skill_id=counters["next_skill_id"], version=counters["local_version"])
+        )
+        counters["next_skill_id"] += 1
+    return exported | {"skills": skills}
+
+
+def _skill(catalog: Catalog, titles: tuple[str, ...], newest: dict, skill_id: int, version: int) -> dict:
+    rows = [catalog.row_of(title) for title in titles]
+    vector = (catalog.codes[rows] * catalog.scale[rows][:, None]).sum(axis=0)
+    code = np.rint(vector * (127.0 / np.abs(vector).max())).astype(np.int8)
+    return {
+        "skill_id": skill_id,
+        "profile": newest["profile"],
+        "part_of_day": ("day", "late")[skill_id % 2],
+        "successes": len(titles),
+        "failures": 0,
+        "reward_micro": 900_000 * len(titles),
+        "created_at": newest["timestamp"],
+        "updated_at": newest["timestamp"],
+        "last_sequence": newest["sequence"],
+        "version": version,
+        "vector": {
+            "code": base64.b64encode(code.tobytes()).decode("ascii"),
+            "scale": float(1 / np.linalg.norm(code.astype(np.float64))),
+        },
+        "titles": [
+            {
+                "content_id": title,
+                "content_title": catalog.name(row),
+                "episodes": 1,
+                "successes": 1,
+                "reward_micro": 900_000,
+                "last_sequence": newest["sequence"],
+            }
+            for title, row in zip(titles, rows, strict=True)
+        ],
+    }
 
 
 def _votes(catalog: Catalog, patterns: list[ViewingPattern]) -> dict[int, float]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.footprint import read_facts
-from bench.full_store import build
+from bench.full_store import LISTED, build
 from bench.machine import MEGABYTE, ROOT
 from bench.metrics import line
 from bench.trace import measure_trace
@@ -26,7 +26,6 @@ from omega_edge.inference import VOCABULARY_FILE, InferenceEngine
 from omega_edge.protocol import Recommendation, ViewContext, title_embedding_text
 from omega_edge.tokenizer import WordPieceTokenizer
 
-LISTED = 20
 WARM_UP_CALLS = 20
 LISTS_CHECKED = 20
 REASONS_CHECKED = 3
@@ -34,6 +33,8 @@ TOKENS = range(15, 18)
 """Lengths of the texts embedded, [CLS] and [SEP] counted: about 16."""
 WARM_UP_TEXTS = 5
 MIN_COSINE = 0.99
+NEVER_EVICTED = 60
+"""The newest episodes, which memory keeps whatever their value."""
 TRUTH_TEXTS = ROOT / "tests/vectors/minilm_fp32.json"
 
 
@@ -171,9 +172,9 @@ def _fault_after_observing(
     if any(second <= first for first, second in pairwise(sequences)):
         return "sequence numbers do not rise"
     with OmegaBrain.open(config, clock) as brain:
-        newest = brain.export(profile="household")["viewings"][:60]
-        expected = [(item.content_id, item.at_ms) for item in reversed(watched)][:60]
-        if [(item["content_id"], item["timestamp"]) for item in newest] != expected[: len(newest)]:
+        expected = [(item.content_id, item.at_ms) for item in reversed(watched)][:NEVER_EVICTED]
+        newest = brain.export(profile="household")["viewings"][: len(expected)]
+        if [(item["content_id"], item["timestamp"]) for item in newest] != expected:
             return "after reopening, the newest viewings are not those observed last"
         listed = {item.content_id for item in brain.recommend(k=100)}
         if not listed.isdisjoint(item.content_id for item in watched):

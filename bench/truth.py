@@ -139,7 +139,6 @@ class Truth:
         raw = np.where(allowed, self.raw_scores(context), -np.inf)
         candidates = np.argsort(-raw, kind="stable")[: max(k, CANDIDATES)]
         lowest, highest = raw[candidates[-1]], raw[candidates[0]]
-        offset = float(self.catalog.fusion.offsets[_bucket(len(self.viewings))])
         vectors = np.stack([self._vector(row) for row in [*candidates, *rows]])
         cosines = vectors @ vectors[len(candidates) :].T
         nearest = np.zeros(len(vectors))
@@ -148,8 +147,8 @@ class Truth:
         relevance = np.clip((raw[[*candidates, *rows]] - lowest) / stretch, None, 1.0)
         taken: set[int] = set()
         for place, row in enumerate(rows):
-            if abs(_logit(listed[place].score) - offset - raw[row]) > SCORE_TOLERANCE:
-                return f"place {place + 1}: expected raw score {raw[row] + offset:.5f}, got {_logit(listed[place].score):.5f}"
+            if abs(_logit(listed[place].score) - raw[row]) > SCORE_TOLERANCE:
+                return f"place {place + 1}: expected raw score {raw[row]:.5f}, got {_logit(listed[place].score):.5f}"
             values = (1.0 - diversity) * relevance - diversity * nearest
             left = [index for index, candidate in enumerate(candidates) if candidate not in taken]
             best = max(values[index] for index in left)

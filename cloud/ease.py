@@ -71,7 +71,7 @@ def strongest_rows(weights: np.ndarray, chosen: np.ndarray, title_count: int, bu
     scale = np.zeros(title_count, np.float32)
     columns, values = [], []
     for row, line in zip(chosen, weights):
-        strongest = np.sort(np.argsort(-line, kind="stable")[:per_row])
+        strongest = _largest(line, per_row)
         largest = line[strongest].max(initial=0.0)
         if largest <= 0.0:
             continue
@@ -88,3 +88,12 @@ def strongest_rows(weights: np.ndarray, chosen: np.ndarray, title_count: int, bu
         np.concatenate(values or [np.empty(0)]).astype(np.int8),
         scale,
     )
+
+
+def _largest(line: np.ndarray, count: int) -> np.ndarray:
+    """int64[count]: places of the largest values of a line, ascending; of equal ones the lower places."""
+    if count == 0:
+        return np.empty(0, np.int64)
+    least = np.partition(line, -count)[-count]
+    above, equal = np.flatnonzero(line > least), np.flatnonzero(line == least)
+    return np.sort(np.concatenate((above, equal[: count - len(above)])))

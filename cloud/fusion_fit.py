@@ -27,8 +27,8 @@ CANDIDATES_PER_FEATURE = 60
 LIST_LENGTH = 10
 TAIL_SHARE = 0.2
 """Weight of the uncut discounted gain beside NDCG@10, which alone is flat between changes of the ten."""
-PRIOR_QUERIES = 300.0
-"""How many queries of all buckets a bucket's own are mixed with."""
+PRIOR_QUERIES = 300
+"""How many queries of all buckets, evenly drawn, are mixed with a bucket's own."""
 STEPS = (0.03, 0.1, 0.3, 1.0, 3.0)
 """Changes tried on a weight, in units of the mean weight."""
 ROUNDS = 4
@@ -87,10 +87,11 @@ def _leading_titles(query: Query) -> np.ndarray:
 
 
 def rank_of_first(scores: np.ndarray) -> np.ndarray:
-    """float64[q]: rank (from 1) of column 0 in each line of scores [q, c]; ties stand at their mean rank."""
-    first, others = scores[:, :1], scores[:, 1:]
-    ahead = np.count_nonzero(others > first, axis=1) + 0.5 * np.count_nonzero(others == first, axis=1)
-    return 1.0 + ahead
+    """float64[q]: rank (from 1) of line 0 in each column of scores [c, q]; ties stand at their mean rank."""
+    first, others = scores[0], scores[1:]
+    ahead = (others > first).sum(axis=0, dtype=np.uint16)
+    beside = (others == first).sum(axis=0, dtype=np.uint16)
+    return 1.0 + ahead + 0.5 * beside
 
 
 def discounted_gain(rank: np.ndarray) -> np.ndarray:
@@ -98,78 +99,78 @@ def discounted_gain(rank: np.ndarray) -> np.ndarray:
     return 1.0 / np.log2(1.0 + rank)
 
 
-def _objective(scores: np.ndarray, share: np.ndarray) -> float:
-    """What the ascent raises: NDCG@10 plus TAIL_SHARE of the uncut gain, averaged with the queries' shares."""
+def _objective(scores: np.ndarray) -> float:
+    """What the ascent raises: NDCG@10 plus TAIL_SHARE of the uncut gain, the mean over queries. scores: [c, q]."""
     rank = rank_of_first(scores)
     gain = discounted_gain(rank)
-    return float(share @ (np.where(rank <= LIST_LENGTH, gain, 0.0) + TAIL_SHARE * gain))
+    return float(np.mean(np.where(rank <= LIST_LENGTH, gain, 0.0) + TAIL_SHARE * gain))
 
 
 class _Lists:
-    """Candidates of all queries as one array float32[7, q, c], short lists padded with titles of score -inf."""
+    """Candidates of some queries as one array float32[7, c, q], short lists padded with titles of score -inf."""
 
     def __init__(self, candidates: list[np.ndarray]) -> None:
         longest = max(matrix.shape[1] for matrix in candidates)
-        self.features = np.zeros((len(FITTED), len(candidates), longest), np.float32)
-        self.base = np.full((len(candidates), longest), -np.inf, np.float32)
+        self.features = np.zeros((len(FITTED), longest, len(candidates)), np.float32)
+        self._base = np.full((longest, len(candidates)), -np.inf, np.float32)
         for index, matrix in enumerate(candidates):
-            self.features[:, index, : matrix.shape[1]] = matrix
-            self.base[index, : matrix.shape[1]] = 0.0
+            self.features[:, : matrix.shape[1], index] = matrix
+            self._base[: matrix.shape[1], index] = 0.0
 
     def scores(self, weights: np.ndarray) -> np.ndarray:
-        """float32[q, c]: raw scores under weights [7]."""
-        scores = self.base.copy()
+        """float32[c, q]: raw scores under weights [7]."""
+        scores = self._base.copy()
         for feature, weight in zip(self.features, weights):
             if weight:
                 scores += np.float32(weight) * feature
         return scores
 
-    def best_single(self, share: np.ndarray) -> np.ndarray:
+    def best_single(self) -> np.ndarray:
         """float64[7]: weight 1 for the feature that ranks best alone, 0 for the others."""
         single = np.eye(len(FITTED))
-        return single[int(np.argmax([_objective(self.scores(weights), share) for weights in single]))]
+        return single[int(np.argmax([_objective(self.scores(weights)) for weights in single]))]
 
-    def ascend(self, start: np.ndarray, share: np.ndarray) -> np.ndarray:
-        """float64[7]: weights of at least 0 that no tried change of one of them improves, within ROUNDS."""
+    def ascend(self, start: np.ndarray) -> np.ndarray:
+        """float64[7]: weights of at least 0, changed one at a time wherever that helps, ROUNDS times over."""
         weights = start.copy()
         scores = self.scores(weights)
-        best = _objective(scores, share)
+        moved = np.empty_like(scores)
+        best = _objective(scores)
         for _ in range(ROUNDS):
             before = best
             for feature, step in product(range(len(weights)), (*STEPS, *(-step for step in STEPS))):
                 changed = max(weights[feature] + step * float(weights.mean()), 0.0)
-                moved = scores + np.float32(changed - weights[feature]) * self.features[feature]
-                value = _objective(moved, share)
+                np.multiply(self.features[feature], np.float32(changed - weights[feature]), out=moved)
+                moved += scores
+                value = _objective(moved)
                 if value > best:
-                    best, scores, weights[feature] = value, moved, changed
+                    best, weights[feature] = value, changed
+                    scores, moved = moved, scores
             if best == before:
                 break
         return weights
+
+    def mean_best_score(self, weights: np.ndarray) -> float:
+        """Raw score of the best candidate, the mean over queries."""
+        return float(self.scores(weights).max(axis=0).mean(dtype=np.float64))
 
 
 def fit_weights(queries: FitSet) -> np.ndarray:
     """float32[4, 8]: weights by history bucket, in the order of ranking.FEATURES; without a success, all 0."""
     weights = np.zeros((BUCKETS, len(FEATURES)), np.float32)
-    if not queries.candidates:
+    every = queries.candidates
+    if not every:
         return weights
-    lists = _Lists(queries.candidates)
+    lists = _Lists(every)
+    overall = lists.ascend(lists.best_single())
+    prior = [every[index] for index in np.unique(np.arange(PRIOR_QUERIES) * len(every) // PRIOR_QUERIES)]
     bucket_of_list = np.array(queries.buckets)[np.array(queries.success)]
-    everyone = np.full(len(bucket_of_list), 1.0 / len(bucket_of_list))
-    overall = lists.ascend(lists.best_single(everyone), everyone)
     for bucket in range(BUCKETS):
-        mine = bucket_of_list == bucket
-        own = np.count_nonzero(mine)
-        trust = own / (own + PRIOR_QUERIES)
-        share = trust * mine / max(own, 1) + (1.0 - trust) * everyone
-        fitted = lists.ascend(overall, share) if own else overall
-        weights[bucket, list(FITTED)] = fitted * _scale(lists, fitted, mine if own else ~mine)
+        own = [matrix for matrix, of in zip(every, bucket_of_list) if of == bucket]
+        fitted = _Lists(own + prior).ascend(overall)
+        best = _Lists(own or every).mean_best_score(fitted)
+        weights[bucket, list(FITTED)] = fitted * (MEAN_BEST_RAW_SCORE / best if best > 0 else 1.0)
     return weights
-
-
-def _scale(lists: _Lists, weights: np.ndarray, of: np.ndarray) -> float:
-    """Factor that brings the mean best raw score of some queries (bool[q]) to MEAN_BEST_RAW_SCORE."""
-    best = float(lists.scores(weights)[of].max(axis=1).mean(dtype=np.float64))
-    return MEAN_BEST_RAW_SCORE / best if best > 0 else 1.0
 
 
 def fit_calibration(queries: FitSet, weights: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Self
 
 import numpy as np
 
@@ -40,12 +41,21 @@ from omega_edge.protocol import (
     check_integer,
     check_profile_id,
     check_text,
-    check_timestamp,
     local_day,
     parse_feedback_kind,
 )
-from omega_edge.ranking import FEATURES, HISTORY_HELD, TREND_LONG, TREND_SHORT, Moment, Ranked, Ranker, bucket_of, slot_of
-from omega_edge.reasons import reason_for, strongest_events
+from omega_edge.ranking import (
+    FEATURES,
+    HISTORY_HELD,
+    TREND_LONG,
+    TREND_SHORT,
+    Moment,
+    Ranked,
+    Ranker,
+    bucket_of,
+    slot_of,
+)
+from omega_edge.reasons import because_of, carried_by, strongest_event_each, strongest_events
 from omega_edge.sharing import DeltaComposer
 
 MAX_RECOMMENDATIONS = 500
@@ -140,7 +150,7 @@ class OmegaBrain:
             brain._start_maintenance()
         return brain
 
-    def __enter__(self) -> OmegaBrain:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -290,7 +300,7 @@ class OmegaBrain:
         ranked = Ranked(rows, raw, present)
         told = self._explained(view, moment, ranked, context, now_ms)[0]
         drops = self._ranker.drops(view.history, moment, ranked)
-        nameable = view.nameable(self._catalog, self._policy, len(drops), now_ms)
+        nameable = view.nameable(self._policy, len(drops), now_ms)
         withheld = self._policy.withheld(view.household, row, now_ms)
         return Explanation(
             content_id=content_id,
@@ -304,7 +314,7 @@ class OmegaBrain:
                 name: FeatureShare(float(value), float(weight), float(value * weight))
                 for name, value, weight in zip(FEATURES, present[:, 0], self._weights(view), strict=True)
             },
-            events=strongest_events(drops[:, 0], view.named_events(len(drops)), nameable, 5) if len(drops) else (),
+            events=strongest_events(drops[:, 0], view.named_events(len(drops)), nameable, 5),
         )
 
     def withheld_counts(self, profile: str = DEFAULT_PROFILE) -> dict[str, int]:
@@ -347,33 +357,29 @@ class OmegaBrain:
         self, view: ProfileView, moment: Moment, ranked: Ranked, context: ViewContext, now_ms: int
     ) -> list[Recommendation]:
         drops = self._ranker.drops(view.history, moment, ranked)
-        events = view.named_events(len(drops))
-        nameable = view.nameable(self._catalog, self._policy, len(drops), now_ms)
-        contributions = ranked.features * self._weights(view)[:, None]
+        nameable = view.nameable(self._policy, len(drops), now_ms)
+        strongest, falls = strongest_event_each(drops, nameable)
+        contributions = (ranked.features * self._weights(view)[:, None]).T.tolist()
+        trend_values = ranked.features[TREND_SHORT : TREND_LONG + 1].T.tolist()
         hours = tuple(trend.window_hours for trend in self._catalog.trends)
         bucket = bucket_of(view.history.count)
-        slope, intercept = self._catalog.fusion.calibration[bucket]
+        slope, intercept = self._catalog.fusion.calibration[bucket].tolist()
         offset = self._catalog.fusion.parameters.get(f"score_offset_{bucket}", 0.0)
         listed = []
-        for index, row in enumerate(ranked.rows.tolist()):
+        for index, (row, raw) in enumerate(zip(ranked.rows.tolist(), ranked.raw.tolist(), strict=True)):
             content_id = self._catalog.content_id(row)
-            raw = float(ranked.raw[index])
-            reason = reason_for(
-                content_id,
-                drops[:, index],
-                events,
-                nameable,
-                contributions[:, index],
-                ranked.features[TREND_SHORT : TREND_LONG + 1, index],
-                hours,
-                context.time_of_day.value,
-            )
+            if strongest[index] >= 0:
+                reason = because_of(view.named_event(strongest[index]), falls[index])
+            else:
+                reason = carried_by(
+                    content_id, contributions[index], trend_values[index], hours, context.time_of_day.value
+                )
             listed.append(
                 Recommendation(
                     content_id=content_id,
                     content_title=self._catalog.name(row),
-                    score=_logistic(raw + float(offset)),
-                    confidence=_logistic(float(slope) * raw + float(intercept)),
+                    score=_logistic(raw + offset),
+                    confidence=_logistic(slope * raw + intercept),
                     reason=reason.text,
                     events=reason.events,
                     trend=reason.trend,

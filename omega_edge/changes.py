@@ -1,19 +1,22 @@
-"""The change log: one counter over all three tiers, and for every record that exists or was removed, its last change.
+"""The change log: one counter over all three tiers, and what was removed.
 
-Table `changes`: version u64 -> tier, key, whether removed. A record has at most one entry, so the log is as long as
-the tiers and their tombstones together. The oldest tombstones beyond MAX_TOMBSTONES are dropped, and the log then
-says from which version on it is complete.
+Every record bears the number of its last change, so the log of what exists is the records themselves. Stored beside
+them are only the tombstones, table `removed`: version u64 -> tier, key. They are appended and dropped in the same
+order, which costs the flash little; a log of every change would be written all over at each checkpoint. The oldest
+beyond MAX_TOMBSTONES are dropped, and `complete_from` says from which version on the log knows all.
 """
 
 from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from itertools import islice
 
 from omega_edge.errors import ConfigError
 from omega_edge.store import Row, Store
 
-MAX_TOMBSTONES = 20_000
+MAX_TOMBSTONES = 8192
+_DROPPED_AT_ONCE = MAX_TOMBSTONES // 4
 
 
 class Tier(str, enum.Enum):
@@ -38,37 +41,32 @@ class Change:
 
 
 class ChangeLog:
-    """Numbers changes, and tells those after a version. Unsaved entries are kept until rows() was written."""
+    """Numbers changes and keeps tombstones. What is not in the store yet is held until rows() was written."""
 
-    def __init__(self, store: Store, local_version: int, complete_from: int, tombstones: int) -> None:
-        """complete_from: changes after this version are all known. tombstones: how many the log holds."""
+    def __init__(self, store: Store, local_version: int, complete_from: int) -> None:
+        """complete_from: removals after this version are all known."""
         self._store = store
         self.local_version = local_version
         self.complete_from = complete_from
-        self.tombstones = tombstones
-        self._unsaved: dict[int, tuple[int, int, bool] | None] = {}
+        self._unsaved: dict[int, tuple[Tier, int] | None] = {}
 
-    def note(self, tier: Tier, key: int, previous: int, deleted: bool = False) -> int:
-        """Number a change of a record whose last change was `previous` (0: it is new). Returns its version."""
-        if previous:
-            self.drop(previous)
-        self.local_version += 1
-        self._unsaved[self.local_version] = (_TIERS.index(tier), key, deleted)
-        self.tombstones += deleted
+    def advance(self, by: int = 1) -> int:
+        """Number a change. Returns its version."""
+        self.local_version += by
         return self.local_version
 
-    def drop(self, version: int, tombstone: bool = False) -> None:
-        """Remove an entry, because its record has a later one or is new again (then it was a tombstone)."""
+    def bury(self, tier: Tier, key: int) -> int:
+        """Number the removal of a record. Returns its version."""
+        version = self.advance()
+        self._unsaved[version] = (tier, key)
+        return version
+
+    def exhume(self, version: int) -> None:
+        """Drop a tombstone, because its record is there again."""
         self._unsaved[version] = None
-        self.tombstones -= tombstone
 
-    def advance(self) -> int:
-        """Count a change that is of no tier, such as an acknowledgement."""
-        self.local_version += 1
-        return self.local_version
-
-    def since(self, version: int) -> list[Change]:
-        """Every change after a version, oldest first, tombstones included; 0 gives all that exists.
+    def removed_since(self, version: int) -> list[Change]:
+        """Removals after a version, oldest first; all that are known for 0.
 
         Raises ConfigError for a version from before the oldest tombstones were dropped: begin again from 0.
         """
@@ -77,23 +75,25 @@ class ChangeLog:
                 f"version: expected 0 or at least {self.complete_from}, got {version}; the log does not reach so far "
                 "back, so read everything from 0"
             )
-        entries = {
-            int.from_bytes(key, "big"): (fields[1], fields[2], fields[3])
-            for key, fields in self._store.items("changes", (version + 1).to_bytes(8, "big"))
+        found: dict[int, tuple[Tier, int] | None] = {
+            int.from_bytes(key, "big"): (_TIERS[fields[1]], fields[2])
+            for key, fields in self._store.items("removed", (version + 1).to_bytes(8, "big"))
         }
-        entries.update(self._unsaved)
+        found.update(self._unsaved)
         return [
-            Change(number, _TIERS[entry[0]], entry[1], entry[2])
-            for number, entry in sorted(entries.items())
+            Change(number, *entry, deleted=True)
+            for number, entry in sorted(found.items())
             if number > version and entry is not None
         ]
 
     def rows(self) -> list[Row]:
         """What the store has to write."""
-        if self.tombstones > MAX_TOMBSTONES:
-            self._drop_tombstones(self.tombstones - MAX_TOMBSTONES * 3 // 4)
+        if self._store.count("removed") + len(self._unsaved) > MAX_TOMBSTONES:
+            for change in islice(self.removed_since(0), _DROPPED_AT_ONCE):
+                self.exhume(change.version)
+                self.complete_from = change.version
         return [
-            ("changes", version.to_bytes(8, "big"), None if entry is None else dict(enumerate(entry, 1)))
+            tombstone_row(version, *entry) if entry is not None else ("removed", version.to_bytes(8, "big"), None)
             for version, entry in self._unsaved.items()
         ]
 
@@ -102,17 +102,10 @@ class ChangeLog:
         self._unsaved.clear()
 
     def all_rows(self) -> list[Row]:
-        """Every entry."""
-        return [change_row(change) for change in self.since(0)]
-
-    def _drop_tombstones(self, count: int) -> None:
-        oldest = [change.version for change in self.since(0) if change.deleted][:count]
-        for version in oldest:
-            self.drop(version, tombstone=True)
-        self.complete_from = oldest[-1]
+        """Every tombstone."""
+        return [tombstone_row(change.version, change.tier, change.key) for change in self.removed_since(0)]
 
 
-def change_row(change: Change) -> Row:
-    """The record of an entry."""
-    fields = {1: _TIERS.index(change.tier), 2: change.key, 3: change.deleted}
-    return "changes", change.version.to_bytes(8, "big"), fields
+def tombstone_row(version: int, tier: Tier, key: int) -> Row:
+    """The record of a removal."""
+    return "removed", version.to_bytes(8, "big"), {1: _TIERS.index(tier), 2: key}

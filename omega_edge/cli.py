@@ -78,7 +78,7 @@ def _shared_flags() -> argparse.ArgumentParser:
     group.add_argument("--config", type=Path, metavar="FILE", help="TOML file with options")
     group.add_argument("--storage", type=Path, metavar="DIR", help="folder of the household's memory")
     group.add_argument("--catalog", type=Path, metavar="FILE", help="catalogue bundle")
-    group.add_argument("--model", type=Path, metavar="DIR", help="folder of the text model")
+    group.add_argument("--model", type=Path, metavar="DIR", help="folder of the text model, or none")
     group.add_argument("--time-zone", metavar="NAME", help="IANA name, such as Europe/Berlin")
     shared.add_argument("--json", action="store_true", help="print JSON")
     return shared

@@ -17,8 +17,23 @@ from typing import TextIO
 
 MIN_WIDTH, MAX_WIDTH = 72, 96
 _STYLES = {"bold": "1", "dim": "2", "good": "32", "bad": "31", "warn": "33"}
-_ASCII = str.maketrans({"─": "-", "═": "=", "·": "-", "…": "~", "✓": "+", "✗": "x", "–": "-", "→": ">", "≤": "<"})
-_PROBE = "─═·…✓✗–→≤"
+_ASCII = str.maketrans(
+    {
+        "─": "-",
+        "═": "=",
+        "·": "-",
+        "…": "~",
+        "✓": "+",
+        "✗": "x",
+        "–": "-",
+        "→": ">",
+        "≤": "<",
+        "“": '"',
+        "”": '"',
+        "’": "'",
+    }
+)
+_PROBE = "─═·…✓✗–→≤“”’"
 
 
 def as_plain(value: object) -> object:
@@ -128,9 +143,10 @@ class Screen:
         self.line(self.style(text, "bold"))
         self.line(self.style("─" * min(self.width, text_width(text)), "dim"))
 
-    def paragraph(self, text: str, indent: str = "", style: str | None = None) -> None:
-        """The text wrapped to the width."""
-        for part in textwrap.wrap(text, self.width, initial_indent=indent, subsequent_indent=indent) or [""]:
+    def paragraph(self, text: str, indent: str = "", hanging: str | None = None, style: str | None = None) -> None:
+        """The text wrapped to the width, lines after the first indented by `hanging` if that is given."""
+        following = indent if hanging is None else hanging
+        for part in textwrap.wrap(text, self.width, initial_indent=indent, subsequent_indent=following) or [""]:
             self.line(self.style(part, style) if style else part)
 
     def table(self, header: Sequence[str], rows: Iterable[Sequence[str]], widths: Sequence[int], right: str) -> None:

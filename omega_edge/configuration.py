@@ -2,7 +2,8 @@
 
 An option is a field of BrainConfig. In the environment it is OMEGA_ and its name in capitals
 (OMEGA_STORAGE_PATH), in the file a key of the top level (storage_path = "..."). A name that no option has, in
-either place, is an error, and so is a value of the wrong kind. An empty variable counts as not set.
+either place, is an error, and so is a value of the wrong kind. An empty variable counts as not set; "none" stands for
+no value where an option may do without (model_path).
 
 One file is read: the one named by --config or OMEGA_CONFIG, else the first that exists of
 $XDG_CONFIG_HOME/omega-edge/config.toml (~/.config when that is not set) and /etc/omega-edge/config.toml.
@@ -26,6 +27,7 @@ from omega_edge.errors import ConfigError
 VARIABLE_PREFIX = "OMEGA_"
 FILE_VARIABLE = "OMEGA_CONFIG"
 DEMONSTRATION_BUNDLE = "movietweetings-70k.bundle"
+NOTHING = "none"
 _TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
@@ -94,6 +96,8 @@ def _is_path(name: str) -> bool:
 
 def _from_text(name: str, kinds: tuple[type, ...], text: str, origin: str) -> object:
     """The value that an environment variable's text stands for."""
+    if text == NOTHING and types.NoneType in kinds:
+        return None
     if bool in kinds:
         if text.lower() not in _TRUTH:
             raise ConfigError(f"{name} ({origin}): expected true or false, got {text!r}")
@@ -109,6 +113,8 @@ def _from_text(name: str, kinds: tuple[type, ...], text: str, origin: str) -> ob
 
 def _from_file(name: str, kinds: tuple[type, ...], value: object, path: Path) -> object:
     """The value of a key of the file. Relative paths are relative to the file's directory."""
+    if value == NOTHING and types.NoneType in kinds:
+        return None
     if _is_path(name) and isinstance(value, str):
         return path.parent.resolve() / Path(value).expanduser()
     accepted = (*kinds, int) if float in kinds else kinds
@@ -162,6 +168,7 @@ def load_settings(
             found[name] = Setting(name, value, f"environment {key}")
     for name, value in flags.items():
         if value is not None:
+            value = None if str(value) == NOTHING and types.NoneType in _kinds(annotations[name]) else value
             found[name] = Setting(name, value, f"flag --{name.removesuffix('_path').replace('_', '-')}")
     return tuple(_in_force(field, found) for field in fields.values())
 

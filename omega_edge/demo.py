@@ -24,7 +24,7 @@ import numpy as np
 from omega_edge import demo_measure
 from omega_edge.brain import OmegaBrain
 from omega_edge.cli import EXIT_OK
-from omega_edge.cli_output import Progress, Screen, as_plain, write_json
+from omega_edge.cli_output import Progress, Screen, as_plain, counted, in_minutes, write_json
 from omega_edge.config import BrainConfig
 from omega_edge.configuration import Setting, brain_config, settings_of, source_checkout
 from omega_edge.datasets import Dataset, read_dataset
@@ -367,7 +367,6 @@ def _household_told(dataset: Dataset, index: int, viewings: list[Viewing]) -> di
 def _stored(brain: OmegaBrain, folder: Path) -> dict[str, object]:
     stats = brain.stats()
     files = [path for path in folder.rglob("*") if path.is_file()]
-    exported = brain.export()
     return {
         "memory": as_plain(stats["memory"]),
         "file_bytes": sum(path.stat().st_size for path in files),
@@ -376,5 +375,36 @@ def _stored(brain: OmegaBrain, folder: Path) -> dict[str, object]:
         "sharing_in_words": SHARING_IN_WORDS[stats["sharing"]],
         "sync_delta": as_plain(brain.prepare_sync_delta()),
         "degraded": stats["degraded"],
-        "exported_kinds": sorted(exported),
+        "in_words": _records_in_words(brain.export()),
     }
+
+
+def _records_in_words(exported: dict) -> list[str]:
+    """What is stored, counted, with an example of each kind."""
+    lines = []
+    viewings = [episode for episode in exported["episodes"] if episode["kind"] == "watched"]
+    last = viewings[-1]
+    lines.append(
+        f"{counted(len(viewings), 'viewing')}. The last: {last['content_title']}, watched to "
+        f"{last['watch_percentage']:.0%}, {in_minutes(last['timestamp'])}, {last['time_of_day']}."
+    )
+    skills = sorted(exported["skills"], key=lambda skill: -(skill["successes"] + skill["failures"]))
+    if skills:
+        tries = skills[0]["successes"] + skills[0]["failures"]
+        named = [title["content_title"] for title in skills[0]["titles"][:3]]
+        lines.append(
+            f"{counted(len(skills), 'skill')}: titles that belong together. The largest: {', '.join(named)}"
+            f"{' and others' if len(skills[0]['titles']) > 3 else ''}; finished {skills[0]['successes']} of {tries}."
+        )
+    titles = {episode["content_id"]: episode["content_title"] for episode in exported["episodes"]}
+    for profile in exported["profiles"]:
+        limit = profile["max_age_rating"]
+        hidden = [
+            f"{titles.get(each, each)} ({what['kind'].replace('_', ' ')})" for each, what in profile["hidden"].items()
+        ]
+        lines.append(
+            f"Profile {profile['id']}: {counted(len(profile['seen']), 'title')} seen, "
+            f"{'no age limit' if limit is None else f'up to {limit} years'}, "
+            f"{'hidden: ' + ', '.join(hidden) if hidden else 'nothing hidden'}."
+        )
+    return lines

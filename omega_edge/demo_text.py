@@ -50,7 +50,7 @@ def _show_household(screen: Screen, told: dict) -> None:
     )
     for each in household["last_viewings"]:
         title = fit(each["content_title"], 56)
-        screen.line(f"     {screen.style(in_minutes(each['at']), 'dim')}  {title} {each['watched']:4.0%}")
+        screen.line(f"     {screen.style(fit(in_minutes(each['at']), 17), 'dim')}  {title} {each['watched']:4.0%}")
 
 
 def _moment(listed: dict) -> str:
@@ -121,7 +121,7 @@ def _show_times(screen: Screen, times: dict) -> None:
 def _show_stored(screen: Screen, stored: dict) -> None:
     screen.heading("What the television keeps of this household")
     for line in stored["in_words"]:
-        screen.paragraph(line, indent="     ")
+        screen.paragraph("·  " + line, hanging="   ")
     screen.paragraph(
         f"{in_bytes(stored['file_bytes'])} in {counted(len(stored['files']), 'file')}. "
         f"Sharing mode “{stored['sharing']}”: {stored['sharing_in_words']} "
@@ -140,7 +140,7 @@ def _show_measured(screen: Screen, told: dict) -> None:
     machine = told["machine"]
     screen.heading("Measured here, against the limits of a release")
     name_width = screen.width - 52
-    screen.line(screen.style(f"{'':{name_width}}  {'here':>10}  {'limit':>9}  {'aim':>9}  {'':8}  how", "dim"))
+    screen.line(screen.style(f"{'':{name_width}}  {'here':>10}  {'limit':>9}  {'aim':>9}", "dim"))
     for line in told["measured"]:
         figures = [
             _figure(line[key], line["unit"]) if line[key] is not None else "" for key in ("value", "limit", "aim")
@@ -148,6 +148,11 @@ def _show_measured(screen: Screen, told: dict) -> None:
         verdict = line["verdict"]
         mark = screen.style(fit(_VERDICT_MARKS.get(verdict, verdict), 12), _VERDICT_STYLES.get(verdict, "dim"))
         screen.line(f"{fit(line['words'], name_width)}  {figures[0]:>10}  {figures[1]:>9}  {figures[2]:>9}  {mark}")
+    screen.paragraph(
+        "Opening and memory: of fresh processes. Recommend and observe: after each of 300 viewings of several "
+        "households, spread over six hours, which is also the trace of the bytes written.",
+        style="dim",
+    )
     screen.paragraph(
         f"{machine['cpu']}, kernels {machine['instruction_set']}, Python {machine['python']}. {told['measured_note']}",
         style="dim",

@@ -70,6 +70,15 @@ class Outcome:
 Entry = Watched | Rated | Outcome
 
 
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What became of an observation. sequence: its number. durable: whether it survives a power cut already; if not,
+    it survives the end of the process, and a power cut after flush() or when the durability window is over."""
+
+    sequence: int
+    durable: bool
+
+
 def encode_entry(entry: Entry) -> bytes:
     """The payload of an entry."""
     if isinstance(entry, Watched):

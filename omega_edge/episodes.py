@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,10 @@ WATCH_WEIGHT, ENGAGEMENT_WEIGHT = 0.7, 0.3
 EXTREMITY_WEIGHT, NOVELTY_WEIGHT, AGE_WEIGHT = 0.5, 0.2, 0.3
 ABANDONED_EARLY, ABANDONED_HALFWAY = 0.25, 0.55
 _TIMES = tuple(TimeOfDay)
+
+Vector = tuple[bytes, float]
+"""int8[384] as bytes, and scale."""
+CatalogueLookup = Callable[[str], Vector | None]
 
 
 class EpisodeKind(str, enum.Enum):
@@ -74,8 +78,8 @@ class Episode:
         """Why it failed, in words; empty for a success."""
         return critique_of(self.watch_percentage, self.kind)
 
-    def row(self) -> Row:
-        """The record."""
+    def row(self, with_vector: bool = True) -> Row:
+        """The record. with_vector: whether the vector is in it, or is had from the catalogue when it is read."""
         record: dict[int, object] = {
             1: self.profile,
             2: self.content_id,
@@ -92,7 +96,7 @@ class Episode:
         }
         if self.mood_hint is not None:
             record[9] = self.mood_hint
-        if self.code is not None:
+        if self.code is not None and with_vector:
             record[13], record[14] = self.code, self.scale
         return "episodes", self.sequence.to_bytes(8, "big"), record
 
@@ -166,19 +170,25 @@ class ReflexionMemory:
     The newest `window` episodes of each profile are never evicted: ranking reads them.
     """
 
-    def __init__(self, store: Store, changes: ChangeLog, max_episodes: int, window: int) -> None:
-        """Load every episode."""
+    def __init__(
+        self, store: Store, changes: ChangeLog, max_episodes: int, window: int, catalogued: CatalogueLookup
+    ) -> None:
+        """Load every episode. catalogued: the vector of a title, where the catalogue has it; it is not stored then."""
         self._store = store
         self._changes = changes
         self._max_episodes = max_episodes
         self._window = window
+        self._catalogued = catalogued
         self._episodes: dict[int, Episode] = {}
         self._newest: dict[str, list[int]] = {}
         self._by_value: list[tuple[float, int]] | None = None
         self._unsaved: set[int] = set()
         self._vectors: VectorStore | None = None
         for key, record in store.items("episodes"):
-            self._admit(Episode.from_fields(int.from_bytes(key, "big"), record))
+            episode = Episode.from_fields(int.from_bytes(key, "big"), record)
+            if episode.code is None:
+                episode.code, episode.scale = catalogued(episode.content_id) or (None, 0.0)
+            self._admit(episode)
 
     def __len__(self) -> int:
         return len(self._episodes)
@@ -218,7 +228,7 @@ class ReflexionMemory:
 
     def note_change(self, episode: Episode) -> None:
         """Number the change of an episode, which is to be saved."""
-        episode.version = self._changes.note(Tier.EPISODES, episode.sequence, episode.version)
+        episode.version = self._changes.advance()
         self._unsaved.add(episode.sequence)
         if self._by_value is not None:
             heapq.heappush(self._by_value, (self._value(episode), episode.sequence))
@@ -246,7 +256,7 @@ class ReflexionMemory:
     def remove(self, episode: Episode) -> None:
         """Remove an episode and its vector, leaving a tombstone."""
         del self._episodes[episode.sequence]
-        self._changes.note(Tier.EPISODES, episode.sequence, episode.version, deleted=True)
+        self._changes.bury(Tier.EPISODES, episode.sequence)
         self._unsaved.add(episode.sequence)
         if self._vectors is not None:
             self._vectors.delete(episode.sequence)
@@ -287,7 +297,9 @@ class ReflexionMemory:
     def rows(self) -> list[Row]:
         """What the store has to write."""
         return [
-            ("episodes", sequence.to_bytes(8, "big"), None) if (episode := self.get(sequence)) is None else episode.row()
+            ("episodes", sequence.to_bytes(8, "big"), None)
+            if (episode := self.get(sequence)) is None
+            else episode.row(with_vector=self._must_store_vector(episode))
             for sequence in self._unsaved
         ]
 
@@ -297,7 +309,10 @@ class ReflexionMemory:
 
     def all_rows(self) -> list[Row]:
         """Every episode."""
-        return [episode.row() for episode in self]
+        return [episode.row(with_vector=self._must_store_vector(episode)) for episode in self]
+
+    def _must_store_vector(self, episode: Episode) -> bool:
+        return self._catalogued(episode.content_id) != (episode.code, episode.scale)
 
     def _admit(self, episode: Episode) -> None:
         self._episodes[episode.sequence] = episode

@@ -4,7 +4,7 @@ The form, version 1:
 
     format "omega-edge-memory", version 1
     counters   last_sequence, local_version, next_skill_id, complete_from
-    profiles   id, name, max_age_rating, event_count, seen {content id: time}, finished [content id],
+    profiles   id, name, max_age_rating, event_count, seen {content id: {timestamp, sequence}}, finished [content id],
                hidden {content id: {kind, until}}
     episodes, skills, patterns    the records of the three tiers; their fields as in the classes
     removed    version, tier, key: records that are gone, for readers of the change log
@@ -60,8 +60,7 @@ def export_records(keeper: Keeper) -> dict[str, object]:
         "patterns": [_exported_reasoning(pattern) for pattern in keeper.reasoning],
         "removed": [
             {"version": change.version, "tier": change.tier.value, "key": change.key}
-            for change in keeper.changes.since(0)
-            if change.deleted
+            for change in keeper.changes.removed_since(0)
         ],
         "sharing": {
             "titles": sharing.titles,
@@ -85,7 +84,10 @@ def _exported_viewer(viewer: Viewer) -> dict[str, object]:
         "name": viewer.profile.name,
         "max_age_rating": viewer.profile.max_age_rating,
         "event_count": viewer.event_count,
-        "seen": dict(viewer.seen),
+        "seen": {
+            content_id: {"timestamp": timestamp, "sequence": viewer.seen_sequence[content_id]}
+            for content_id, timestamp in viewer.seen.items()
+        },
         "finished": sorted(viewer.finished),
         "hidden": {
             content_id: {"kind": kind.value, "until": until} for content_id, (kind, until) in viewer.hidden.items()

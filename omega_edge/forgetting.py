@@ -55,7 +55,7 @@ def forget_everything(keeper: Keeper) -> None:
     keeper.commit()
     keeper.epoch = new_epoch()
     keeper.changes.advance()
-    keeper.changes.complete_from, keeper.changes.tombstones = keeper.changes.local_version, 0
+    keeper.changes.complete_from = keeper.changes.local_version
     replace_records(keeper, keeper.state_rows(wipe_wanted=True))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import cbor2
 
-from omega_edge.changes import Change, Tier, change_row
+from omega_edge.changes import Change, Tier, tombstone_row
 from omega_edge.episodes import Episode, EpisodeKind
 from omega_edge.errors import ProtocolError
 from omega_edge.exporting import FORMAT, VERSION
@@ -156,6 +156,7 @@ class _Importer:
                 raise refuse(f"export.{field}", f"{expected!r}", found)
         self._changes: list[Change] = []
         self._profiles: list[str] = []
+        self._seen_sequences: list[int] = []
 
     def rows(self, sequence_used: int) -> list[Row]:
         """Every record of the export. Sequences go on behind what this memory has used, whatever the export says."""
@@ -167,8 +168,9 @@ class _Importer:
         counters.end()
         rows: list[Row] = []
         for position, value in enumerate(self._all.take("profiles", _list)):
-            rows += viewer_rows(self._viewer(position, value))
+            rows += viewer_rows(self._viewer(position, value, last_sequence))
         check_distinct("export.profiles", self._profiles)
+        check_distinct("export.profiles: seen, sequences", self._seen_sequences)
         if DEFAULT_PROFILE not in self._profiles or len(self._profiles) > MAX_PROFILES:
             raise refuse("export.profiles", f"1 to {MAX_PROFILES}, among them {DEFAULT_PROFILE!r}", self._profiles)
         rows += [self._episode(value, last_sequence, next_skill_id) for value in self._all.take("episodes", _list)]
@@ -178,10 +180,9 @@ class _Importer:
         rows += self._sharing(self._all.take("sharing", _Fields), local_version)
         rows += self._states(self._all.take("states", _object))
         self._all.end()
-        rows += self._change_rows(local_version)
-        tombstones = sum(change.deleted for change in self._changes)
+        self._check_changes(local_version)
         last_sequence = max(last_sequence, sequence_used)
-        counted = (last_sequence, local_version, next_skill_id, new_epoch(), complete_from, tombstones)
+        counted = (last_sequence, local_version, next_skill_id, new_epoch(), complete_from)
         return rows + state_rows(*counted, wipe_wanted=True)
 
     def _known_profile(self, name: str, value: object) -> str:
@@ -194,14 +195,13 @@ class _Importer:
         self._changes.append(Change(version, tier, key, deleted))
         return version
 
-    def _change_rows(self, local_version: int) -> list[Row]:
+    def _check_changes(self, local_version: int) -> None:
         check_distinct("export: versions", [change.version for change in self._changes])
         check_distinct("export: records", [(change.tier, change.key) for change in self._changes])
         for change in self._changes:
             check_integer("export: version", change.version, 1, local_version)
-        return [change_row(change) for change in self._changes]
 
-    def _viewer(self, position: int, value: object) -> Viewer:
+    def _viewer(self, position: int, value: object, last_sequence: int) -> Viewer:
         fields = _Fields("profile", value)
         profile = Profile(
             fields.take("id", check_profile_id),
@@ -209,8 +209,12 @@ class _Importer:
             fields.take("max_age_rating", lambda _name, limit: limit),
         )
         viewer = Viewer(profile, position, deque(maxlen=1), fields.take("event_count", _count))
-        for content_id, timestamp in fields.take("seen", _object).items():
-            viewer.seen[check_content_id("seen", content_id)] = check_timestamp("seen", timestamp)
+        for content_id, seen in fields.take("seen", _object).items():
+            last = _Fields("seen", seen)
+            viewer.seen[check_content_id("seen", content_id)] = last.take("timestamp", check_timestamp)
+            viewer.seen_sequence[content_id] = last.take("sequence", check_integer, 1, last_sequence)
+            last.end()
+        self._seen_sequences += viewer.seen_sequence.values()
         viewer.finished = {check_content_id("finished", item) for item in fields.take("finished", _list)}
         if not viewer.finished <= viewer.seen.keys():
             raise refuse("profile.finished", "only titles that are seen", sorted(viewer.finished - viewer.seen.keys()))
@@ -310,15 +314,16 @@ class _Importer:
         return pattern.row()
 
     def _removed(self, values: list) -> list[Row]:
-        graves: list[Row] = []
+        rows: list[Row] = []
         for value in values:
             fields = _Fields("removed", value)
             tier, key = fields.take("tier", check_enum, Tier), fields.take("key", _count)
             version = self._note(fields, tier, key, deleted=True)
             fields.end()
+            rows.append(tombstone_row(version, tier, key))
             if tier is Tier.REASONING:
-                graves.append(("graves", check_integer("removed.key", key, 0, _U32_MAX).to_bytes(4, "big"), {1: version}))
-        return graves
+                rows.append(("graves", check_integer("removed.key", key, 0, _U32_MAX).to_bytes(4, "big"), {1: version}))
+        return rows
 
     def _sharing(self, fields: _Fields, local_version: int) -> list[Row]:
         titles = fields.take("titles", _boolean)

@@ -8,6 +8,7 @@ neither does a crash.
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,20 +16,21 @@ from pathlib import Path
 
 import numpy as np
 
-from omega_edge.changes import ChangeLog
+from omega_edge.changes import Change, ChangeLog, Tier
 from omega_edge.entries import Entry, Outcome, Watched, decode_entry, encode_entry
-from omega_edge.episodes import Episode, ReflexionMemory
+from omega_edge.episodes import Episode, ReflexionMemory, Vector
 from omega_edge.errors import StoreError, StoreFullError
 from omega_edge.reasoning import ReasoningBank
 from omega_edge.sharing_state import SharingState
 from omega_edge.skills import SkillLibrary
 from omega_edge.store import Row, Store
-from omega_edge.viewers import MAX_PROFILES, Revision, Viewers
+from omega_edge.viewers import MAX_PROFILES, HistoryItem, Revision, Viewers
 
 RECENT_EPISODES = 65
 """Episodes of each profile that are never evicted: one more than ranking reads."""
 RETRY_EVENTS = 64
 """After a checkpoint that failed, the next is tried when so many more events have come."""
+VERSIONS_SKIPPED = 1 << 20
 _STATE_KEYS = (b"state", b"state copy")
 _CACHED_VECTORS = 4096
 
@@ -42,6 +44,7 @@ class Keeper:
         self,
         path: Path,
         lookup: VectorLookup,
+        catalogue_lookup: Callable[[str], tuple[np.ndarray, float] | None] | None,
         *,
         read_only: bool,
         checkpoint_events: int,
@@ -51,6 +54,7 @@ class Keeper:
     ) -> None:
         """Open the store and read it. Arguments and errors: see AgentMemory."""
         self._lookup = lookup
+        self._catalogue_lookup = catalogue_lookup
         self._checkpoint_events = checkpoint_events
         self._limits = (max_episodes, max_skills, max_reasoning)
         self._known_vectors: dict[str, tuple[bytes, float]] = {}
@@ -136,9 +140,9 @@ class Keeper:
                 self.changed_beside_journal = True
         return gathered
 
-    def vector_of(self, content_id: str, content_title: str) -> tuple[bytes, float] | None:
+    def vector_of(self, content_id: str, content_title: str) -> Vector | None:
         """Code and scale of a title, or None if it has no vector."""
-        known = self._known_vectors.get(content_id)
+        known = self._catalogued(content_id) or self._known_vectors.get(content_id)
         if known is not None:
             return known
         found = self._lookup(content_id, content_title)
@@ -146,13 +150,58 @@ class Keeper:
             return None
         if len(self._known_vectors) >= _CACHED_VECTORS:
             self._known_vectors.clear()
-        known = (np.ascontiguousarray(found[0], np.int8).tobytes(), float(found[1]))
+        known = vector_of_arrays(*found)
         self._known_vectors[content_id] = known
         return known
+
+    def history(self, profile: str, limit: int) -> list[HistoryItem]:
+        """The newest episodes of a profile, newest first."""
+        recent = self.viewers[profile].recent
+        if limit <= len(recent) or len(recent) < recent.maxlen:
+            newest = list(recent)[::-1][:limit]
+        else:
+            self.apply_pending()
+            newest = [episode for episode in self.episodes if episode.profile == profile][::-1][:limit]
+        return [
+            HistoryItem.of(
+                episode,
+                self.vector_of(episode.content_id, episode.content_title)
+                if episode.code is None
+                else (episode.code, episode.scale),
+            )
+            for episode in newest
+        ]
+
+    def statistics(self) -> dict[str, object]:
+        """Counts, sizes, counters, and what is damaged or degraded. Names no title."""
+        viewers, damage = list(self.viewers), self.store.damage
+        return {
+            "profiles": len(viewers),
+            "events": sum(viewer.event_count for viewer in viewers),
+            "episodes": len(self.episodes),
+            "episodes_without_vector": self.episodes.without_vector,
+            "skills": len(self.skills),
+            "patterns": len(self.reasoning),
+            "seen": sum(len(viewer.seen) for viewer in viewers),
+            "hidden": sum(len(viewer.hidden) for viewer in viewers),
+            "local_version": self.changes.local_version,
+            "last_sequence": self.last_sequence,
+            "size_bytes": self.store.size_bytes(),
+            "read_only": self.store.read_only,
+            "pending_records": self.waiting_events,
+            "unsynced_records": self.store.journal.unsynced_records,
+            "damaged_records": damage.records,
+            "damaged_names": list(damage.names),
+            "degraded": self.degraded(),
+        }
 
     def forget_vectors(self) -> None:
         """Drop the cache of title vectors."""
         self._known_vectors.clear()
+
+    def _catalogued(self, content_id: str) -> Vector | None:
+        found = None if self._catalogue_lookup is None else self._catalogue_lookup(content_id)
+        return None if found is None else vector_of_arrays(*found)
 
     def _add_episode(self, episode: Episode) -> None:
         found = self.vector_of(episode.content_id, episode.content_title)
@@ -190,15 +239,41 @@ class Keeper:
             found.append(f"store damaged: {self.store.damage.records} records fail their checksums")
         return found
 
+    def state(self, name: str) -> dict | None:
+        """What set_state() kept under a name, or None."""
+        if name in self._unsaved_states:
+            return self._unsaved_states[name]
+        record = self.store.get("states", name.encode())
+        return None if record is None else record[1]
+
+    def set_state(self, name: str, state: dict) -> None:
+        """Keep plain values under a name, from the next commit on in the database."""
+        self._unsaved_states[name] = copy.deepcopy(state)
+        self.changed_beside_journal = True
+
+    def changes_since(self, version: int) -> list[Change]:
+        """Exactly the changes after a version, oldest first, one for each record, removals included."""
+        found = self.changes.removed_since(version)
+        tiers = (
+            (Tier.EPISODES, ((episode.sequence, episode.version) for episode in self.episodes)),
+            (Tier.SKILLS, self.skills.versions()),
+            (Tier.REASONING, ((pattern.pattern_id, pattern.version) for pattern in self.reasoning)),
+        )
+        for tier, versions in tiers:
+            found += [Change(number, tier, key, deleted=False) for key, number in versions if number > version]
+        return sorted(found, key=lambda change: change.version)
+
     # Keeping -------------------------------------------------------------------------------------
 
-    def commit(self, further: list[Row] | None = None) -> None:
-        """Write everything unsaved, and what the caller adds, in one transaction. On an error all stays unsaved."""
+    def commit(self) -> None:
+        """Write everything unsaved in one transaction. On an error all stays unsaved."""
         self.apply_pending()
         rows = [row for part in self._parts() for row in part.rows()]
-        self.store.write([*rows, *self.state_rows(), *(further or ())])
+        states = [("states", name.encode(), {1: state}) for name, state in self._unsaved_states.items()]
+        self.store.write([*rows, *states, *self.state_rows()])
         for part in self._parts():
             part.saved()
+        self._unsaved_states.clear()
         self._applied_sequence = self.last_sequence
         self.changed_beside_journal = False
         self._retry_at_events = 0
@@ -213,30 +288,32 @@ class Keeper:
         """The record of the counters. wipe_wanted: whether the journal may still hold what was forgotten."""
         changes = self.changes
         counted = (self.last_sequence, changes.local_version, self.skills.next_id, self.epoch)
-        return state_rows(*counted, changes.complete_from, changes.tombstones, wipe_wanted)
+        return state_rows(*counted, changes.complete_from, wipe_wanted)
 
     def load(self) -> None:
         """Read the database."""
         max_episodes, max_skills, max_reasoning = self._limits
         window = min(RECENT_EPISODES, max(max_episodes // MAX_PROFILES, 1))
-        state = next((found for key in _STATE_KEYS if (found := self.store.get("meta", key))), None)
-        if state is None:
-            state = self._reconstructed_state()
+        state = self._stored_state() or self._reconstructed_state()
         self._applied_sequence = self.last_sequence = state[1]
         self.epoch: int = state[4]
-        self._wipe_wanted = bool(state[7])
-        self.changes = ChangeLog(self.store, state[2], state[5], state[6])
-        self.episodes = ReflexionMemory(self.store, self.changes, max_episodes, window)
+        self._wipe_wanted = bool(state[6])
+        self.changes = ChangeLog(self.store, state[2], state[5])
+        self.episodes = ReflexionMemory(self.store, self.changes, max_episodes, window, self._catalogued)
         self.skills = SkillLibrary(self.store, self.changes, max_skills, state[3])
         self.reasoning = ReasoningBank(self.store, self.changes, max_reasoning)
         self.sharing = SharingState(self.store, self.changes)
         self.viewers = Viewers(self.store, window)
         self.viewers.load_recent(self.episodes)
         self._pending: list[Episode | Revision] = []
+        self._unsaved_states: dict[str, dict] = {}
         self.changed_beside_journal = False
 
     def _parts(self) -> tuple:
         return self.episodes, self.skills, self.reasoning, self.viewers, self.sharing, self.changes
+
+    def _stored_state(self) -> dict[int, object] | None:
+        return next((found for key in _STATE_KEYS if (found := self.store.get("meta", key))), None)
 
     def _reconstructed_state(self) -> dict[int, object]:
         """The counters of a store that is new or has lost them: beyond every one that its records bear."""
@@ -244,8 +321,11 @@ class Keeper:
         def last(table: str) -> int:
             return max((int.from_bytes(key, "big") for key, _fields in self.store.items(table)), default=0)
 
-        tombstones = sum(fields[3] for _key, fields in self.store.items("changes"))
-        return {1: last("episodes"), 2: last("changes"), 3: last("skills") + 1, 4: new_epoch(), 5: 0, 6: tombstones, 7: 0}
+        versions = [last("removed"), last("finished")]
+        for table, field in (("episodes", 15), ("skills", 12), ("reasoning", 13)):
+            versions += [fields[field] for _key, fields in self.store.items(table)]
+        last_sequence = max(last("episodes"), last("seen"))
+        return {1: last_sequence, 2: max(versions), 3: last("skills") + 1, 4: new_epoch(), 5: 0, 6: False}
 
     def _replay(self) -> None:
         """Take in what the journal holds and the database does not."""
@@ -260,13 +340,23 @@ class Keeper:
                     self.viewers.owner(entry.profile)
                 self._note(sequence, entry)
             self.last_sequence = sequence
+        if self._pending:
+            # A reader may have been told versions of what is now taken in again, perhaps with other vectors, so that
+            # it is counted otherwise. None of those versions is used twice.
+            self.changes.advance(VERSIONS_SKIPPED)
 
     def finish_forgetting(self) -> None:
         """The last steps of a forget: no trace in the journal, no damaged file kept aside. Safe to repeat."""
         self.store.journal.wipe()
         self.store.remove_quarantined()
-        self.store.write(self.state_rows(wipe_wanted=False))
-        self._wipe_wanted = False
+        state = self._stored_state()
+        if state is not None:
+            self.store.write(("meta", key, {**state, 6: False}) for key in _STATE_KEYS)
+
+
+def vector_of_arrays(code: np.ndarray, scale: float) -> Vector:
+    """A vector as the tiers hold it."""
+    return np.ascontiguousarray(code, np.int8).tobytes(), float(scale)
 
 
 def state_rows(
@@ -275,11 +365,10 @@ def state_rows(
     next_skill_id: int,
     epoch: int,
     complete_from: int,
-    tombstones: int,
     wipe_wanted: bool,
 ) -> list[Row]:
     """The record of the counters, twice, so that no single damaged record loses them."""
-    values = (last_sequence, local_version, next_skill_id, epoch, complete_from, tombstones, wipe_wanted)
+    values = (last_sequence, local_version, next_skill_id, epoch, complete_from, wipe_wanted)
     return [("meta", key, dict(enumerate(values, 1))) for key in _STATE_KEYS]
 
 

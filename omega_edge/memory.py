@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -19,7 +19,7 @@ import numpy as np
 
 from omega_edge import forgetting
 from omega_edge.changes import Change
-from omega_edge.entries import Entry, Outcome, Rated, Watched
+from omega_edge.entries import Entry, Outcome, Rated, Recorded, Watched
 from omega_edge.episodes import Episode, RetrievedEpisode
 from omega_edge.errors import ConfigError, StoreError, StoreFullError, StoreReadOnlyError
 from omega_edge.exporting import export_records, holds_anything
@@ -41,38 +41,13 @@ from omega_edge.protocol import (
 from omega_edge.reasoning import ReasoningPattern, RecalledPattern
 from omega_edge.skills import RankedSkill, Skill
 from omega_edge.validation import check_integer, check_share, check_text
+from omega_edge.viewers import HistoryItem
 
 MAX_DECISION_LATENCY_MS = 24 * 3600 * 1000
 CONSOLIDATE_EVERY_MS = 15 * 60 * 1000
 """How often maintain() looks up vectors that could not be had before."""
 _U64_MAX = (1 << 64) - 1
 _K_MAX = (1 << 31) - 1
-
-
-@dataclass(frozen=True, slots=True)
-class Recorded:
-    """What became of an observation. sequence: its number. durable: whether it survives a power cut already; if not,
-    it survives the end of the process, and a power cut after flush() or when the durability window is over."""
-
-    sequence: int
-    durable: bool
-
-
-@dataclass(frozen=True, slots=True)
-class HistoryItem:
-    """One recent episode. watch_percentage: 0 where nothing was watched. code: int8[384], None without a vector."""
-
-    content_id: str
-    content_title: str
-    timestamp: int
-    watch_percentage: float
-    reward: float
-    success: bool
-    time_of_day: TimeOfDay
-    day_of_week: int
-    kind: str
-    code: np.ndarray | None = field(repr=False, compare=False)
-    scale: float = field(repr=False, compare=False)
 
 
 class AgentMemory:
@@ -84,6 +59,7 @@ class AgentMemory:
         clock: Callable[[], int],
         *,
         vector_lookup: VectorLookup,
+        catalogue_lookup: Callable[[str], tuple[np.ndarray, float] | None] | None = None,
         read_only: bool = False,
         durability_window_secs: int = 300,
         checkpoint_events: int = 256,
@@ -94,7 +70,9 @@ class AgentMemory:
         """Open the memory in a folder, making it if it is missing.
 
         clock: returns Unix milliseconds, UTC. vector_lookup: code int8[384] and scale of a title (content id, title),
-        None if there is none; asked when the tiers take an event in, and by history(), so it should be quick.
+        None if there is none; asked when the tiers take an event in, and by history(). catalogue_lookup: the same by
+        content id alone, for titles whose vector will be had again at the next open, as the catalogue's are: those
+        are not stored, which saves half of what is written.
         durability_window_secs: how long an event may wait to be synced; 0 syncs each before record() returns.
         checkpoint_events: how many may wait in the journal. On a read-only file system it opens read-only.
 
@@ -109,6 +87,7 @@ class AgentMemory:
         self._keeper = Keeper(
             Path(path),
             vector_lookup,
+            catalogue_lookup,
             read_only=read_only,
             checkpoint_events=check_integer("checkpoint_events", checkpoint_events, 1, 10_000),
             max_episodes=check_integer("max_episodes", max_episodes, 1, 1_000_000),
@@ -249,14 +228,7 @@ class AgentMemory:
         """The newest episodes of a profile, newest first, at most `limit` and as many as tier 1 keeps."""
         check_integer("limit", limit, 0, _K_MAX)
         with self._lock:
-            keeper = self._open_keeper()
-            recent = keeper.viewers[profile].recent
-            if limit <= len(recent) or len(recent) < recent.maxlen:
-                newest = list(recent)[::-1][:limit]
-            else:
-                keeper.apply_pending()
-                newest = [episode for episode in keeper.episodes if episode.profile == profile][::-1][:limit]
-            return [self._history_item(episode) for episode in newest]
+            return self._open_keeper().history(profile, limit)
 
     def event_count(self, profile: str) -> int:
         """How many episodes of a profile were ever recorded, and not forgotten."""
@@ -375,7 +347,7 @@ class AgentMemory:
         """Exactly the changes after a version, oldest first, one for each record, removals included."""
         check_integer("version", version, 0, _U64_MAX)
         with self._lock:
-            return self._saved_keeper().changes.since(version)
+            return self._saved_keeper().changes_since(version)
 
     def set_sharing_titles(self, sharing: bool) -> None:
         """Keep a log of titles finished from now on, or stop and delete it. Durable on return."""
@@ -421,13 +393,13 @@ class AgentMemory:
     def get_state(self, name: str) -> dict | None:
         """What set_state() kept under a name, or None."""
         with self._lock:
-            record = self._open_keeper().store.get("states", name.encode())
-            return None if record is None else record[1]
+            return self._open_keeper().state(name)
 
     def set_state(self, name: str, state: dict) -> None:
-        """Keep a dict of plain values (numbers, text, bytes, lists, dicts) under a name. Durable on return."""
+        """Keep a dict of plain values (numbers, text, lists, dicts) under a name. It is saved, together with merged
+        patterns, with the next checkpoint, flush() or other write."""
         with self._lock:
-            self._writable_keeper().commit([("states", name.encode(), {1: state})])
+            self._writable_keeper().set_state(name, state)
 
     # The household's data ------------------------------------------------------------------------
 
@@ -471,29 +443,8 @@ class AgentMemory:
     def stats(self) -> dict[str, object]:
         """Counts, sizes, counters, and what is damaged or degraded. Names no title."""
         with self._lock:
-            keeper = self._open_keeper()
-            keeper.apply_pending()
-            store, journal = keeper.store, keeper.store.journal
-            return {
-                "profiles": len(list(keeper.viewers)),
-                "events": sum(viewer.event_count for viewer in keeper.viewers),
-                "episodes": len(keeper.episodes),
-                "episodes_without_vector": keeper.episodes.without_vector,
-                "skills": len(keeper.skills),
-                "patterns": len(keeper.reasoning),
-                "seen": sum(len(viewer.seen) for viewer in keeper.viewers),
-                "hidden": sum(len(viewer.hidden) for viewer in keeper.viewers),
-                "local_version": keeper.changes.local_version,
-                "last_sequence": keeper.last_sequence,
-                "size_bytes": store.size_bytes(),
-                "read_only": store.read_only,
-                "durability_window_secs": self._window_ms // 1000,
-                "pending_records": keeper.waiting_events,
-                "unsynced_records": journal.unsynced_records,
-                "damaged_records": store.damage.records,
-                "damaged_names": list(store.damage.names),
-                "degraded": keeper.degraded(),
-            }
+            statistics = self._applied_keeper().statistics()
+        return {"durability_window_secs": self._window_ms // 1000, **statistics}
 
     # Inside --------------------------------------------------------------------------------------
 
@@ -525,24 +476,6 @@ class AgentMemory:
         oldest = self._oldest_unsynced_at
         return oldest is not None and not 0 <= now_ms - oldest < self._window_ms
 
-    def _history_item(self, episode: Episode) -> HistoryItem:
-        code, scale = episode.code, episode.scale
-        if code is None:
-            code, scale = self._keeper.vector_of(episode.content_id, episode.content_title) or (None, 0.0)
-        return HistoryItem(
-            content_id=episode.content_id,
-            content_title=episode.content_title,
-            timestamp=episode.timestamp,
-            watch_percentage=episode.watch_percentage or 0.0,
-            reward=episode.reward,
-            success=episode.success,
-            time_of_day=episode.time_of_day,
-            day_of_week=episode.day_of_week,
-            kind=episode.kind.value,
-            code=None if code is None else np.frombuffer(code, np.int8),
-            scale=scale,
-        )
-
     def _open_keeper(self) -> Keeper:
         if self._closed:
             raise StoreError("this memory is closed; open another")
@@ -561,8 +494,8 @@ class AgentMemory:
         return keeper
 
     def _saved_keeper(self) -> Keeper:
-        """With everything in the database, for a reader that passes it on: what it tells will not be taken back."""
+        """With everything durable, for a reader that passes it on: what it tells will not be taken back."""
         keeper = self._applied_keeper()
-        if keeper.unsaved and not keeper.store.read_only:
-            keeper.commit()
+        if not keeper.store.read_only:
+            self.flush()
         return keeper

@@ -75,14 +75,16 @@ class ProfileView:
             (item, *self.items[: HISTORY_HELD - 1]), _pushed(catalog, self.history, item), household, outside_seen
         )
 
+    def named_event(self, index: int) -> NamedEvent:
+        """An event, 0 being the newest, as reasons name it."""
+        item = self.items[index]
+        return NamedEvent(item.content_id, item.content_title, item.timestamp, item.kind, item.success)
+
     def named_events(self, events: int) -> list[NamedEvent]:
         """The newest events as reasons name them."""
-        return [
-            NamedEvent(item.content_id, item.content_title, item.timestamp, item.kind, item.success)
-            for item in self.items[:events]
-        ]
+        return [self.named_event(index) for index in range(events)]
 
-    def nameable(self, catalog: Catalog, policy: Policy, events: int, now_ms: int) -> np.ndarray:
+    def nameable(self, policy: Policy, events: int, now_ms: int) -> np.ndarray:
         """bool[e]: which of the newest events a reason may name to this profile."""
         named = policy.may_name(
             self.household, [item.content_id for item in self.items[:events]], self.history.rows[:events], now_ms

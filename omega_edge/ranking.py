@@ -19,6 +19,7 @@ import numpy as np
 
 from omega_edge._simd import kernels
 from omega_edge.catalog import Catalog, Fusion
+from omega_edge.errors import CatalogError
 from omega_edge.protocol import EMBEDDING_DIMENSIONS, TimeOfDay
 
 FEATURES = (
@@ -139,15 +140,43 @@ class Moment:
     pattern_weights: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))
 
 
-def _evidence(history: History, failure_weight: float) -> np.ndarray:
-    """float32[e]: how much each event speaks for its like: a success 1, a failure failure_weight."""
-    finished_or_not = np.where(history.success, np.float32(1.0), np.float32(failure_weight))
-    return np.where(history.rejected, np.float32(REJECTION_WEIGHT), finished_or_not)
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """What features and reasons both read of one history, e events held: computed once a history.
 
+    row_weights, content_weights: float32[e], evidence of each event times its decay. known: int64[m], indices
+    of the events inside the catalogue; known_rows: uint32[m]. shares: float32[e, g], genre shares of the
+    successes inside the catalogue, and counted: float32[e], 1 for each of those.
+    """
 
-def _decay(factor: float, length: int) -> np.ndarray:
-    """float32[length]: factor ** position, by position from the newest event."""
-    return np.power(np.float32(factor), np.arange(length, dtype=np.float32))
+    history: History
+    row_weights: np.ndarray
+    content_weights: np.ndarray
+    known: np.ndarray
+    known_rows: np.ndarray
+    shares: np.ndarray
+    counted: np.ndarray
+
+    @staticmethod
+    def of(catalog: Catalog, history: History, parameters: dict[str, float]) -> _Prepared:
+        finished_or_not = np.where(history.success, np.float32(1.0), np.float32(parameters["failure_weight"]))
+        evidence = np.where(history.rejected, np.float32(REJECTION_WEIGHT), finished_or_not)
+        position = np.arange(len(evidence), dtype=np.float32)
+        known = np.flatnonzero(history.rows >= 0)
+        known_rows = history.rows[known].astype(np.uint32)
+        counted = np.zeros(len(evidence), np.float32)
+        counted[known] = history.success[known]
+        masks = np.zeros(len(evidence), np.uint64)
+        masks[known] = catalog.genre_masks[known_rows]
+        return _Prepared(
+            history=history,
+            row_weights=evidence * np.power(np.float32(parameters["row_decay"]), position),
+            content_weights=evidence * np.power(np.float32(parameters["content_decay"]), position),
+            known=known,
+            known_rows=known_rows,
+            shares=genre_membership(masks, len(catalog.genres)) * counted[:, None],
+            counted=counted,
+        )
 
 
 def _recent_indices(history: History, skipped: int = -1) -> list[int]:
@@ -170,13 +199,6 @@ def _quantised(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         kernels.quantise(np.ascontiguousarray(vectors[usable]), some_codes, some_scale)
         codes[usable], scale[usable] = some_codes, some_scale
     return codes, scale
-
-
-def _genre_shares(catalog: Catalog, history: History) -> np.ndarray:
-    """float32[e, g]: each successful event's share in each genre; zero outside the catalogue."""
-    counted = history.success & (history.rows >= 0)
-    masks = np.where(counted, catalog.genre_masks[np.maximum(history.rows, 0)], np.uint64(0))
-    return genre_membership(masks, len(catalog.genres))
 
 
 def genre_membership(masks: np.ndarray, genre_count: int) -> np.ndarray:
@@ -209,51 +231,50 @@ def features(
     """Feature matrix float32[8, n] of every title of the catalogue, rows in the order of FEATURES.
 
     parameters: row_decay and content_decay (0–1, per event), failure_weight (evidence of an event that failed).
-    out: written to and returned if given; its popularity row is left as it is when it holds it already.
+    out: written to and returned if given.
     """
     if out is None:
         out = np.empty((len(FEATURES), catalog.count), np.float32)
+    return _features(catalog, _Prepared.of(catalog, history, parameters), moment, out)
+
+
+def _features(catalog: Catalog, prepared: _Prepared, moment: Moment, out: np.ndarray) -> np.ndarray:
     out[POPULARITY] = catalog.popularity
     trends = moment.trends if moment.trends is not None else tuple(trend.scores for trend in catalog.trends)
     out[TREND_SHORT], out[TREND_LONG] = trends
-    evidence = _evidence(history, parameters["failure_weight"])[:HISTORY_WINDOW]
     out[ROWS] = 0
-    if catalog.rows is not None and len(evidence):
-        known = history.rows[:HISTORY_WINDOW] >= 0
-        weights = evidence * _decay(parameters["row_decay"], len(evidence))
+    inside = int(np.searchsorted(prepared.known, HISTORY_WINDOW))
+    if catalog.rows is not None and inside:
         kernels.row_scatter_add(
             catalog.rows.offsets,
             catalog.rows.columns,
             catalog.rows.values,
             catalog.rows.scale,
-            history.rows[:HISTORY_WINDOW][known].astype(np.uint32),
-            weights[known],
+            prepared.known_rows[:inside],
+            prepared.row_weights[prepared.known[:inside]],
             out[ROWS],
         )
-    _content(catalog, history, moment, evidence * _decay(parameters["content_decay"], len(evidence)), out)
-    shares = _genre_shares(catalog, history)[:HISTORY_WINDOW]
-    counted = (history.success & (history.rows >= 0))[:HISTORY_WINDOW].astype(np.float32)
-    here = history.slots[:HISTORY_WINDOW] == moment.slot
+    _content(catalog, prepared, moment, out)
+    shares, counted = prepared.shares[:HISTORY_WINDOW], prepared.counted[:HISTORY_WINDOW]
+    here = (prepared.history.slots[:HISTORY_WINDOW] == moment.slot).astype(np.float32)
     lift = _genre_lift(
-        catalog,
-        moment,
-        shares[here].sum(axis=0)[None],
-        counted[here].sum()[None],
-        shares.sum(axis=0)[None],
-        counted.sum()[None],
+        catalog, moment, (here @ shares)[None], (here @ counted)[None], shares.sum(axis=0)[None], counted.sum()[None]
     )
     kernels.genre_means(catalog.genre_masks, lift[0], out[CONTEXT])
     out[PATTERNS] = 0
-    np.add.at(out[PATTERNS], moment.pattern_rows, moment.pattern_weights)
+    if len(moment.pattern_rows):
+        np.add.at(out[PATTERNS], moment.pattern_rows, moment.pattern_weights)
     return out
 
 
-def _content(catalog: Catalog, history: History, moment: Moment, weights: np.ndarray, out: np.ndarray) -> None:
+def _content(catalog: Catalog, prepared: _Prepared, moment: Moment, out: np.ndarray) -> None:
     """Fill the two content rows: cosine to the decayed profile, and to the mean of the last two successes."""
-    vectors = history.codes[:HISTORY_WINDOW] * history.scale[:HISTORY_WINDOW, None]
-    profile = weights @ vectors
-    recent = _recent_vector(catalog, history, moment, _recent_indices(history))
-    codes, scale = _quantised(np.stack((profile, recent)))
+    history = prepared.history
+    weights = prepared.content_weights[:HISTORY_WINDOW] * history.scale[:HISTORY_WINDOW]
+    directions = np.empty((2, EMBEDDING_DIMENSIONS), np.float32)
+    np.matmul(weights, history.codes[:HISTORY_WINDOW].astype(np.float32), out=directions[0])
+    directions[1] = _recent_vector(catalog, history, moment, _recent_indices(history))
+    codes, scale = _quantised(directions)
     kernels.cosines(catalog.codes, catalog.scale, codes, scale, out[CONTENT_PROFILE : CONTENT_RECENT + 1])
 
 
@@ -295,23 +316,24 @@ def scores_without_each(
     history. Positions, bucket and shares are recomputed, so row i equals, up to rounding, the ranking of
     history.without(i).
     """
-    events = min(len(history.rows), HISTORY_WINDOW)
-    parameters = fusion.parameters
-    values = np.repeat(present[:, None, :], events, axis=1)
-    evidence = _evidence(history, parameters["failure_weight"])
-    held = len(evidence)
-    codes = np.ascontiguousarray(catalog.codes[candidates])
-    scale = np.ascontiguousarray(catalog.scale[candidates])
-    if catalog.rows is not None:
-        values[ROWS] = _left_out_sums(
-            _row_weights(catalog, history, candidates)
-            * (evidence * _decay(parameters["row_decay"], held))[:, None],
-            parameters["row_decay"],
-        )
-    vectors = history.codes * history.scale[:, None]
-    profiles = _left_out_sums(
-        vectors * (evidence * _decay(parameters["content_decay"], held))[:, None], parameters["content_decay"]
+    return _scores_without_each(
+        catalog, _Prepared.of(catalog, history, fusion.parameters), moment, fusion, candidates, present
     )
+
+
+def _scores_without_each(
+    catalog: Catalog, prepared: _Prepared, moment: Moment, fusion: Fusion, candidates: np.ndarray, present: np.ndarray
+) -> np.ndarray:
+    history = prepared.history
+    events = min(len(history.rows), HISTORY_WINDOW)
+    values = np.repeat(present[:, None, :], events, axis=1)
+    codes, scale = catalog.codes[candidates], catalog.scale[candidates]
+    if catalog.rows is not None:
+        said = np.zeros((len(history.rows), len(candidates)), np.float32)
+        said[prepared.known] = _row_weights(catalog, prepared.known_rows, candidates)
+        values[ROWS] = _left_out_sums(said * prepared.row_weights[:, None], fusion.parameters["row_decay"])
+    weights = prepared.content_weights * history.scale
+    profiles = _left_out_sums(history.codes * weights[:, None], fusion.parameters["content_decay"])
     _cosines_into(values[CONTENT_PROFILE], codes, scale, profiles)
     if not moment.recent_rows:
         touched = [index for index in _recent_indices(history) if index < events]
@@ -320,27 +342,17 @@ def scores_without_each(
             recent = np.empty((len(touched), len(candidates)), np.float32)
             _cosines_into(recent, codes, scale, np.stack(means))
             values[CONTENT_RECENT][touched] = recent
-    values[CONTEXT] = _context_without_each(catalog, history, moment, candidates)[:events]
-    # A sum over eight features: einsum keeps float32 and needs no copy of the stacked matrix.
+    values[CONTEXT] = _context_without_each(catalog, prepared, moment, candidates)[:events]
+    # einsum keeps the sum over eight features in float32 and needs no copy of the stacked matrix.
     return np.einsum("f,fek->ek", fusion.weights[bucket_of(history.count - 1)], values)
 
 
-def _row_weights(catalog: Catalog, history: History, candidates: np.ndarray) -> np.ndarray:
-    """float32[e, k]: what each held event's title says for each candidate, 0 outside the catalogue."""
-    weights = np.zeros((len(history.rows), len(candidates)), np.float32)
-    known = np.flatnonzero(history.rows >= 0)
-    found = np.empty((len(known), len(candidates)), np.float32)
-    kernels.row_lookup(
-        catalog.rows.offsets,
-        catalog.rows.columns,
-        catalog.rows.values,
-        catalog.rows.scale,
-        history.rows[known].astype(np.uint32),
-        candidates,
-        found,
-    )
-    weights[known] = found
-    return weights
+def _row_weights(catalog: Catalog, known_rows: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+    """float32[m, k]: what each title of known_rows says for each candidate."""
+    found = np.empty((len(known_rows), len(candidates)), np.float32)
+    rows = catalog.rows
+    kernels.row_lookup(rows.offsets, rows.columns, rows.values, rows.scale, known_rows, candidates, found)
+    return found
 
 
 def _cosines_into(out: np.ndarray, codes: np.ndarray, scale: np.ndarray, queries: np.ndarray) -> None:
@@ -350,17 +362,16 @@ def _cosines_into(out: np.ndarray, codes: np.ndarray, scale: np.ndarray, queries
 
 
 def _context_without_each(
-    catalog: Catalog, history: History, moment: Moment, candidates: np.ndarray
+    catalog: Catalog, prepared: _Prepared, moment: Moment, candidates: np.ndarray
 ) -> np.ndarray:
     """float32[held, k]: the context feature of the candidates without each held event."""
-    shares = _genre_shares(catalog, history)
-    counted = (history.success & (history.rows >= 0)).astype(np.float32)
-    here = (history.slots == moment.slot).astype(np.float32)
+    shares, counted = prepared.shares, prepared.counted
+    here = (prepared.history.slots == moment.slot).astype(np.float32)
     lift = _genre_lift(
         catalog,
         moment,
-        (shares * here[:, None]).sum(axis=0) - shares * here[:, None],
-        (counted * here).sum() - counted * here,
+        here @ shares - shares * here[:, None],
+        here @ counted - counted * here,
         shares.sum(axis=0) - shares,
         counted.sum() - counted,
     )
@@ -383,15 +394,27 @@ class Ranker:
     """Titles that the fusion hands to the diversity stage."""
 
     def __init__(self, catalog: Catalog) -> None:
+        if catalog.fusion.features != FEATURES:
+            raise CatalogError(
+                f"the bundle's weights are for the features {', '.join(catalog.fusion.features)}; this version ranks by "
+                f"{', '.join(FEATURES)}: build or fetch a bundle for it"
+            )
         self.catalog = catalog
         self._scratch = threading.local()
+        self._newest: _Prepared | None = None
+
+    def _prepared(self, history: History) -> _Prepared:
+        newest = self._newest
+        if newest is None or newest.history is not history:
+            newest = self._newest = _Prepared.of(self.catalog, history, self.catalog.fusion.parameters)
+        return newest
 
     def features(self, history: History, moment: Moment) -> np.ndarray:
         """Features float32[8, n] of the whole catalogue, valid until this thread's next call."""
         matrix = getattr(self._scratch, "matrix", None)
         if matrix is None:
             matrix = self._scratch.matrix = np.empty((len(FEATURES), self.catalog.count), np.float32)
-        return features(self.catalog, history, moment, self.catalog.fusion.parameters, matrix)
+        return _features(self.catalog, self._prepared(history), moment, matrix)
 
     def rank(self, history: History, moment: Moment, allowed: np.ndarray, k: int, diversity: float) -> Ranked:
         """The best k titles among those allowed, spread by maximal marginal relevance.
@@ -419,7 +442,7 @@ class Ranker:
         """float32[e, k]: how much each event of the window lifts each ranked title's raw score."""
         if not len(history.rows) or not len(ranked.rows):
             return np.zeros((0, len(ranked.rows)), np.float32)
-        without = scores_without_each(
-            self.catalog, history, moment, self.catalog.fusion, ranked.rows, ranked.features
+        without = _scores_without_each(
+            self.catalog, self._prepared(history), moment, self.catalog.fusion, ranked.rows, ranked.features
         )
         return ranked.raw[None, :] - without

@@ -127,8 +127,13 @@ class ReasoningBank:
             (number := int.from_bytes(key, "big")): ReasoningPattern.from_fields(number, record)
             for key, record in store.items("reasoning")
         }
-        self._graves = {int.from_bytes(key, "big"): record[1] for key, record in store.items("graves")}
+        self._graves: dict[int, int] = {}
         self._unsaved: set[int] = set()
+        for key, record in store.items("graves"):
+            if record[1] > changes.complete_from:
+                self._graves[int.from_bytes(key, "big")] = record[1]
+            else:
+                self._unsaved.add(int.from_bytes(key, "big"))
         self._vectors: VectorStore | None = None
 
     def __len__(self) -> int:
@@ -213,8 +218,7 @@ class ReasoningBank:
     def remove(self, pattern: ReasoningPattern) -> None:
         """Remove a pattern, leaving a tombstone."""
         del self._patterns[pattern.pattern_id]
-        version = self._changes.note(Tier.REASONING, pattern.pattern_id, pattern.version, deleted=True)
-        self._graves[pattern.pattern_id] = version
+        self._graves[pattern.pattern_id] = self._changes.bury(Tier.REASONING, pattern.pattern_id)
         self._unsaved.add(pattern.pattern_id)
         if self._vectors is not None:
             self._vectors.delete(pattern.pattern_id)
@@ -223,8 +227,8 @@ class ReasoningBank:
         """Number the change of a pattern, new or edited, which is to be saved."""
         grave = self._graves.pop(pattern.pattern_id, 0)
         if grave:
-            self._changes.drop(grave, tombstone=True)
-        pattern.version = self._changes.note(Tier.REASONING, pattern.pattern_id, pattern.version)
+            self._changes.exhume(grave)
+        pattern.version = self._changes.advance()
         self._patterns[pattern.pattern_id] = pattern
         self._unsaved.add(pattern.pattern_id)
 

@@ -58,30 +58,44 @@ def strongest_events(
     """
     order = np.argsort(-np.where(nameable, drops, -np.inf), kind="stable")[:limit]
     return tuple(
-        ReasonEvent(events[index].content_id, events[index].content_title, events[index].timestamp, float(drops[index]))
-        for index in order
+        _reason_event(events[index], float(drops[index]))
+        for index in order.tolist()
         if nameable[index] and drops[index] > MIN_DROP
     )
 
 
-def reason_for(
+def strongest_event_each(drops: np.ndarray, nameable: np.ndarray) -> tuple[list[int], list[float]]:
+    """For each of k titles, the index of the nameable event whose absence lowers its score most (-1 if none does by
+    more than MIN_DROP; the newest of equals) and that fall. drops: float32[e, k]; nameable: bool[e]."""
+    if not nameable.any():
+        return [-1] * drops.shape[1], [0.0] * drops.shape[1]
+    allowed = np.where(nameable[:, None], drops, -np.inf)
+    best = allowed.argmax(axis=0)
+    falls = allowed[best, np.arange(drops.shape[1])]
+    return np.where(falls > MIN_DROP, best, -1).tolist(), falls.tolist()
+
+
+def _reason_event(event: NamedEvent, drop: float) -> ReasonEvent:
+    return ReasonEvent(event.content_id, event.content_title, event.timestamp, drop)
+
+
+def because_of(event: NamedEvent, drop: float) -> Reason:
+    """The reason that names an event."""
+    return Reason(_because(event), (_reason_event(event, drop),))
+
+
+def carried_by(
     content_id: str,
-    drops: np.ndarray,
-    events: list[NamedEvent],
-    nameable: np.ndarray,
-    contributions: np.ndarray,
-    trend_values: np.ndarray,
+    contributions: list[float],
+    trend_values: list[float],
     window_hours: tuple[int, int],
     time_of_day: str,
 ) -> Reason:
-    """The true reason for one title.
+    """The reason for a title that no single event speaks for: the trend or popularity that carried it.
 
-    contributions: float32[8], weight times value of each feature. trend_values: float32[2], the title's
-    scores in the two windows. Reads only; the words are the same for the same input.
+    contributions: weight times value of each of the eight features. trend_values: the title's scores in the two
+    windows.
     """
-    best = int(np.argmax(np.where(nameable, drops, -np.inf))) if len(drops) else -1
-    if best >= 0 and nameable[best] and drops[best] > MIN_DROP:
-        return Reason(_because(events[best]), strongest_events(drops, events, nameable, 3))
     carried = max((POPULARITY, TREND_SHORT, TREND_LONG, PATTERNS), key=lambda feature: contributions[feature])
     if contributions[carried] <= 0:
         if contributions[CONTEXT] > 0:
@@ -92,5 +106,5 @@ def reason_for(
     if carried == PATTERNS:
         return Reason("Homes that share what they like finish this one")
     which = 0 if carried == TREND_SHORT else 1
-    signal = TrendSignal(content_id, float(trend_values[which]), window_hours[which])
+    signal = TrendSignal(content_id, trend_values[which], window_hours[which])
     return Reason(f"Popular in the last {window_in_words(window_hours[which])}", trend=signal)

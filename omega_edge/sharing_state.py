@@ -41,23 +41,25 @@ class SharingState:
     def set_titles(self, sharing: bool) -> None:
         """Start or stop the log. Stopping deletes it."""
         if not sharing:
-            for version in self._versions():
-                self._log[version] = None
+            self._log.update({version: None for version, _entry in list(self.log())})
         self.titles = sharing
         self._changed = True
 
     def finished(self, limit: int) -> list[FinishedTitle]:
-        """The oldest entries of the log. To be called when nothing is unsaved."""
+        """The oldest entries of the log."""
         return [FinishedTitle(entry[0], entry[1]) for _version, entry in islice(self.log(), limit)]
 
     def log(self) -> Iterator[tuple[int, tuple[str, int, str]]]:
-        """Entries (version, (content id, time, profile)) of the log, oldest first. To be called when none is unsaved."""
+        """Entries (version, (content id, time, profile)) of the log, oldest first."""
         for key, record in self._store.items("finished"):
-            yield int.from_bytes(key, "big"), (record[1], record[2], record[3])
+            version = int.from_bytes(key, "big")
+            if version not in self._log:
+                yield version, (record[1], record[2], record[3])
+        yield from ((version, entry) for version, entry in self._log.items() if entry is not None)
 
     def acknowledge(self, local_version: int, titles: int, shared: Mapping[int, ViewingPattern]) -> None:
         """Delete the first entries of the log, as many as were sent, none after local_version; keep the shared set."""
-        sent = [version for version in self._versions()[:titles] if version <= local_version]
+        sent = [version for version, _entry in islice(self.log(), titles) if version <= local_version]
         self._log.update(dict.fromkeys(sent))
         self.acknowledged_version = local_version
         self.acknowledged = dict(shared)
@@ -80,28 +82,23 @@ class SharingState:
     def all_rows(self) -> Iterator[Row]:
         """Everything."""
         yield self._row()
-        for key, record in self._store.items("finished"):
-            if self._log.get(int.from_bytes(key, "big"), record) is not None:
-                yield "finished", key, record
+        for version, entry in self.log():
+            yield finished_row(version, *entry)
 
     def forget(self, content_id: str | None, profile: str | None) -> None:
         """Drop a title, or a profile's titles, from the log, and the title from the acknowledged set.
 
-        To be called when nothing is unsaved; all_rows() is to follow.
+        all_rows() is to follow.
         """
-        for key, record in self._store.items("finished"):
-            if content_id == record[1] or profile == record[3]:
-                self._log[int.from_bytes(key, "big")] = None
+        self._log.update(
+            {version: None for version, entry in list(self.log()) if content_id == entry[0] or profile == entry[2]}
+        )
         for number, pattern in self.acknowledged.items():
             if pattern is not None and any(reference.content_id == content_id for reference in pattern.references):
                 self.acknowledged[number] = None
 
     def _row(self) -> Row:
         return sharing_row(self.titles, self.acknowledged_version, self.acknowledged)
-
-    def _versions(self) -> list[int]:
-        stored = {int.from_bytes(key, "big") for key, _record in self._store.items("finished")}
-        return sorted(version for version in stored | self._log.keys() if self._log.get(version, True) is not None)
 
 
 def finished_row(version: int, content_id: str, timestamp: int, profile: str) -> Row:

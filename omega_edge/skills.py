@@ -188,6 +188,7 @@ class _Summary:
     samples: int
     mean_reward: float
     last_sequence: int
+    version: int
 
     @property
     def standing(self) -> float:
@@ -314,9 +315,13 @@ class SkillLibrary:
     def remove(self, skill_id: int) -> None:
         """Remove a skill, leaving a tombstone."""
         summary = self._loaded().pop(skill_id)
-        self._changes.note(Tier.SKILLS, skill_id, self.get(skill_id).version, deleted=True)
+        self._changes.bury(Tier.SKILLS, skill_id)
         self._centroids[summary.profile, summary.part_of_day].delete(skill_id)
         self._unsaved[skill_id] = None
+
+    def versions(self) -> Iterator[tuple[int, int]]:
+        """Id and version of every skill."""
+        return ((skill_id, summary.version) for skill_id, summary in self._loaded().items())
 
     def keep_changed(self, skill: Skill, centroid: np.ndarray | None) -> None:
         """Save a skill that was edited; with a centroid, float32[384], that is its new one."""
@@ -362,6 +367,7 @@ class SkillLibrary:
             skill.sample_count,
             skill.mean_reward,
             skill.last_sequence,
+            skill.version,
         )
 
     def _found(self, group: tuple[str, PartOfDay], gathered: list[Episode]) -> None:
@@ -391,7 +397,7 @@ class SkillLibrary:
         skill.code, skill.scale = code.tobytes(), float(scale)
 
     def _keep(self, skill: Skill) -> None:
-        skill.version = self._changes.note(Tier.SKILLS, skill.skill_id, skill.version)
+        skill.version = self._changes.advance()
         self._unsaved[skill.skill_id] = skill
         self._summarise(skill)
 

@@ -35,7 +35,7 @@ STORE_SCHEMA = 1
 """Version of the tables and keys. A store with a higher one is refused."""
 RECORD_SCHEMA = 1
 TABLES = (
-    "meta", "profiles", "episodes", "skills", "reasoning", "changes", "graves", "seen", "hidden", "finished", "states",
+    "meta", "profiles", "episodes", "skills", "reasoning", "removed", "graves", "seen", "hidden", "finished", "states",
 )  # fmt: skip
 """A table's place in this tuple is in its records: append only."""
 DATABASE_NAME = "memory.mdb"

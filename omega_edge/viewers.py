@@ -10,10 +10,12 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from omega_edge.entries import Rated, Watched
 from omega_edge.episodes import Episode, EpisodeKind, ReflexionMemory
 from omega_edge.errors import ConfigError
-from omega_edge.protocol import DEFAULT_PROFILE, SUCCESS_THRESHOLD, FeedbackKind, Profile
+from omega_edge.protocol import DEFAULT_PROFILE, SUCCESS_THRESHOLD, FeedbackKind, Profile, TimeOfDay
 from omega_edge.store import Row, Store
 
 MAX_PROFILES = 15
@@ -32,9 +34,43 @@ class Revision:
     kind: EpisodeKind
 
 
+@dataclass(frozen=True, slots=True)
+class HistoryItem:
+    """One recent episode. watch_percentage: 0 where nothing was watched. code: int8[384], None without a vector."""
+
+    content_id: str
+    content_title: str
+    timestamp: int
+    watch_percentage: float
+    reward: float
+    success: bool
+    time_of_day: TimeOfDay
+    day_of_week: int
+    kind: str
+    code: np.ndarray | None = field(repr=False, compare=False)
+    scale: float = field(repr=False, compare=False)
+
+    @staticmethod
+    def of(episode: Episode, vector: tuple[bytes, float] | None) -> HistoryItem:
+        """The item for an episode whose title has this vector."""
+        return HistoryItem(
+            content_id=episode.content_id,
+            content_title=episode.content_title,
+            timestamp=episode.timestamp,
+            watch_percentage=episode.watch_percentage or 0.0,
+            reward=episode.reward,
+            success=episode.success,
+            time_of_day=episode.time_of_day,
+            day_of_week=episode.day_of_week,
+            kind=episode.kind.value,
+            code=None if vector is None else np.frombuffer(vector[0], np.int8),
+            scale=0.0 if vector is None else vector[1],
+        )
+
+
 @dataclass(slots=True)
 class Viewer:
-    """One profile. seen: content id to the time last watched. finished: those watched with success at least once.
+    """One profile. seen: content id to the time last watched; seen_sequence: to the event that says so. finished: those watched with success at least once.
     hidden: content id to the feedback that hides it and until when, None for ever. recent: newest last."""
 
     profile: Profile
@@ -42,6 +78,7 @@ class Viewer:
     recent: deque[Episode]
     event_count: int = 0
     seen: dict[str, int] = field(default_factory=dict)
+    seen_sequence: dict[str, int] = field(default_factory=dict)
     finished: set[str] = field(default_factory=set)
     hidden: dict[str, tuple[FeedbackKind, int | None]] = field(default_factory=dict)
 
@@ -54,6 +91,7 @@ class Viewers:
         self._window = window
         self._viewers: dict[str, Viewer] = {}
         self._unsaved: set[tuple[str, str, str]] = set()
+        self._outdated: set[int] = set()
         self.restored: list[str] = []
         loaded = sorted(store.items("profiles"), key=lambda item: item[1][3])
         for key, record in loaded:
@@ -62,12 +100,14 @@ class Viewers:
         if not self._viewers:
             self.set_profile(Profile(DEFAULT_PROFILE, "Household"))
         for key, record in store.items("seen"):
-            viewer, content_id = self._owner(key)
-            viewer.seen[content_id] = record[1]
-            if record[2]:
+            viewer, content_id = self.owner(record[1]), record[2]
+            viewer.seen[content_id] = record[3]
+            viewer.seen_sequence[content_id] = int.from_bytes(key, "big")
+            if record[4]:
                 viewer.finished.add(content_id)
         for key, record in store.items("hidden"):
-            viewer, content_id = self._owner(key)
+            profile, _separator, content_id = key.decode().partition("\0")
+            viewer = self.owner(profile)
             viewer.hidden[content_id] = (_FEEDBACK[record[1]], record[2])
 
     def __iter__(self) -> Iterator[Viewer]:
@@ -126,6 +166,10 @@ class Viewers:
         viewer.seen[entry.content_id] = entry.timestamp
         if entry.watch_percentage >= SUCCESS_THRESHOLD:
             viewer.finished.add(entry.content_id)
+        former = viewer.seen_sequence.get(entry.content_id)
+        if former is not None:
+            self._outdated.add(former)
+        viewer.seen_sequence[entry.content_id] = sequence
         self._unsaved.add(("seen", entry.profile, entry.content_id))
         self._push(viewer, episode)
         return episode
@@ -166,11 +210,13 @@ class Viewers:
 
     def rows(self) -> list[Row]:
         """What the store has to write."""
-        return [_row(table, self._viewers[profile], content_id) for table, profile, content_id in self._unsaved]
+        changed = [_row(table, self._viewers[profile], content_id) for table, profile, content_id in self._unsaved]
+        return changed + [("seen", sequence.to_bytes(8, "big"), None) for sequence in self._outdated]
 
     def saved(self) -> None:
         """rows() has been written."""
         self._unsaved.clear()
+        self._outdated.clear()
 
     def all_rows(self) -> Iterator[Row]:
         """Every profile, seen and hidden title."""
@@ -181,6 +227,7 @@ class Viewers:
         """Drop a title from every profile. removed: its episodes, which count no more. all_rows() is to follow."""
         for viewer in self._viewers.values():
             viewer.seen.pop(content_id, None)
+            viewer.seen_sequence.pop(content_id, None)
             viewer.finished.discard(content_id)
             viewer.hidden.pop(content_id, None)
         for episode in removed:
@@ -208,10 +255,6 @@ class Viewers:
         viewer.event_count += 1
         self._unsaved.add(("profiles", viewer.profile.id, ""))
 
-    def _owner(self, key: bytes) -> tuple[Viewer, str]:
-        profile, _separator, content_id = key.decode().partition("\0")
-        return self.owner(profile), content_id
-
     def owner(self, profile: str) -> Viewer:
         """The viewer that a record belongs to. Where the profile's own record was damaged, it comes back under its id,
         and may see nothing that is not for everyone until set_profile() says otherwise: it may be a child's."""
@@ -234,8 +277,9 @@ def _row(table: str, viewer: Viewer, content_id: str) -> Row:
     if table == "profiles":
         fields = {1: profile.name, 2: profile.max_age_rating, 3: viewer.position, 4: viewer.event_count}
         return table, profile.id.encode(), fields
-    key = f"{profile.id}\0{content_id}".encode()
     if table == "seen":
-        return table, key, {1: viewer.seen[content_id], 2: content_id in viewer.finished}
+        fields = {1: profile.id, 2: content_id, 3: viewer.seen[content_id], 4: content_id in viewer.finished}
+        return table, viewer.seen_sequence[content_id].to_bytes(8, "big"), fields
+    key = f"{profile.id}\0{content_id}".encode()
     hidden = viewer.hidden.get(content_id)
     return table, key, None if hidden is None else {1: _FEEDBACK.index(hidden[0]), 2: hidden[1]}

@@ -43,7 +43,7 @@ def environment(tmp_path: Path, bundle: Path) -> dict[str, str]:
         "XDG_STATE_HOME": str(tmp_path / "state"),
         "OMEGA_STORAGE_PATH": str(tmp_path / "store"),
         "OMEGA_CATALOG_PATH": str(bundle),
-        "OMEGA_MODEL_PATH": "",
+        "OMEGA_MODEL_PATH": "none",
     }
 
 
@@ -385,6 +385,7 @@ def test_options_come_from_flags_then_variables_then_file_then_defaults(cli: Cli
     assert told["durability_window_secs"] == {"value": 60, "origin": "environment OMEGA_DURABILITY_WINDOW_SECS"}
     assert told["max_episodes"] == {"value": 1000, "origin": "default"}
     told = answer(cli("config", "show", "--json", more=more))
+    assert told["model_path"] == {"value": None, "origin": "environment OMEGA_MODEL_PATH"}
     assert told["time_zone"] == {"value": "Europe/Berlin", "origin": "environment OMEGA_TIME_ZONE"}
     assert "(default)" in cli("config", "show").stdout
 

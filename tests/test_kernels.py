@@ -129,6 +129,17 @@ def test_search_equals_the_reference_at_every_count_and_k(isa, n):
             assert result == expected(reference.search(codes, scale, query, query_scale, filter, k))
 
 
+@pytest.mark.parametrize("share", [0.05, 0.3, 0.9, 0.99])
+def test_a_filter_that_lists_rows_many_times_over(isa, share):
+    """Passing rows are listed 256 at a time from bytes of 8: what is left over of a byte goes into the next list."""
+    rng = np.random.default_rng(12)
+    codes, scale = random_codes(rng, 2999, 32)
+    filter = bitmap(rng.random(2999) < share, 1)
+    for k in (20, 3000):
+        result = run_search(isa, codes, scale, codes[0], 0.1, filter, k)
+        assert result == expected(reference.search(codes, scale, codes[0], 0.1, filter, k))
+
+
 @pytest.mark.parametrize("n", [1, 7, 8, 9, 257])
 def test_search_finds_the_only_row_allowed(isa, n):
     codes, scale = random_codes(np.random.default_rng(2), n, 32)
@@ -452,12 +463,12 @@ def test_threads_share_one_kernels_object(isa):
 
 def test_the_gil_is_released_while_a_kernel_runs(isa):
     codes, scale = random_codes(np.random.default_rng(11), 4000, 384)
-    out = np.empty((64, 4000), np.float32)
+    out = np.empty((512, 4000), np.float32)
     started, finished = threading.Event(), []
 
     def work() -> None:
         started.set()
-        isa.cosines(codes, scale, codes[:64], scale[:64], out)
+        isa.cosines(codes, scale, codes[:512], scale[:512], out)
         finished.append(True)
 
     def seen_running() -> bool:

@@ -30,7 +30,7 @@ ROOMS = {
     "vectors": "vector_file vectors",
     "memory": (
         "journal salvage store changes entries episodes skills reasoning viewers sharing_state keeper forgetting "
-        "portability memory"
+        "exporting importing memory"
     ),
     "ranking": "ranking policy reasons",
     "brain": "config knowledge profile_view sharing brain",

@@ -217,13 +217,15 @@ def _summary(out: Path, dataset: Dataset, sections: dict[str, np.ndarray], model
 
 
 def _in_words(summary: dict) -> str:
-    lists = summary["held_out"].get("lists", {})
+    held_out = summary["held_out"]
+    lists = held_out.get("lists", {})
+    heading = f"held-back viewings ({held_out.get('queries', 0):,})"
     lines = [
-        f"{summary['bundle']}: {summary['bytes']:,} bytes, {summary['titles']:,} titles from {summary['events']:,} "
-        f"viewings of {summary['households']:,} households up to {summary['as_of']}",
-        f"rows: {summary['titles_with_rows']:,} titles, {summary['row_entries']:,} entries; "
-        f"{len(summary['malformed'])} malformed lines left out",
-        f"{'held-back viewings (' + str(summary['held_out'].get('queries', 0)) + ')':32} NDCG@10  Recall@10",
+        f"{summary['bundle']}: {summary['bytes']:,} bytes",
+        f"{summary['titles']:,} titles, {summary['events']:,} viewings of {summary['households']:,} households",
+        f"viewings up to {summary['as_of']}; {len(summary['malformed'])} malformed lines left out",
+        f"rows: {summary['titles_with_rows']:,} titles, {summary['row_entries']:,} entries",
+        f"{heading:32} NDCG@10  Recall@10",
     ]
     lines += [f"  {name:30} {row['ndcg_at_10']:.4f}   {row['recall_at_10']:.4f}" for name, row in lists.items()]
     lines.append(f"built in {summary['build_seconds']} s, peak {summary['peak_resident_mb']} MB resident")

@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
 """The door to the C core: checks every array, releases the GIL, calls. kernels.h states what each kernel computes.
 
-Arrays come as raw buffers, not typed memoryviews: one wheel then serves every CPython from 3.11 on, and a call costs less.
+Arrays come as raw buffers, not typed memoryviews: the stable ABI allows no others, and a call costs less.
 """
 
 from libc.math cimport isfinite

@@ -87,7 +87,7 @@ static inline __m128 cosine_next(const omega_codes *table, size_t first, const q
     return cosine_four(row, _mm_loadu_ps(table->scale + first), query, query_scale, d);
 }
 
-/* Asks for the four rows that a scan reaches PREFETCH_ROWS after first; the last ones are asked for again at the end. */
+/* Asks for the four rows that a scan reaches PREFETCH_ROWS after first; at the end, for the last four again. */
 static inline void prefetch_ahead(const omega_codes *table, size_t first)
 {
     const size_t ahead = first + PREFETCH_ROWS + 4 <= table->rows ? first + PREFETCH_ROWS : table->rows - 4;

@@ -105,16 +105,16 @@ omega_fault omega_scalar_row_scatter_add(const omega_rows *table, const uint32_t
     return (omega_fault){OMEGA_FINE, 0};
 }
 
-/* The first entry in [first, last) whose column is not below target: halving by selection, not by branch. */
-static size_t lower_bound(const uint32_t *columns, size_t first, size_t last, uint32_t target)
+/* The one entry in [first, last) that can be at the target's column; any entry, or last, where none is. Halves the range
+ * by selection, not by a branch that no predictor could learn. */
+static size_t candidate_entry(const uint32_t *columns, size_t first, size_t last, uint32_t target)
 {
-    size_t length = last - first;
-    while (length > 1) {
+    for (size_t length = last - first; length > 1;) {
         const size_t half = length / 2;
         first += columns[first + half - 1] < target ? half : 0;
         length -= half;
     }
-    return first + (length == 1 && columns[first] < target);
+    return first;
 }
 
 omega_fault omega_scalar_row_lookup(const omega_rows *table, const uint32_t *rows, size_t events,
@@ -127,7 +127,7 @@ omega_fault omega_scalar_row_lookup(const omega_rows *table, const uint32_t *row
             return (omega_fault){kind, event};
         const size_t first = table->offsets[row], last = table->offsets[row + 1];
         for (size_t j = 0; j < k; j++) {
-            const size_t entry = lower_bound(table->columns, first, last, targets[j]);
+            const size_t entry = candidate_entry(table->columns, first, last, targets[j]);
             const int present = entry < last && table->columns[entry] == targets[j];
             out[event * k + j] = present ? (float)table->values[entry] * table->scale[row] : 0.0f;
         }

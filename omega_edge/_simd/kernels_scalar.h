@@ -1,5 +1,5 @@
-/* What other instruction sets' files take from the scalar file as it is, because wider registers gain nothing: scattered
- * single-entry access (rows), table look-up (genre means), the greedy loop around the cosines (diversify). */
+/* What other instruction sets' files take from the scalar file as it is, because wider registers gain nothing:
+ * scattered single-entry access (rows), table look-up (genre means), the greedy loop around the cosines (diversify). */
 #ifndef OMEGA_EDGE_KERNELS_SCALAR_H
 #define OMEGA_EDGE_KERNELS_SCALAR_H
 
