@@ -157,7 +157,7 @@ def measure_memory(settings: Settings) -> list[dict]:
         with store_copy(settings) as storage:
             probe = run_probe("memory", settings, storage=str(storage), model=model)
         memory = {name: round(value, 2) for name, value in probe["memory"].items() if name != "resident"}
-        lines.append(line(metric, probe["memory"]["resident"], probe["fault"]) | memory)
+        lines.append(line(metric, probe["memory"]["resident"], probe["fault"]) | memory | probe["held"])
     return lines
 
 

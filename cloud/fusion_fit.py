@@ -29,8 +29,8 @@ TAIL_SHARE = 0.2
 """Weight of the uncut discounted gain beside NDCG@10, which alone is flat between changes of the ten."""
 PRIOR_QUERIES = 300
 """How many queries of all buckets, evenly drawn, are mixed with a bucket's own."""
-STEPS = (0.03, 0.1, 0.3, 1.0, 3.0)
-"""Changes tried on a weight, in units of the mean weight."""
+STEPS = (0.01, 0.03, 0.1, 0.3, 1.0)
+"""Changes tried on a weight, up and down, in units of the largest weight; the last one down drops a feature."""
 ROUNDS = 4
 LOGISTIC_STEPS = 200
 MEAN_BEST_RAW_SCORE = 3.0
@@ -139,7 +139,7 @@ class _Lists:
         for _ in range(ROUNDS):
             before = best
             for feature, step in product(range(len(weights)), (*STEPS, *(-step for step in STEPS))):
-                changed = max(weights[feature] + step * float(weights.mean()), 0.0)
+                changed = max(weights[feature] + step * float(weights.max()), 0.0)
                 np.multiply(self.features[feature], np.float32(changed - weights[feature]), out=moved)
                 moved += scores
                 value = _objective(moved)

@@ -61,47 +61,24 @@ class SectionEntry:
     digest: bytes
 
 
-class Bundle:
-    """A verified bundle, mapped. sections: name to read-only array over the map."""
+def read(path: str | os.PathLike[str], known: frozenset[str]) -> dict[str, np.ndarray]:
+    """Map a bundle, check every byte of it and give its sections as read-only arrays over the map, by name.
 
-    __slots__ = ("_map", "entries", "sections")
-
-    def __init__(self, entries: tuple[SectionEntry, ...], sections: dict[str, np.ndarray], mapped: mmap.mmap) -> None:
-        self.entries = entries
-        self.sections = sections
-        self._map = mapped
-
-    def close(self) -> None:
-        """Give up the map. Arrays still held elsewhere stay valid; the last of them to go unmaps the file."""
-        self.sections = {}
-        try:
-            self._map.close()
-        except BufferError:  # someone still reads an array of it: the map goes when that array goes
-            pass
-
-
-def read(path: str | os.PathLike[str], known: frozenset[str]) -> Bundle:
-    """Map a bundle and check every byte of it.
-
-    path: the file. known: names of the sections the caller understands; others are skipped, or refused if they are
-    marked required. Raises CatalogError that names the fault.
+    path: the file. known: names of the sections that the caller understands; others are skipped, or refused if they
+    are marked required. Raises CatalogError that names the fault. The file is unmapped when the last array goes; it is
+    never closed by hand, since numpy's arrays do not keep a map from being closed under them.
     """
     mapped = _map_file(path)
-    try:
-        with memoryview(mapped) as view:
-            entries = _read_table(path, view)
-            _check_layout(path, view, entries)
-            for entry in entries:
-                _check_section(path, view, entry, known)
-        sections = {
-            entry.name: np.ndarray(entry.shape, entry.dtype, buffer=mapped, offset=entry.offset)
-            for entry in entries
-            if entry.name in known
-        }
-    except BaseException:
-        mapped.close()
-        raise
-    return Bundle(entries, sections, mapped)
+    with memoryview(mapped) as view:
+        entries = _read_table(path, view)
+        _check_layout(path, view, entries)
+        for entry in entries:
+            _check_section(path, view, entry, known)
+    return {
+        entry.name: np.ndarray(entry.shape, entry.dtype, buffer=mapped, offset=entry.offset)
+        for entry in entries
+        if entry.name in known
+    }
 
 
 def write(path: str | os.PathLike[str], sections: dict[str, np.ndarray], optional: frozenset[str]) -> None:

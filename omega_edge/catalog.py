@@ -141,8 +141,7 @@ class Catalog:
     (tuple of Trend), context_prior, context_overall, fusion.
     """
 
-    def __init__(self, sections: dict[str, np.ndarray], meta: dict, mapped: bundle.Bundle | None = None) -> None:
-        self._bundle = mapped
+    def __init__(self, sections: dict[str, np.ndarray], meta: dict) -> None:
         self.meta = meta
         self.count = len(sections["code_scale"])
         self.lineage: str = meta["lineage"]
@@ -180,33 +179,33 @@ class Catalog:
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Catalog:
         """Map a bundle file and check it wholly. Raises CatalogError naming the fault."""
-        mapped = bundle.read(path, frozenset(_SHAPES))
-        try:
-            meta = _check(mapped.sections)
-        except _Fault as fault:
-            mapped.close()
-            raise CatalogError(f"{path}: {fault}; fetch or build the bundle again") from None
-        return cls(mapped.sections, meta, mapped)
-
-    @classmethod
-    def from_sections(cls, sections: dict[str, np.ndarray], meta: dict) -> Catalog:
-        """A catalogue over arrays in memory, checked like a file. meta replaces the section of that name."""
-        sections = _with_meta(sections, meta)
+        sections = bundle.read(path, frozenset(_SHAPES))
         try:
             return cls(sections, _check(sections))
         except _Fault as fault:
+            raise CatalogError(f"{path}: {fault}; fetch or build the bundle again") from None
+
+    @classmethod
+    def from_sections(cls, sections: dict[str, np.ndarray], meta: dict) -> Catalog:
+        """A catalogue over arrays in memory, checked like a file. meta becomes the section of that name."""
+        sections = _with_meta(sections, meta)
+        try:
+            meta = _check(sections)
+        except _Fault as fault:
             raise CatalogError(f"sections: {fault}") from None
+        views = {name: array.view() for name, array in sections.items()}
+        for view in views.values():
+            view.flags.writeable = False
+        return cls(views, meta)
 
     def close(self) -> None:
-        """Give up the file. Arrays taken from the catalogue before stay valid; the catalogue itself must not be used."""
-        if self._bundle is not None:
-            mapped, self._bundle = self._bundle, None
-            self.__dict__ = {"_bundle": None}
-            mapped.close()
+        """Give up the file. Arrays taken from the catalogue before stay valid, and the last of them to go unmaps it;
+        the catalogue itself raises CatalogError from now on."""
+        self.__dict__.clear()
 
     def __getattr__(self, name: str) -> object:
         # Reached only for attributes that are not there, which close() makes all of them.
-        if name != "_bundle" and self.__dict__ == {"_bundle": None}:
+        if not self.__dict__:
             raise CatalogError(f"{name}: this catalogue was closed; open it again")
         raise AttributeError(f"Catalog has no attribute {name!r}")
 

@@ -8,15 +8,12 @@ availability from genre and year, and local times, which are taken from UTC.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import platform
-import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,40 +23,38 @@ from omega_edge.brain import OmegaBrain
 from omega_edge.cli import EXIT_OK
 from omega_edge.cli_output import Progress, Screen, as_plain, counted, in_minutes, write_json
 from omega_edge.config import BrainConfig
-from omega_edge.configuration import Setting, brain_config, settings_of, source_checkout
+from omega_edge.configuration import brain_config, settings_of, source_checkout
 from omega_edge.datasets import Dataset, read_dataset
-from omega_edge.errors import ConfigError
+from omega_edge.demo_data import (
+    DAY_MS,
+    DEFAULT_DATA,
+    Viewing,
+    data_folder,
+    household_index,
+    trace_places,
+    viewings_at,
+    with_bundle,
+)
 from omega_edge.protocol import SUCCESS_THRESHOLD, FeedbackKind, Profile, Recommendation, ViewContext, ViewingEvent
 
 SCHEMA = "omega-edge-demo/1"
-DEFAULT_DATA = Path("bench/data/movietweetings-70k")
-DEFAULT_HOUSEHOLD = "6114"
-"""77 viewings on 60 days, of all parts of the day but night, the last a day before the data set ends."""
 CHILDREN = Profile("children", "Children", 7)
 ROWS = 5
 RANKED = 20
-HOUR_MS, DAY_MS = 3_600_000, 86_400_000
+MOVED = 3
+HOUR_MS = 3_600_000
 MORNING_HOUR, EVENING_HOUR, LATE_HOUR = 8, 20, 23
 SHARING_IN_WORDS = {
     "receive": "Nothing derived from viewing leaves this television.",
     "counts": "Once a day one deliberately falsified title leaves this television.",
     "titles": "The titles finished leave this television: this is your viewing history.",
 }
+_FEEDBACK_IN_WORDS = {"dislike": "not interested", "never": "never again", "not_now": "not now"}
 NOTES = (
     "Ratings stand for viewings: watched share = rating / highest rating; 70 % counts as finished.",
     "The data's times are UTC, not the household's: morning and evening are a demonstration.",
     "The data has no age ratings and no availability: both are derived by rule from genre and year.",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Viewing:
-    """One event of the data set."""
-
-    content_id: str
-    name: str
-    watched: float
-    timestamp: int
 
 
 class VirtualClock:
@@ -75,8 +70,8 @@ class VirtualClock:
 def run(options: argparse.Namespace) -> int:
     """The verb: replay, then print text or JSON."""
     progress = Progress()
-    data = _data_folder(options.data)
-    config = brain_config(_with_bundle(options, data, settings_of(options), progress))
+    data = data_folder(options.data)
+    config = brain_config(with_bundle(options, data, settings_of(options), progress))
     try:
         told = demonstration(data, config, options.household, progress)
     finally:
@@ -90,94 +85,6 @@ def run(options: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-# What to replay, and with which catalogue ------------------------------------------------------------------
-
-
-def _data_folder(named: Path | None) -> Path:
-    root = source_checkout()
-    if named is None and root is None:
-        raise ConfigError("demo: expected --data DIR, because this installation has no source tree with data beside it")
-    folder = root / DEFAULT_DATA if named is None else named
-    if not folder.is_dir():
-        raise FileNotFoundError(f"demo: expected the data set's folder {folder}, there is none")
-    return folder
-
-
-def _with_bundle(
-    options: argparse.Namespace, data: Path, settings: tuple[Setting, ...], progress: Progress
-) -> tuple[Setting, ...]:
-    """The settings with the catalogue of this data set, which is built first if a source tree can build it."""
-    by_name = {setting.name: setting for setting in settings}
-    if options.data is not None and options.catalog is None:
-        by_name["catalog_path"] = Setting("catalog_path", _bundle_beside(data), "--data")
-    path = by_name["catalog_path"].value
-    if not path.exists():
-        _build_bundle(data, path, by_name["model_path"].value, progress)
-    return tuple(by_name.values())
-
-
-def _bundle_beside(data: Path) -> Path:
-    """Where the bundle of a data set lies: named by the folder and by what is in it."""
-    root = source_checkout()
-    if root is None:
-        raise ConfigError("demo --data: expected --catalog FILE beside it; a bundle can be built only in a source tree")
-    listing = sorted((each.name, each.stat().st_size, each.stat().st_mtime_ns) for each in data.iterdir())
-    digest = hashlib.sha256(repr((str(data.resolve()), listing)).encode()).hexdigest()[:12]
-    return root / "build" / f"{data.resolve().name}-{digest}.bundle"
-
-
-def _build_bundle(data: Path, path: Path, model: Path | None, progress: Progress) -> None:
-    root = source_checkout()
-    if root is None:
-        raise FileNotFoundError(f"demo: expected the catalogue {path}, there is none; --catalog names another")
-    if model is None or not model.is_dir():
-        raise FileNotFoundError("demo: a bundle is built with the text model, and there is none; ./run makes it, once")
-    progress.say(f"building the catalogue of {data.name}, once")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "toolchain.build_bundle"]
-    command += ["--data", str(data.resolve()), "--model", str(model.resolve()), "--out", str(path.resolve())]
-    progress.done()
-    finished = subprocess.run(command, cwd=root, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False)
-    if finished.returncode:
-        raise ConfigError(
-            f"demo: the catalogue of {data} could not be built (exit code {finished.returncode}, see above)"
-        )
-
-
-def _household(dataset: Dataset, named: str | None, default_data: bool) -> int:
-    """Index of the household to replay."""
-    if named is None and not default_data:
-        return _well_filled(dataset)
-    wanted = DEFAULT_HOUSEHOLD if named is None else named
-    if wanted not in dataset.households:
-        some = ", ".join(dataset.households[:3])
-        raise ConfigError(f"--household: expected an id of the data set, such as {some}; got {wanted!r}")
-    return dataset.households.index(wanted)
-
-
-def _well_filled(dataset: Dataset) -> int:
-    """The household with 20 to 90 viewings active on most days; without one, that with most viewings."""
-    events = dataset.events
-    counts = np.bincount(events.household, minlength=len(dataset.households))
-    days = np.unique(np.stack([events.household.astype(np.int64), events.timestamp // DAY_MS]), axis=1)
-    active_days = np.bincount(days[0], minlength=len(counts))
-    fits = (counts >= 20) & (counts <= 90)
-    return int(np.argmax(np.where(fits, active_days, 0))) if fits.any() else int(np.argmax(counts))
-
-
-def _viewings(dataset: Dataset, places: Iterable[int]) -> list[Viewing]:
-    events = dataset.events
-    return [
-        Viewing(
-            dataset.titles[events.title[place]].content_id,
-            dataset.titles[events.title[place]].name,
-            float(events.watch_percentage[place]),
-            int(events.timestamp[place]),
-        )
-        for place in places
-    ]
-
-
 # The replay ------------------------------------------------------------------------------------------------
 
 
@@ -187,8 +94,8 @@ def demonstration(data: Path, config: BrainConfig, household: str | None, progre
     dataset = read_dataset(data)
     root = source_checkout()
     default_data = root is not None and data.resolve() == root / DEFAULT_DATA
-    index = _household(dataset, household, default_data)
-    viewings = _viewings(dataset, np.flatnonzero(dataset.events.household == index).tolist())
+    index = household_index(dataset, household, default_data)
+    viewings = viewings_at(dataset, np.flatnonzero(dataset.events.household == index).tolist())
     clock = VirtualClock(viewings[0].timestamp)
     with tempfile.TemporaryDirectory(prefix="omega-edge-demo-") as folder:
         replayed = replace(config, storage_path=Path(folder), time_zone="UTC", background_maintenance=False)
@@ -203,7 +110,7 @@ def demonstration(data: Path, config: BrainConfig, household: str | None, progre
                 **_shown(brain, clock, viewings, int(dataset.events.timestamp[-1])),
                 "stored": _stored(brain, Path(folder)),
             }
-    trace = _viewings(dataset, _trace_places(dataset))
+    trace = viewings_at(dataset, trace_places(dataset))
     lines = demo_measure.measure(
         config, [(each.content_id, each.name, each.watched) for each in trace], trace[0].timestamp, progress.say
     )
@@ -224,20 +131,6 @@ def _replay(brain: OmegaBrain, clock: VirtualClock, viewings: list[Viewing]) -> 
         )
         brain.maintain()
     brain.flush()
-
-
-def _trace_places(dataset: Dataset) -> list[int]:
-    """The last TRACE_EVENTS events of the data set, each title once: several households joined into one."""
-    seen: set[int] = set()
-    places = []
-    for place in range(len(dataset.events) - 1, -1, -1):
-        title = int(dataset.events.title[place])
-        if title not in seen:
-            seen.add(title)
-            places.append(place)
-            if len(places) == demo_measure.TRACE_EVENTS:
-                break
-    return places[::-1]
 
 
 def _next_evening(after_ms: int, data_end_ms: int) -> int:
@@ -269,17 +162,42 @@ def _shown(brain: OmegaBrain, clock: VirtualClock, viewings: list[Viewing], data
         "titles": brain.stats()["catalog"]["titles"],
     }
 
-    day_ms = clock.now_ms // DAY_MS * DAY_MS
-    times = {}
+    shown["times_of_day"] = _by_time_of_day(brain, clock.now_ms // DAY_MS * DAY_MS)
+    return shown
+
+
+def _by_time_of_day(brain: OmegaBrain, day_ms: int) -> dict[str, object]:
+    """The first rows in the morning and late in the evening of one day, and what moves between the two."""
+    told: dict[str, object] = {}
+    ranks: list[dict[str, int]] = []
+    names: dict[str, str] = {}
     for name, hour in (("morning", MORNING_HOUR), ("late_evening", LATE_HOUR)):
         at = day_ms + hour * HOUR_MS
         context = brain.now_context(at=at)
-        times[name] = _listed(context, at, brain.recommend(context, ROWS))
-    both = {row["content_id"] for row in times["morning"]["rows"]} & {
-        row["content_id"] for row in times["late_evening"]["rows"]
+        rows = brain.recommend(context, RANKED)
+        told[name] = _listed(context, at, rows[:ROWS])
+        ranks.append({row.content_id: rank for rank, row in enumerate(rows, start=1)})
+        names |= {row.content_id: row.content_title for row in rows}
+    morning, late = ranks
+    # A title that is in one list only counts as standing right behind the other.
+    moves = {each: abs(morning.get(each, RANKED + 1) - late.get(each, RANKED + 1)) for each in names}
+    moved = sorted((each for each in moves if moves[each]), key=lambda each: -moves[each])[:MOVED]
+    any_title = next(iter(names))
+    return {
+        **told,
+        "context_weight": brain.explain(any_title).features["context"].weight,
+        "compared": RANKED,
+        "in_both": len(set(morning) & set(late)),
+        "moved_most": [
+            {
+                "content_id": each,
+                "content_title": names[each],
+                "rank_morning": morning.get(each),
+                "rank_late_evening": late.get(each),
+            }
+            for each in moved
+        ],
     }
-    shown["times_of_day"] = {**times, "in_both": len(both)}
-    return shown
 
 
 def _row(rank: int, row: Recommendation) -> dict[str, object]:
@@ -400,7 +318,7 @@ def _records_in_words(exported: dict) -> list[str]:
     for profile in exported["profiles"]:
         limit = profile["max_age_rating"]
         hidden = [
-            f"{titles.get(each, each)} ({what['kind'].replace('_', ' ')})" for each, what in profile["hidden"].items()
+            f"{titles.get(each, each)} ({_FEEDBACK_IN_WORDS[what['kind']]})" for each, what in profile["hidden"].items()
         ]
         lines.append(
             f"Profile {profile['id']}: {counted(len(profile['seen']), 'title')} seen, "

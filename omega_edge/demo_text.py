@@ -115,7 +115,19 @@ def _show_times(screen: Screen, times: dict) -> None:
     for morning, evening in zip(times["morning"]["rows"], times["late_evening"]["rows"], strict=False):
         left, right = (f"{row['score']:.2f}  {row['content_title']}" for row in (morning, evening))
         screen.line(f"{morning['rank']:3}  {fit(left, width - _GAP)}  {fit(right, width)}")
-    screen.line(screen.style(f"     {counted(times['in_both'], 'title')} in both lists", "dim"))
+
+    def rank(value: int | None) -> str:
+        return "not among them" if value is None else f"{value}."
+
+    moved = "What moves most:" if times["moved_most"] else "They stand in the same order."
+    if times["context_weight"] == 0:
+        moved += " The ranking was fitted to this data and found no use for the time of day: its weight is 0."
+    screen.paragraph(f"Of the first {times['compared']} of each, {times['in_both']} are in both. {moved}", style="dim")
+    for each in times["moved_most"]:
+        screen.line(
+            f"     {fit(each['content_title'], 48)}  morning {rank(each['rank_morning'])}  "
+            f"late evening {rank(each['rank_late_evening'])}"
+        )
 
 
 def _show_stored(screen: Screen, stored: dict) -> None:

@@ -83,7 +83,7 @@ def unpack(data: bytes, kind: int, max_bytes: int) -> dict[int, object]:
         raise ProtocolError(f"frame: expected at most {MAX_INFLATED_BYTES} bytes of CBOR, got {len(body)}")
     _check_structure(body)
     try:
-        fields = cbor2.loads(body, max_depth=MAX_DEPTH, allow_indefinite=False, allow_duplicate_keys=False)
+        fields = cbor2.loads(body, allow_duplicate_keys=False)
     except cbor2.CBORDecodeError as error:
         raise ProtocolError(f"frame: expected well-formed CBOR, got an {error}") from None
     if not isinstance(fields, dict):

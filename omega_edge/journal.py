@@ -28,8 +28,8 @@ from omega_edge.errors import StoreError, StoreFullError, StoreReadOnlyError
 
 HEADER_BYTES = 4096
 """One page: a commit rewrites it, an append does not touch it."""
-CAPACITY_BYTES = 256 * 1024
-"""Size of the file: some 2,000 ordinary records, so many can still be taken while the disk is full."""
+CAPACITY_BYTES = 512 * 1024
+"""Size of the file: some 4,000 ordinary records, so many can still be taken while the disk is full."""
 MAX_PAYLOAD_BYTES = 4096
 
 _MAGIC = b"OmegaJnl"

@@ -62,7 +62,7 @@ class AgentMemory:
         catalogue_lookup: Callable[[str], tuple[np.ndarray, float] | None] | None = None,
         read_only: bool = False,
         durability_window_secs: int = 300,
-        checkpoint_events: int = 256,
+        checkpoint_events: int = 1024,
         max_episodes: int = 1_000,
         max_skills: int = 10_000,
         max_reasoning: int = 500,

@@ -146,7 +146,8 @@ class _Prepared:
 
     row_weights, content_weights: float32[e], evidence of each event times its decay. known: int64[m], indices
     of the events inside the catalogue; known_rows: uint32[m]. shares: float32[e, g], genre shares of the
-    successes inside the catalogue, and counted: float32[e], 1 for each of those.
+    successes inside the catalogue, and counted: float32[e], 1 for each of those. recent: indices of the three
+    newest successes with a vector; two stand for the last titles, the third steps in for one left out.
     """
 
     history: History
@@ -156,6 +157,7 @@ class _Prepared:
     known_rows: np.ndarray
     shares: np.ndarray
     counted: np.ndarray
+    recent: tuple[int, ...]
 
     @staticmethod
     def of(catalog: Catalog, history: History, parameters: dict[str, float]) -> _Prepared:
@@ -176,14 +178,13 @@ class _Prepared:
             known_rows=known_rows,
             shares=genre_membership(masks, len(catalog.genres)) * counted[:, None],
             counted=counted,
+            recent=tuple(np.flatnonzero(history.success & (history.scale > 0))[:3].tolist()),
         )
 
-
-def _recent_indices(history: History, skipped: int = -1) -> list[int]:
-    """Indices of the two newest successes that have a vector, inside the window, leaving one event out."""
-    window = HISTORY_WINDOW + (0 <= skipped < HISTORY_WINDOW)
-    usable = np.flatnonzero(history.success[:window] & (history.scale[:window] > 0))
-    return [int(index) for index in usable if index != skipped][:2]
+    def last_two(self, skipped: int = -1) -> list[int]:
+        """Indices of the two newest successes with a vector, inside the window, as if one event had never been."""
+        window = HISTORY_WINDOW + (0 <= skipped < HISTORY_WINDOW)
+        return [index for index in self.recent if index != skipped and index < window][:2]
 
 
 def _quantised(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -235,13 +236,21 @@ def features(
     """
     if out is None:
         out = np.empty((len(FEATURES), catalog.count), np.float32)
-    return _features(catalog, _Prepared.of(catalog, history, parameters), moment, out)
+    _fill_shared(catalog, moment, out)
+    return _fill_personal(catalog, _Prepared.of(catalog, history, parameters), moment, out)
 
 
-def _features(catalog: Catalog, prepared: _Prepared, moment: Moment, out: np.ndarray) -> np.ndarray:
+def _trends_of(catalog: Catalog, moment: Moment) -> tuple[np.ndarray, np.ndarray]:
+    return moment.trends if moment.trends is not None else tuple(trend.scores for trend in catalog.trends)
+
+
+def _fill_shared(catalog: Catalog, moment: Moment, out: np.ndarray) -> None:
+    """Fill the rows that are the same for every history: popularity and the two trends."""
     out[POPULARITY] = catalog.popularity
-    trends = moment.trends if moment.trends is not None else tuple(trend.scores for trend in catalog.trends)
-    out[TREND_SHORT], out[TREND_LONG] = trends
+    out[TREND_SHORT], out[TREND_LONG] = _trends_of(catalog, moment)
+
+
+def _fill_personal(catalog: Catalog, prepared: _Prepared, moment: Moment, out: np.ndarray) -> np.ndarray:
     out[ROWS] = 0
     inside = int(np.searchsorted(prepared.known, HISTORY_WINDOW))
     if catalog.rows is not None and inside:
@@ -273,19 +282,18 @@ def _content(catalog: Catalog, prepared: _Prepared, moment: Moment, out: np.ndar
     weights = prepared.content_weights[:HISTORY_WINDOW] * history.scale[:HISTORY_WINDOW]
     directions = np.empty((2, EMBEDDING_DIMENSIONS), np.float32)
     np.matmul(weights, history.codes[:HISTORY_WINDOW].astype(np.float32), out=directions[0])
-    directions[1] = _recent_vector(catalog, history, moment, _recent_indices(history))
+    directions[1] = _recent_vector(catalog, history, moment, prepared.last_two())
     codes, scale = _quantised(directions)
     kernels.cosines(catalog.codes, catalog.scale, codes, scale, out[CONTENT_PROFILE : CONTENT_RECENT + 1])
 
 
 def _recent_vector(catalog: Catalog, history: History, moment: Moment, indices: list[int]) -> np.ndarray:
-    """float32[384]: mean of the last two titles, from the moment if it names any, else from the history."""
-    if moment.recent_rows:
-        rows = list(moment.recent_rows[:2])
-        return (catalog.codes[rows] * catalog.scale[rows][:, None]).mean(axis=0, dtype=np.float32)
-    if not indices:
-        return np.zeros(EMBEDDING_DIMENSIONS, np.float32)
-    return (history.codes[indices] * history.scale[indices][:, None]).mean(axis=0, dtype=np.float32)
+    """float32[384]: direction of the last two titles, from the moment if it names any, else from the history."""
+    source, chosen = (catalog, moment.recent_rows[:2]) if moment.recent_rows else (history, indices)
+    direction = np.zeros(EMBEDDING_DIMENSIONS, np.float32)
+    for index in chosen:
+        direction += source.codes[index] * source.scale[index]
+    return direction
 
 
 def raw_scores(features_matrix: np.ndarray, fusion: Fusion, count: int) -> np.ndarray:
@@ -332,16 +340,16 @@ def _scores_without_each(
         said = np.zeros((len(history.rows), len(candidates)), np.float32)
         said[prepared.known] = _row_weights(catalog, prepared.known_rows, candidates)
         values[ROWS] = _left_out_sums(said * prepared.row_weights[:, None], fusion.parameters["row_decay"])
-    weights = prepared.content_weights * history.scale
-    profiles = _left_out_sums(history.codes * weights[:, None], fusion.parameters["content_decay"])
-    _cosines_into(values[CONTENT_PROFILE], codes, scale, profiles)
-    if not moment.recent_rows:
-        touched = [index for index in _recent_indices(history) if index < events]
-        if touched:
-            means = [_recent_vector(catalog, history, moment, _recent_indices(history, index)) for index in touched]
-            recent = np.empty((len(touched), len(candidates)), np.float32)
-            _cosines_into(recent, codes, scale, np.stack(means))
-            values[CONTENT_RECENT][touched] = recent
+    touched = [] if moment.recent_rows else prepared.last_two()
+    directions = np.empty((events + len(touched), EMBEDDING_DIMENSIONS), np.float32)
+    growth = 1.0 / fusion.parameters["content_decay"]
+    kernels.left_out_sums(history.codes, history.scale, prepared.content_weights, growth, directions[:events])
+    for at, index in enumerate(touched, events):
+        directions[at] = _recent_vector(catalog, history, moment, prepared.last_two(index))
+    cosines = np.empty((len(directions), len(candidates)), np.float32)
+    kernels.cosines(codes, scale, *_quantised(directions), cosines)
+    values[CONTENT_PROFILE] = cosines[:events]
+    values[CONTENT_RECENT][touched] = cosines[events:]
     values[CONTEXT] = _context_without_each(catalog, prepared, moment, candidates)[:events]
     # einsum keeps the sum over eight features in float32 and needs no copy of the stacked matrix.
     return np.einsum("f,fek->ek", fusion.weights[bucket_of(history.count - 1)], values)
@@ -353,12 +361,6 @@ def _row_weights(catalog: Catalog, known_rows: np.ndarray, candidates: np.ndarra
     rows = catalog.rows
     kernels.row_lookup(rows.offsets, rows.columns, rows.values, rows.scale, known_rows, candidates, found)
     return found
-
-
-def _cosines_into(out: np.ndarray, codes: np.ndarray, scale: np.ndarray, queries: np.ndarray) -> None:
-    """out float32[q, k]: cosine of each query float32[q, 384] to each of k quantised titles."""
-    query_codes, query_scale = _quantised(queries)
-    kernels.cosines(codes, scale, query_codes, query_scale, out)
 
 
 def _context_without_each(
@@ -411,10 +413,15 @@ class Ranker:
 
     def features(self, history: History, moment: Moment) -> np.ndarray:
         """Features float32[8, n] of the whole catalogue, valid until this thread's next call."""
-        matrix = getattr(self._scratch, "matrix", None)
-        if matrix is None:
-            matrix = self._scratch.matrix = np.empty((len(FEATURES), self.catalog.count), np.float32)
-        return _features(self.catalog, self._prepared(history), moment, matrix)
+        scratch = self._scratch
+        if getattr(scratch, "matrix", None) is None:
+            scratch.matrix, scratch.trends = np.empty((len(FEATURES), self.catalog.count), np.float32), None
+        # Copying the shared rows again would cost a tenth of the call; they change only with the trends.
+        trends = _trends_of(self.catalog, moment)
+        if scratch.trends is None or any(new is not old for new, old in zip(trends, scratch.trends, strict=True)):
+            _fill_shared(self.catalog, moment, scratch.matrix)
+            scratch.trends = trends
+        return _fill_personal(self.catalog, self._prepared(history), moment, scratch.matrix)
 
     def rank(self, history: History, moment: Moment, allowed: np.ndarray, k: int, diversity: float) -> Ranked:
         """The best k titles among those allowed, spread by maximal marginal relevance.

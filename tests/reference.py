@@ -76,6 +76,19 @@ def genre_means(masks: np.ndarray, per_genre: np.ndarray) -> np.ndarray:
     return means
 
 
+def left_out_sums(codes, scale, weights, growth: float, left: int) -> np.ndarray:
+    vectors = (weights * scale)[:, None] * codes.astype(np.float32)
+    out = np.empty((left, codes.shape[1]), np.float32)
+    for i in range(left):
+        newer = older = np.zeros(codes.shape[1], np.float32)
+        for vector in vectors[:i]:
+            newer = newer + vector
+        for vector in vectors[:i:-1]:
+            older = older + vector
+        out[i] = newer + older * np.float32(growth)
+    return out
+
+
 def fuse(features: np.ndarray, weights: np.ndarray) -> np.ndarray:
     sums = np.zeros(features.shape[1], np.float32)
     for feature, weight in zip(features, weights, strict=True):

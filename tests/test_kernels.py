@@ -311,6 +311,20 @@ def test_a_genre_past_the_last_is_refused(isa, genres):
         isa.genre_means(masks, np.ones(genres, np.float32), np.zeros(2, np.float32))
 
 
+# --- left-out sums --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("parts", "left"), [(0, 0), (1, 0), (1, 1), (2, 2), (3, 2), (64, 64), (65, 64)])
+@pytest.mark.parametrize("d", [32, 384])
+def test_left_out_sums_equal_the_reference(isa, parts, left, d):
+    rng = np.random.default_rng(parts * 100 + left)
+    codes = rng.integers(-127, 128, (parts, d)).astype(np.int8)
+    scale, weights = rng.random(parts, np.float32), rng.standard_normal(parts).astype(np.float32)
+    out = np.full((left, d), np.nan, np.float32)
+    isa.left_out_sums(codes, scale, weights, 1.25, out)
+    assert bits(out) == bits(reference.left_out_sums(codes, scale, weights, 1.25, left))
+
+
 # --- fusion ---------------------------------------------------------------------------------------------------------
 
 

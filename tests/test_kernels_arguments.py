@@ -17,6 +17,7 @@ METHODS = {
     "row_scatter_add": ("offsets", "columns", "values", "row_scale", "rows", "weights", "out"),
     "row_lookup": ("offsets", "columns", "values", "row_scale", "rows", "targets", "out"),
     "genre_means": ("masks", "per_genre", "out"),
+    "left_out_sums": ("codes", "scale", "weights", "out"),
     "fuse": ("features", "weights", "out"),
     "fuse_top_k": ("features", "weights", "filter", "rows_out", "scores_out"),
     "diversify": ("codes", "scale", "rows", "values", "order_out"),
@@ -57,6 +58,8 @@ def valid(method: str) -> dict:
         "row_scatter_add": table | {"weights": np.ones(2, np.float32), "out": out},
         "row_lookup": table | {"targets": np.zeros(3, np.uint32), "out": np.zeros((2, 3), np.float32)},
         "genre_means": {"masks": np.full(N, 0b111, np.uint64), "per_genre": np.ones(3, np.float32), "out": out},
+        "left_out_sums": {"codes": codes, "scale": scale, "weights": np.ones(N, np.float32), "growth": 1.5}
+        | {"out": np.zeros((N - 1, D), np.float32)},
         "fuse": fusion | {"out": out},
         "fuse_top_k": fusion | best,
         "diversify": {"codes": codes, "scale": scale, "rows": np.arange(K, dtype=np.uint32)}
@@ -109,7 +112,7 @@ def test_a_wrong_shape_is_a_value_error(isa, method, name):
         call(isa, method, **{name: array[None]})
     with pytest.raises(ValueError, match=f"^{name}: expected {array.ndim} dimension"):
         call(isa, method, **{name: array.reshape(()) if array.size == 1 else np.zeros((), array.dtype)})
-    if name != "order_out":  # its length is the caller's wish
+    if name != "order_out" and method != "left_out_sums":  # the length of these outputs is the caller's wish
         with pytest.raises(ValueError, match="expected"):
             call(isa, method, **{name: np.ascontiguousarray(array[:-1])})
 
@@ -217,3 +220,8 @@ def test_every_buffer_is_given_back(isa, method):
         with pytest.raises(TypeError):
             getattr(isa, method)(**refused)
     assert [sys.getrefcount(array) for array in arrays] == before
+
+
+def test_more_left_out_sums_than_vectors_are_refused(isa):
+    with pytest.raises(ValueError, match=r"^out: expected at most 16 rows, one for each vector, got 17"):
+        call(isa, "left_out_sums", out=np.zeros((N + 1, D), np.float32))

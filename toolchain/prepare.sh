@@ -56,8 +56,11 @@ seconds_since() {  # microseconds at the start
     printf '%d.%d s' $((elapsed / 1000000)) $((elapsed / 100000 % 10))
 }
 
-start_ticker() {  # line to show, log whose last line is shown beside it
-    [[ -t 2 && ${TERM:-dumb} != dumb ]] || return 0
+start_ticker() {  # line to show, log whose last line is shown beside it where there is a terminal
+    if [[ ! -t 2 || ${TERM:-dumb} == dumb ]]; then
+        printf '%s ' "$1" >&2
+        return 0
+    fi
     local started columns
     started=$(microseconds)
     columns=$(tput cols 2>/dev/null || echo 80)
@@ -104,12 +107,13 @@ timed() {  # title, command... : one line with the seconds it took; on failure t
     # In the foreground, so that Ctrl-C reaches the command itself.
     "$@" >"$log" 2>&1 || status=$?
     stop_ticker
+    [[ ! -t 2 || ${TERM:-dumb} == dumb ]] || printf '%s ' "$line" >&2
     if [[ $status -eq 0 ]]; then
-        say "$line $(seconds_since "$started")"
+        say "$(seconds_since "$started")"
     elif [[ $status -eq 130 ]]; then
         on_interrupt
     else
-        say "$line failed after $(seconds_since "$started"). The end of $log:"
+        say "failed after $(seconds_since "$started"). The end of $log:"
         tail -n 20 -- "$log" | sed 's/^/    /' >&2
     fi
     return "$status"

@@ -48,6 +48,14 @@ class Kernels:
         out: NDArray[float32],
     ) -> None: ...
     def genre_means(self, masks: NDArray[uint64], per_genre: NDArray[float32], out: NDArray[float32]) -> None: ...
+    def left_out_sums(
+        self,
+        codes: NDArray[int8],
+        scale: NDArray[float32],
+        weights: NDArray[float32],
+        growth: float,
+        out: NDArray[float32],
+    ) -> None: ...
     def fuse(self, features: NDArray[float32], weights: NDArray[float32], out: NDArray[float32]) -> None: ...
     def fuse_top_k(
         self,

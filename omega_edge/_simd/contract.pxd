@@ -45,6 +45,7 @@ cdef extern from "kernels.h" nogil:
         omega_fault (*row_lookup)(const omega_rows *, const uint32_t *, size_t, const uint32_t *, size_t,
                                   float *) noexcept nogil
         omega_fault (*genre_means)(const uint64_t *, size_t, const float *, size_t, float *) noexcept nogil
+        void (*left_out_sums)(const omega_codes *, const float *, float, size_t, float *) noexcept nogil
         void (*fuse)(const float *, size_t, size_t, const float *, float *) noexcept nogil
         size_t (*fuse_top_k)(const float *, size_t, size_t, const float *, const uint8_t *, size_t, uint64_t *,
                              uint32_t *, float *) noexcept nogil

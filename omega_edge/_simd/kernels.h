@@ -96,6 +96,11 @@ typedef struct {
      * the mask's bytes from the lowest; a byte's sum adds, from 0, its set bits from the lowest. */
     omega_fault (*genre_means)(const uint64_t *masks, size_t n, const float *per_genre, size_t genres, float *out);
 
+    /* Weighted sums of unit vectors with each part left out. With v[i] = (weights[i] * scale[i]) * (float)codes[i], for
+     * each i < left: out[i] = (v[0] + ... + v[i - 1]) + (v[rows - 1] + ... + v[i + 1]) * growth, both sums from 0 in the
+     * order written; left <= rows. growth is what the weights of later parts gain when an earlier one is gone. */
+    void (*left_out_sums)(const omega_codes *parts, const float *weights, float growth, size_t left, float *out);
+
     /* out[r] = ((0 + weights[0] * features[0][r]) + weights[1] * features[1][r]) + ... */
     void (*fuse)(const float *features, size_t f, size_t n, const float *weights, float *out);
 

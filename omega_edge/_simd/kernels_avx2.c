@@ -336,6 +336,7 @@ const omega_kernels omega_kernels_avx2 = {
     .row_scatter_add = omega_scalar_row_scatter_add,
     .row_lookup = omega_scalar_row_lookup,
     .genre_means = omega_scalar_genre_means,
+    .left_out_sums = omega_scalar_left_out_sums,
     .fuse = fuse,
     .fuse_top_k = fuse_top_k,
     .diversify = diversify,

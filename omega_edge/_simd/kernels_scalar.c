@@ -105,8 +105,8 @@ omega_fault omega_scalar_row_scatter_add(const omega_rows *table, const uint32_t
     return (omega_fault){OMEGA_FINE, 0};
 }
 
-/* The one entry in [first, last) that can be at the target's column; any entry, or last, where none is. Halves the range
- * by selection, not by a branch that no predictor could learn. */
+/* The one entry in [first, last) that can be at the target's column; any entry, or last, where none is. Halves the
+ * range by selection, not by a branch that no predictor could learn. */
 static size_t candidate_entry(const uint32_t *columns, size_t first, size_t last, uint32_t target)
 {
     for (size_t length = last - first; length > 1;) {
@@ -199,6 +199,33 @@ static void raise_nearest(const omega_codes *table, const uint32_t *rows, size_t
     }
 }
 
+static void add_part(const omega_codes *parts, const float *weights, size_t part, size_t first, float *sums)
+{
+    const int8_t *codes = parts->codes + part * parts->dimensions + first;
+    const float weight = weights[part] * parts->scale[part];
+    for (size_t lane = 0; lane < OMEGA_DIMENSION_STEP; lane++)
+        sums[lane] += weight * (float)codes[lane];
+}
+
+void omega_scalar_left_out_sums(const omega_codes *parts, const float *weights, float growth, size_t left, float *out)
+{
+    const size_t d = parts->dimensions;
+    for (size_t first = 0; first < d; first += OMEGA_DIMENSION_STEP) {
+        float older[OMEGA_DIMENSION_STEP] = {0.0f}, newer[OMEGA_DIMENSION_STEP] = {0.0f};
+        for (size_t part = parts->rows; part-- > 0;) {
+            if (part < left)
+                memcpy(out + part * d + first, older, sizeof older);
+            add_part(parts, weights, part, first, older);
+        }
+        for (size_t part = 0; part < left; part++) {
+            float *sums = out + part * d + first;
+            for (size_t lane = 0; lane < OMEGA_DIMENSION_STEP; lane++)
+                sums[lane] = newer[lane] + sums[lane] * growth;
+            add_part(parts, weights, part, first, newer);
+        }
+    }
+}
+
 omega_fault omega_scalar_diversify(const omega_codes *table, const uint32_t *rows, const float *values, size_t m,
                                    float trade_off, size_t k, float *workspace, uint32_t *order_out, size_t *found,
                                    omega_raise_nearest *raise)
@@ -247,6 +274,7 @@ const omega_kernels omega_kernels_scalar = {
     .row_scatter_add = omega_scalar_row_scatter_add,
     .row_lookup = omega_scalar_row_lookup,
     .genre_means = omega_scalar_genre_means,
+    .left_out_sums = omega_scalar_left_out_sums,
     .fuse = fuse,
     .fuse_top_k = fuse_top_k,
     .diversify = diversify,

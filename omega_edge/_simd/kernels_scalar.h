@@ -1,5 +1,6 @@
 /* What other instruction sets' files take from the scalar file as it is, because wider registers gain nothing:
- * scattered single-entry access (rows), table look-up (genre means), the greedy loop around the cosines (diversify). */
+ * scattered single-entry access (rows), table look-up (genre means), sums that a compiler turns into any width's by itself (left-out
+ * sums: lanes are dimensions), the greedy loop around the cosines (diversify). */
 #ifndef OMEGA_EDGE_KERNELS_SCALAR_H
 #define OMEGA_EDGE_KERNELS_SCALAR_H
 
@@ -26,6 +27,8 @@ omega_fault omega_scalar_row_lookup(const omega_rows *table, const uint32_t *row
                                     const uint32_t *targets, size_t k, float *out);
 omega_fault omega_scalar_genre_means(const uint64_t *masks, size_t n, const float *per_genre, size_t genres,
                                      float *out);
+
+void omega_scalar_left_out_sums(const omega_codes *parts, const float *weights, float growth, size_t left, float *out);
 
 /* Raises nearest[i] to the cosine of rows[i] to the picked row where that is greater. */
 typedef void omega_raise_nearest(const omega_codes *table, const uint32_t *rows, size_t m, uint32_t picked,
