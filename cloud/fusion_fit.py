@@ -167,7 +167,7 @@ def fit_weights(queries: FitSet) -> np.ndarray:
     bucket_of_list = np.array(queries.buckets)[np.array(queries.success)]
     for bucket in range(BUCKETS):
         own = [matrix for matrix, of in zip(every, bucket_of_list) if of == bucket]
-        fitted = _Lists(own + prior).ascend(overall)
+        fitted = _Lists(own + prior).ascend(overall) if own else overall
         best = _Lists(own or every).mean_best_score(fitted)
         weights[bucket, list(FITTED)] = fitted * (MEAN_BEST_RAW_SCORE / best if best > 0 else 1.0)
     return weights

@@ -20,6 +20,7 @@ from cloud.replay import Blocks, Query, Timeline, replay
 from cloud.signals import DAY_MS, context_shares, popularity, slots_of, trend
 from omega_edge.catalog import BUCKETS, Catalog
 from omega_edge.datasets import Events
+from omega_edge.errors import ConfigError
 from omega_edge.ranking import FEATURES, POPULARITY, ROWS, TREND_LONG, TREND_SHORT
 
 Progress = Callable[[str], None]
@@ -52,6 +53,25 @@ class ModelSettings:
         default_factory=lambda: {"row_decay": 0.9, "content_decay": 0.9, "failure_weight": 0.5}
     )
     queries_per_bucket: int = 1000
+
+    def __post_init__(self) -> None:
+        short, long = self.trend_window_hours
+        decays = [self.parameters.get(name, 0.0) for name in ("row_decay", "content_decay")]
+        for name, expected, holds in (
+            ("ridge", "a number above 0", self.ridge > 0),
+            ("half_life_days", "a number above 0", self.half_life_days > 0),
+            ("min_events", "1 or more", self.min_events >= 1),
+            ("row_budget_bytes", "0 or more", self.row_budget_bytes >= 0),
+            ("trend_window_hours", "1 or more and a longer one", 1 <= short < long),
+            ("queries_per_bucket", "1 or more", self.queries_per_bucket >= 1),
+            (
+                "parameters",
+                "row_decay and content_decay above 0, at most 1, and failure_weight",
+                all(0 < decay <= 1 for decay in decays) and "failure_weight" in self.parameters,
+            ),
+        ):
+            if not holds:
+                raise ConfigError(f"{name}: expected {expected}, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,9 @@ synchronous and thread-safe: readers take immutable snapshots, writers pass one 
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
@@ -19,7 +17,7 @@ import numpy as np
 from omega_edge._simd import kernels
 from omega_edge.catalog import Catalog
 from omega_edge.config import BrainConfig
-from omega_edge.errors import ConfigError, ModelUnavailable, OmegaError, ProtocolError
+from omega_edge.errors import ConfigError, ModelUnavailable, OmegaError
 from omega_edge.inference import InferenceEngine
 from omega_edge.knowledge import CollectiveKnowledge
 from omega_edge.memory import AgentMemory, HistoryItem, Recorded
@@ -33,7 +31,6 @@ from omega_edge.protocol import (
     GlobalPatterns,
     PatternDelta,
     Profile,
-    ReasonEvent,
     Recommendation,
     ViewContext,
     ViewingEvent,
@@ -44,18 +41,8 @@ from omega_edge.protocol import (
     local_day,
     parse_feedback_kind,
 )
-from omega_edge.ranking import (
-    FEATURES,
-    HISTORY_HELD,
-    TREND_LONG,
-    TREND_SHORT,
-    Moment,
-    Ranked,
-    Ranker,
-    bucket_of,
-    slot_of,
-)
-from omega_edge.reasons import because_of, carried_by, strongest_event_each, strongest_events
+from omega_edge.ranking import HISTORY_HELD
+from omega_edge.recommender import Explanation, Recommender
 from omega_edge.sharing import DeltaComposer
 
 MAX_RECOMMENDATIONS = 500
@@ -65,38 +52,6 @@ MAINTENANCE_PERIOD_SECONDS = 5.0
 def wall_clock_ms() -> int:
     """Unix milliseconds, UTC, from the system's clock."""
     return time.time_ns() // 1_000_000
-
-
-def _logistic(value: float) -> float:
-    """1 / (1 + e^-value), without overflow."""
-    if value >= 0:
-        return 1.0 / (1.0 + math.exp(-value))
-    power = math.exp(value)
-    return power / (1.0 + power)
-
-
-@dataclass(frozen=True, slots=True)
-class FeatureShare:
-    """One feature of a title's score: its value, the fusion's weight, and their product."""
-
-    value: float
-    weight: float
-    contribution: float
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """Why a title has the score it has. withheld: why it is not offered to this profile now, or None."""
-
-    content_id: str
-    content_title: str
-    raw_score: float
-    score: float
-    confidence: float
-    reason: str
-    withheld: str | None
-    features: dict[str, FeatureShare]
-    events: tuple[ReasonEvent, ...]
 
 
 class OmegaBrain:
@@ -125,9 +80,9 @@ class OmegaBrain:
         except BaseException:
             self._catalog.close()
             raise
-        self._ranker = Ranker(self._catalog)
         self._policy = Policy(self._catalog)
         self._knowledge = CollectiveKnowledge(self._catalog, self._memory)
+        self._recommender = Recommender(self._catalog, self._policy, self._knowledge, config.diversity)
         self._composer = DeltaComposer(self._memory, config.sharing)
         self._views: dict[str, ProfileView] = {}
         self._awaiting_vector: set[str] = set()
@@ -271,121 +226,23 @@ class OmegaBrain:
         """
         check_integer("k", k, 1, MAX_RECOMMENDATIONS)
         context = self.now_context() if context is None else context
-        view = self._view(context.profile)
         now_ms = self._clock()
-        moment, announced = self._moment(context, view)
-        allowed = self._policy.allowed(view.household, now_ms, announced)
-        ranked = self._ranker.rank(view.history, moment, allowed, k, self.config.diversity)
-        rows = self._explained(view, moment, ranked, context, now_ms)
-        self._knowledge.note_shown(context.profile, ranked.rows, now_ms)
-        return rows
+        rows, listed = self._recommender.recommend(self._view(context.profile), context, now_ms, k)
+        self._knowledge.note_shown(context.profile, rows, now_ms)
+        return listed
 
     def explain(self, content_id: str, context: ViewContext | None = None) -> Explanation:
-        """The score of one title of the catalogue taken apart, whether or not it may be offered.
+        """The score of one title of the catalogue taken apart, also of one that is seen, hidden or not available now.
 
-        Raises ConfigError for a title that the catalogue does not hold.
+        Raises ConfigError for a title that the catalogue does not hold, or whose age rating the profile may not see.
         """
         check_content_id("content_id", content_id)
         context = self.now_context() if context is None else context
-        view = self._view(context.profile)
-        row = self._catalog.row_of(content_id)
-        if row < 0:
-            raise ConfigError(f"content_id: expected a title of the catalogue, which does not hold {content_id!r}")
-        now_ms = self._clock()
-        moment, _announced = self._moment(context, view)
-        rows = np.array([row], np.uint32)
-        present = np.ascontiguousarray(self._ranker.features(view.history, moment)[:, rows])
-        raw = np.empty(1, np.float32)
-        kernels.fuse(present, self._weights(view), raw)
-        ranked = Ranked(rows, raw, present)
-        told = self._explained(view, moment, ranked, context, now_ms)[0]
-        drops = self._ranker.drops(view.history, moment, ranked)
-        nameable = view.nameable(self._policy, len(drops), now_ms)
-        withheld = self._policy.withheld(view.household, row, now_ms)
-        return Explanation(
-            content_id=content_id,
-            content_title=told.content_title,
-            raw_score=float(raw[0]),
-            score=told.score,
-            confidence=told.confidence,
-            reason=told.reason,
-            withheld=withheld.value if withheld is not None else None,
-            features={
-                name: FeatureShare(float(value), float(weight), float(value * weight))
-                for name, value, weight in zip(FEATURES, present[:, 0], self._weights(view), strict=True)
-            },
-            events=strongest_events(drops[:, 0], view.named_events(len(drops)), nameable, 5),
-        )
+        return self._recommender.explain(self._view(context.profile), content_id, context, self._clock())
 
     def withheld_counts(self, profile: str = DEFAULT_PROFILE) -> dict[str, int]:
         """How many titles of the catalogue are withheld from a profile now, by reason."""
         return self._policy.withheld_counts(self._view(profile).household, self._clock())
-
-    def _weights(self, view: ProfileView) -> np.ndarray:
-        return self._catalog.fusion.weights[bucket_of(view.history.count)]
-
-    def _moment(self, context: ViewContext, view: ProfileView) -> tuple[Moment, tuple[int, ...]]:
-        """What the ranking is told of the context, and the rows that the context says were just watched.
-
-        A title in recent_watches that was never observed is news: it stands for the last watched, and is
-        not offered. One that history holds already changes nothing.
-        """
-        held = {item.content_id for item in view.items}
-        news = [content_id for content_id in reversed(context.recent_watches) if content_id not in held]
-        announced = tuple(row for row in map(self._catalog.row_of, news) if row >= 0)
-        mood_genre = -1
-        if context.mood_hint is not None:
-            mood_genre = self._genre_asked_for(context.mood_hint)
-        patterns = self._knowledge.pattern_votes()
-        moment = Moment(
-            slot=slot_of(context.time_of_day, context.day_of_week),
-            trends=self._knowledge.trends(),
-            recent_rows=announced,
-            mood_genre=mood_genre,
-            pattern_rows=patterns[0],
-            pattern_weights=patterns[1],
-        )
-        return moment, announced
-
-    def _genre_asked_for(self, mood_hint: str) -> int:
-        for index, genre in enumerate(self._catalog.genres):
-            if genre.casefold() == mood_hint.casefold():
-                return index
-        raise ProtocolError(f"mood_hint: expected a genre of the catalogue ({', '.join(self._catalog.genres)}), got {mood_hint!r}")
-
-    def _explained(
-        self, view: ProfileView, moment: Moment, ranked: Ranked, context: ViewContext, now_ms: int
-    ) -> list[Recommendation]:
-        drops = self._ranker.drops(view.history, moment, ranked)
-        nameable = view.nameable(self._policy, len(drops), now_ms)
-        strongest, falls = strongest_event_each(drops, nameable)
-        contributions = (ranked.features * self._weights(view)[:, None]).T.tolist()
-        trend_values = ranked.features[TREND_SHORT : TREND_LONG + 1].T.tolist()
-        hours = tuple(trend.window_hours for trend in self._catalog.trends)
-        bucket = bucket_of(view.history.count)
-        slope, intercept = self._catalog.fusion.calibration[bucket].tolist()
-        offset = self._catalog.fusion.parameters.get(f"score_offset_{bucket}", 0.0)
-        listed = []
-        for index, (row, raw) in enumerate(zip(ranked.rows.tolist(), ranked.raw.tolist(), strict=True)):
-            content_id = self._catalog.content_id(row)
-            if strongest[index] >= 0:
-                reason = because_of(view.named_event(strongest[index]), falls[index])
-            else:
-                reason = carried_by(
-                    content_id, contributions[index], trend_values[index], hours, context.time_of_day.value
-                )
-            listed.append(
-                Recommendation(
-                    content_id=content_id,
-                    content_title=self._catalog.name(row),
-                    score=_logistic(raw + offset),
-                    confidence=_logistic(slope * raw + intercept),
-                    reason=reason.text,
-                    events=reason.events,
-                    trend=reason.trend,
-                )
-            )
-        return listed
 
     # Profiles ------------------------------------------------------------------------------------
 

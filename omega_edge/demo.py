@@ -23,11 +23,10 @@ from omega_edge.brain import OmegaBrain
 from omega_edge.cli import EXIT_OK
 from omega_edge.cli_output import Progress, Screen, as_plain, counted, in_minutes, write_json
 from omega_edge.config import BrainConfig
-from omega_edge.configuration import brain_config, settings_of, source_checkout
+from omega_edge.configuration import brain_config, settings_of
 from omega_edge.datasets import Dataset, read_dataset
 from omega_edge.demo_data import (
     DAY_MS,
-    DEFAULT_DATA,
     Viewing,
     data_folder,
     household_index,
@@ -92,9 +91,7 @@ def demonstration(data: Path, config: BrainConfig, household: str | None, progre
     """Everything the demonstration shows, ready for JSON (see SCHEMA in the README)."""
     progress.say(f"reading {data.name}")
     dataset = read_dataset(data)
-    root = source_checkout()
-    default_data = root is not None and data.resolve() == root / DEFAULT_DATA
-    index = household_index(dataset, household, default_data)
+    index = household_index(dataset, household, data)
     viewings = viewings_at(dataset, np.flatnonzero(dataset.events.household == index).tolist())
     clock = VirtualClock(viewings[0].timestamp)
     with tempfile.TemporaryDirectory(prefix="omega-edge-demo-") as folder:
@@ -117,6 +114,7 @@ def demonstration(data: Path, config: BrainConfig, household: str | None, progre
     return {
         **told,
         "measured": as_plain(lines),
+        "measured_events": len(trace),
         "measured_note": "Measured on this machine, not on a television; the limits are for Cortex-A73 class cores.",
         "notes": list(NOTES),
     }

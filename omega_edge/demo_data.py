@@ -49,12 +49,20 @@ def with_bundle(
 ) -> tuple[Setting, ...]:
     """The settings with the catalogue of this data set, which is built first if a source tree can build it."""
     by_name = {setting.name: setting for setting in settings}
-    if options.data is not None and options.catalog is None:
-        by_name["catalog_path"] = Setting("catalog_path", _bundle_beside(data), "--data")
-    path = by_name["catalog_path"].value
-    if not path.exists():
-        _build_bundle(data, path, by_name["model_path"].value, progress)
+    if options.catalog is None and not is_default(data):
+        by_name["catalog_path"] = Setting("catalog_path", _bundle_beside(data), "flag --data")
+    catalog = by_name["catalog_path"]
+    if not catalog.value.exists():
+        if catalog.origin not in ("default", "flag --data"):
+            raise FileNotFoundError(f"demo: expected the catalogue {catalog.value} ({catalog.origin}), there is none")
+        _build_bundle(data, catalog.value, by_name["model_path"].value, progress)
     return tuple(by_name.values())
+
+
+def is_default(data: Path) -> bool:
+    """Whether this is the data set of the source tree."""
+    root = source_checkout()
+    return root is not None and data.resolve() == root / DEFAULT_DATA
 
 
 def _bundle_beside(data: Path) -> Path:
@@ -69,8 +77,6 @@ def _bundle_beside(data: Path) -> Path:
 
 def _build_bundle(data: Path, path: Path, model: Path | None, progress: Progress) -> None:
     root = source_checkout()
-    if root is None:
-        raise FileNotFoundError(f"demo: expected the catalogue {path}, there is none; --catalog names another")
     if model is None or not model.is_dir():
         raise FileNotFoundError("demo: a bundle is built with the text model, and there is none; ./run makes it, once")
     progress.say(f"building the catalogue of {data.name}, once")
@@ -85,9 +91,9 @@ def _build_bundle(data: Path, path: Path, model: Path | None, progress: Progress
         )
 
 
-def household_index(dataset: Dataset, named: str | None, default_data: bool) -> int:
-    """Index of the household to replay."""
-    if named is None and not default_data:
+def household_index(dataset: Dataset, named: str | None, data: Path) -> int:
+    """Index of the household to replay: the one named, else DEFAULT_HOUSEHOLD or, in other data, a well filled one."""
+    if named is None and not is_default(data):
         return well_filled(dataset)
     wanted = DEFAULT_HOUSEHOLD if named is None else named
     if wanted not in dataset.households:
@@ -107,6 +113,7 @@ def well_filled(dataset: Dataset) -> int:
 
 
 def viewings_at(dataset: Dataset, places: Iterable[int]) -> list[Viewing]:
+    """The events at these places of dataset.events."""
     events = dataset.events
     return [
         Viewing(

@@ -161,8 +161,8 @@ def _show_measured(screen: Screen, told: dict) -> None:
         mark = screen.style(fit(_VERDICT_MARKS.get(verdict, verdict), 12), _VERDICT_STYLES.get(verdict, "dim"))
         screen.line(f"{fit(line['words'], name_width)}  {figures[0]:>10}  {figures[1]:>9}  {figures[2]:>9}  {mark}")
     screen.paragraph(
-        "Opening and memory: of fresh processes. Recommend and observe: after each of 300 viewings of several "
-        "households, spread over six hours, which is also the trace of the bytes written.",
+        f"Opening and memory: of fresh processes. Recommend and observe: at each of {told['measured_events']} viewings "
+        "of several households, spread over six hours of a virtual clock; so are the bytes written.",
         style="dim",
     )
     screen.paragraph(

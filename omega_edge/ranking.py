@@ -33,6 +33,10 @@ FEATURES = (
     "patterns",
 )
 """Order of the rows of every feature matrix and of the bundle's weights."""
+WISH = "mood"
+"""One more row where a mood is asked for: a wish is granted, not learned, so its weight is not the bundle's."""
+MOOD_WEIGHT = 2.0
+"""Weight of the wish, in units of the raw score: titles wholly of the genre move up as if e^2 times as likely."""
 ROWS, CONTENT_PROFILE, CONTENT_RECENT, POPULARITY, TREND_SHORT, TREND_LONG, CONTEXT, PATTERNS = range(len(FEATURES))
 
 HISTORY_WINDOW = 64
@@ -220,24 +224,33 @@ def _genre_lift(
     prior = np.float32(CONTEXT_PRIOR_EVENTS)
     share_now = (now + prior * catalog.context_prior[moment.slot]) / (now_events + prior)[:, None]
     share_ever = (every + prior * catalog.context_overall) / (events + prior)[:, None]
-    lift = share_now / np.maximum(share_ever, np.float32(1e-6)) - np.float32(1.0)
-    if moment.mood_genre >= 0:
-        lift[:, moment.mood_genre] += np.float32(1.0)
-    return lift
+    return share_now / np.maximum(share_ever, np.float32(1e-6)) - np.float32(1.0)
 
 
 def features(
     catalog: Catalog, history: History, moment: Moment, parameters: dict[str, float], out: np.ndarray | None = None
 ) -> np.ndarray:
-    """Feature matrix float32[8, n] of every title of the catalogue, rows in the order of FEATURES.
+    """Feature matrix float32[8, n] of every title of the catalogue, rows in the order of FEATURES; with a mood asked
+    for, float32[9, n], the last row being each title's share in that genre.
 
     parameters: row_decay and content_decay (0–1, per event), failure_weight (evidence of an event that failed).
     out: written to and returned if given.
     """
     if out is None:
-        out = np.empty((len(FEATURES), catalog.count), np.float32)
+        out = np.empty((feature_count(moment), catalog.count), np.float32)
     _fill_shared(catalog, moment, out)
     return _fill_personal(catalog, _Prepared.of(catalog, history, parameters), moment, out)
+
+
+def feature_count(moment: Moment) -> int:
+    """Rows of the feature matrix: those of FEATURES, and the wish where there is one."""
+    return len(FEATURES) + (moment.mood_genre >= 0)
+
+
+def weights_of(fusion: Fusion, count: int, moment: Moment) -> np.ndarray:
+    """Weights float32[8], or float32[9] with a wish, for a profile with `count` events."""
+    learned = fusion.weights[bucket_of(count)]
+    return learned if moment.mood_genre < 0 else np.append(learned, np.float32(MOOD_WEIGHT))
 
 
 def _trends_of(catalog: Catalog, moment: Moment) -> tuple[np.ndarray, np.ndarray]:
@@ -273,6 +286,10 @@ def _fill_personal(catalog: Catalog, prepared: _Prepared, moment: Moment, out: n
     out[PATTERNS] = 0
     if len(moment.pattern_rows):
         np.add.at(out[PATTERNS], moment.pattern_rows, moment.pattern_weights)
+    if moment.mood_genre >= 0:
+        wished = np.zeros(len(catalog.genres), np.float32)
+        wished[moment.mood_genre] = 1.0
+        kernels.genre_means(catalog.genre_masks, wished, out[len(FEATURES)])
     return out
 
 
@@ -296,10 +313,10 @@ def _recent_vector(catalog: Catalog, history: History, moment: Moment, indices: 
     return direction
 
 
-def raw_scores(features_matrix: np.ndarray, fusion: Fusion, count: int) -> np.ndarray:
-    """Raw fused scores float32[n] of a feature matrix float32[8, n] for a profile with `count` events."""
-    out = np.empty(features_matrix.shape[1], np.float32)
-    kernels.fuse(np.ascontiguousarray(features_matrix), fusion.weights[bucket_of(count)], out)
+def raw_scores(matrix: np.ndarray, fusion: Fusion, count: int, moment: Moment) -> np.ndarray:
+    """Raw fused scores float32[n] of a feature matrix for a profile with `count` events."""
+    out = np.empty(matrix.shape[1], np.float32)
+    kernels.fuse(np.ascontiguousarray(matrix), weights_of(fusion, count, moment), out)
     return out
 
 
@@ -320,7 +337,7 @@ def scores_without_each(
 ) -> np.ndarray:
     """Raw scores float32[e, k] of candidate titles as if each event of the window had never been.
 
-    candidates: uint32[k], rows of the catalogue. present: float32[8, k], their features with the whole
+    candidates: uint32[k], rows of the catalogue. present: float32[f, k], their features with the whole
     history. Positions, bucket and shares are recomputed, so row i equals, up to rounding, the ranking of
     history.without(i).
     """
@@ -351,8 +368,8 @@ def _scores_without_each(
     values[CONTENT_PROFILE] = cosines[:events]
     values[CONTENT_RECENT][touched] = cosines[events:]
     values[CONTEXT] = _context_without_each(catalog, prepared, moment, candidates)[:events]
-    # einsum keeps the sum over eight features in float32 and needs no copy of the stacked matrix.
-    return np.einsum("f,fek->ek", fusion.weights[bucket_of(history.count - 1)], values)
+    # einsum keeps the sum over the features in float32 and needs no copy of the stacked matrix.
+    return np.einsum("f,fek->ek", weights_of(fusion, history.count - 1, moment), values)
 
 
 def _row_weights(catalog: Catalog, known_rows: np.ndarray, candidates: np.ndarray) -> np.ndarray:
@@ -382,7 +399,7 @@ def _context_without_each(
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """Titles chosen, best first: rows uint32[k], raw scores float32[k], features float32[8, k]."""
+    """Titles chosen, best first: rows uint32[k], raw scores float32[k], features float32[f, k]."""
 
     rows: np.ndarray
     raw: np.ndarray
@@ -412,16 +429,17 @@ class Ranker:
         return newest
 
     def features(self, history: History, moment: Moment) -> np.ndarray:
-        """Features float32[8, n] of the whole catalogue, valid until this thread's next call."""
+        """Feature matrix of the whole catalogue, see features(); valid until this thread's next call."""
         scratch = self._scratch
         if getattr(scratch, "matrix", None) is None:
-            scratch.matrix, scratch.trends = np.empty((len(FEATURES), self.catalog.count), np.float32), None
+            scratch.matrix, scratch.trends = np.empty((len(FEATURES) + 1, self.catalog.count), np.float32), None
         # Copying the shared rows again would cost a tenth of the call; they change only with the trends.
         trends = _trends_of(self.catalog, moment)
         if scratch.trends is None or any(new is not old for new, old in zip(trends, scratch.trends, strict=True)):
             _fill_shared(self.catalog, moment, scratch.matrix)
             scratch.trends = trends
-        return _fill_personal(self.catalog, self._prepared(history), moment, scratch.matrix)
+        matrix = scratch.matrix[: feature_count(moment)]
+        return _fill_personal(self.catalog, self._prepared(history), moment, matrix)
 
     def rank(self, history: History, moment: Moment, allowed: np.ndarray, k: int, diversity: float) -> Ranked:
         """The best k titles among those allowed, spread by maximal marginal relevance.
@@ -433,7 +451,7 @@ class Ranker:
         matrix = self.features(history, moment)
         wanted = max(k, self.CANDIDATES) if diversity > 0 else k
         rows, raw = np.empty(wanted, np.uint32), np.empty(wanted, np.float32)
-        weights = self.catalog.fusion.weights[bucket_of(history.count)]
+        weights = weights_of(self.catalog.fusion, history.count, moment)
         found = kernels.fuse_top_k(matrix, weights, allowed, wanted, rows, raw)
         rows, raw = rows[:found], raw[:found]
         if diversity > 0 and found > 1:

@@ -32,8 +32,6 @@ SIMILARITY_WEIGHT, SUCCESS_WEIGHT, USES_WEIGHT, REWARD_WEIGHT = 0.4, 0.3, 0.1, 0
 """rank = 0.4 * similarity + 0.3 * success + 0.1 * min(uses / 1000, 1) + 0.2 * mean reward, of the product's definition."""
 FULL_USES = 1000
 _MICRO = 1_000_000
-_NEAREST = 256
-_BEST_STANDING = SUCCESS_WEIGHT + USES_WEIGHT + REWARD_WEIGHT
 
 
 class PartOfDay(enum.IntEnum):
@@ -312,33 +310,16 @@ class SkillLibrary:
         rank = 0.4 * similarity + 0.3 * success rate + 0.1 * min(uses / 1000, 1) + 0.2 * mean reward, where the uses
         are the episodes counted.
         """
-        self._loaded()
+        summaries = self._loaded()
         ranked = [
-            entry
+            (SIMILARITY_WEIGHT * cosine + summaries[skill_id].standing, -skill_id, cosine)
             for group, centroids in self._centroids.items()
-            if profile is None or group[0] == profile
-            for entry in self._ranked_of(centroids, query_vector, k)
+            if centroids.count and (profile is None or group[0] == profile)
+            for skill_id, cosine in centroids.search(query_vector, centroids.count)
         ]
         return [
             RankedSkill(self.get(-negative_id), cosine, rank) for rank, negative_id, cosine in heapq.nlargest(k, ranked)
         ]
-
-    def _ranked_of(self, centroids: VectorStore, query_vector: np.ndarray, k: int) -> list[tuple[float, int, float]]:
-        """The k of the highest rank of one group, as (rank, -id, cosine). The nearest are looked at, and more of them
-        until not even the best standing could lift one that is further away into the k."""
-        nearest = max(k, _NEAREST)
-        while True:
-            found = centroids.search(query_vector, nearest)
-            ranked = heapq.nlargest(
-                k,
-                [
-                    (SIMILARITY_WEIGHT * cosine + self._summaries[skill_id].standing, -skill_id, cosine)
-                    for skill_id, cosine in found
-                ],
-            )
-            if len(found) < nearest or SIMILARITY_WEIGHT * found[-1][1] + _BEST_STANDING < ranked[-1][0]:
-                return ranked
-            nearest *= 4
 
     def shared_skills(self) -> list[Skill]:
         """The 20 skills with the most samples among those with success_rate of at least 0.7, most samples first."""
@@ -405,17 +386,6 @@ class SkillLibrary:
     def _vectors_of(self, skill: Skill) -> VectorStore:
         return self._centroids.setdefault((skill.profile, skill.part_of_day), VectorStore())
 
-    def _summarise(self, skill: Skill) -> None:
-        self._summaries[skill.skill_id] = _Summary(
-            skill.profile,
-            skill.part_of_day,
-            skill.successes,
-            skill.sample_count,
-            skill.mean_reward,
-            skill.last_sequence,
-            skill.version,
-        )
-
     def _found(self, group: tuple[str, PartOfDay], gathered: list[Episode]) -> None:
         first = gathered[0]
         skill = Skill(
@@ -445,7 +415,7 @@ class SkillLibrary:
     def _keep(self, skill: Skill) -> None:
         skill.version = self._changes.advance()
         self._unsaved[skill.skill_id] = skill
-        self._summarise(skill)
+        self._summaries[skill.skill_id] = _Summary.of_fields(skill.row()[2])
 
     def _evict(self) -> None:
         while len(self._summaries) > self._max_skills:

@@ -215,8 +215,9 @@ class Store:
     def _take_lock(self) -> None:
         lock_path = self.path / LOCK_NAME
         try:
-            if not self.read_only:
+            if not self.read_only and not self.path.exists():
                 self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+                _sync_file(self.path.parent)
             self._lock_descriptor = os.open(lock_path, os.O_RDONLY if self.read_only else os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as fault:
             error = store_error(fault, lock_path)

@@ -210,10 +210,13 @@ def test_recent_watches_that_were_not_observed_count_and_are_withheld(opened) ->
 
 def test_mood_lifts_its_genre_and_an_unknown_mood_is_an_error(opened) -> None:
     brain = opened()
-    told = brain.explain("t003", replace(EVENING, mood_hint="family")).features["context"].value
-    genres = brain._catalog.title(3).genres
-    plain = brain.explain("t003", EVENING).features["context"].value
-    assert told - plain == pytest.approx(("Family" in genres) / len(genres), abs=1e-5)
+    wishing = replace(EVENING, mood_hint="family")
+    for content_id in ("t003", "t004", "t005"):
+        genres = brain._catalog.title(int(content_id[1:])).genres
+        told, plain = brain.explain(content_id, wishing), brain.explain(content_id, EVENING)
+        assert told.raw_score - plain.raw_score == pytest.approx(2 * ("Family" in genres) / len(genres), abs=1e-5)
+        assert told.features["mood"].value == pytest.approx(("Family" in genres) / len(genres))
+    assert "Family" in brain._catalog.title(int(listed(brain, context=wishing)[0][1:])).genres
     with pytest.raises(ProtocolError, match="Drama"):
         brain.recommend(replace(EVENING, mood_hint="sparkly"))
 
@@ -226,6 +229,20 @@ def test_explain_adds_up_and_tells_what_is_withheld(opened) -> None:
     assert sum(share.contribution for share in told.features.values()) == pytest.approx(told.raw_score, abs=1e-5)
     with pytest.raises(ConfigError, match="catalogue"):
         brain.explain("elsewhere")
+
+
+def test_explain_tells_a_child_nothing_of_a_title_above_its_age(opened) -> None:
+    brain = opened()
+    brain.set_profile(Profile("kid", "Kid", 0))
+    context = replace(EVENING, profile="kid")
+    for row in range(20):
+        rating = brain._catalog.title(row).age_rating
+        if rating == 0:
+            assert brain.explain(f"t{row:03d}", context).content_title
+        else:
+            with pytest.raises(ConfigError, match="withheld") as refused:
+                brain.explain(f"t{row:03d}", context)
+            assert brain._catalog.name(row) not in str(refused.value)
 
 
 def test_a_second_process_is_refused_with_a_clear_error(opened, tmp_path: Path, bundle: Path) -> None:

@@ -148,6 +148,7 @@ def test_the_schema_is_stable(shown: Shown) -> None:
         "times_of_day",
         "stored",
         "measured",
+        "measured_events",
         "measured_note",
         "notes",
     ]
@@ -236,6 +237,7 @@ def test_every_limit_is_measured_and_judged(shown: Shown) -> None:
         expected = "no limit" if line["limit"] is None else "met" if line["value"] <= line["limit"] else "missed"
         assert line["verdict"] == expected
     sizes = {line["metric"]: line["value"] for line in measured}
+    assert shown.told["measured_events"] == min(300, TITLES)
     assert sizes["bundle_mb"] == shown.bundle.stat().st_size / 1e6
     assert sizes["resident_with_model_mb"] > sizes["resident_mb"]
     assert sizes["recommend_ms_p99"] >= sizes["recommend_ms_p50"]
@@ -264,9 +266,10 @@ def test_wrong_names_are_refused(small_data: Path, tmp_path: Path, shown: Shown,
     assert "nobody" in result.stderr
     result = demo(tmp_path, "--data", tmp_path / "nowhere")
     assert (result.returncode, result.stdout) == (66, "")
-    result = demo(tmp_path, "--data", small_data, "--model", "none", "--catalog", tmp_path / "none.bundle")
+    result = demo(tmp_path, "--data", small_data, "--catalog", tmp_path / "none.bundle")
     assert result.returncode == 66
-    assert "model" in result.stderr
+    assert "none.bundle" in result.stderr
+    assert not (tmp_path / "none.bundle").exists()
 
 
 def test_the_household_chosen_is_active_on_most_days_among_thewell_filled(shown: Shown) -> None:

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from cloud import ease, signals
-from cloud.model import ModelSettings, TitleData, train
+from cloud.model import ModelSettings, TitleData, _knowledge, _meta, train
 from cloud.replay import Blocks, Timeline, earlier_alike, replay
 from omega_edge._simd import kernels
 from omega_edge.catalog import Catalog, Title, title_sections
 from omega_edge.datasets import Events
+from omega_edge.errors import ConfigError
 from omega_edge.protocol import EMBEDDING_DIMENSIONS, MAX_TIMESTAMP_MS, local_day
-from omega_edge.ranking import FEATURES, PATTERNS, POPULARITY, ROWS, TREND_SHORT, bucket_of, slot_of
+from omega_edge.ranking import FEATURES, PATTERNS, ROWS, TREND_SHORT, bucket_of, slot_of
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
@@ -169,8 +170,6 @@ def test_queries_are_first_viewings_at_most_twenty_a_household_spread_over_time(
 
 def matrices(titles: TitleData, events: Events, wanted: np.ndarray) -> list[np.ndarray]:
     timeline = Timeline.of(events, signals.slots_of(events.timestamp))
-    from cloud.model import _knowledge, _meta
-
     config = ModelSettings()
 
     def before(start: int) -> Catalog:
@@ -307,6 +306,24 @@ def test_what_the_job_makes_is_a_catalogue_and_the_same_again(tribal_model):
         assert again.sections[name].tobytes() == section.tobytes(), name
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"ridge": 0.0},
+        {"half_life_days": float("nan")},
+        {"min_events": 0},
+        {"row_budget_bytes": -1},
+        {"trend_window_hours": (48, 48)},
+        {"queries_per_bucket": 0},
+        {"parameters": {"row_decay": 0.9, "content_decay": 0.0, "failure_weight": 0.5}},
+        {"parameters": {"row_decay": 0.9}},
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(wrong):
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        ModelSettings(**wrong)
+
+
 @pytest.mark.parametrize("count", [1, 2, 7, 40])
 def test_a_few_events_make_a_model_too(count):
     titles = titles_of(30)
@@ -325,4 +342,3 @@ def test_only_failures_teach_no_taste():
     intercepts = model.sections["fusion_calibration"][:, 1]
     assert (intercepts <= 0).all() and intercepts.min() < -1
     assert model.report["lists"]["fusion"] == {"recall_at_10": 0, "ndcg_at_10": 0}
-    assert POPULARITY in range(len(FEATURES))

@@ -1,0 +1,180 @@
+"""One profile's list, and why each title is on it: ranking, policy and reasons put together."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from omega_edge.catalog import Catalog
+from omega_edge.errors import ConfigError, ProtocolError
+from omega_edge.knowledge import CollectiveKnowledge
+from omega_edge.policy import Policy, Withheld
+from omega_edge.profile_view import ProfileView
+from omega_edge.protocol import ReasonEvent, Recommendation, ViewContext
+from omega_edge.ranking import (
+    FEATURES,
+    TREND_LONG,
+    TREND_SHORT,
+    WISH,
+    Moment,
+    Ranked,
+    Ranker,
+    bucket_of,
+    raw_scores,
+    slot_of,
+    weights_of,
+)
+from omega_edge.reasons import because_of, carried_by, strongest_event_each, strongest_events
+
+EXPLAINED_EVENTS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureShare:
+    """One feature of a title's score: its value, its weight, and their product."""
+
+    value: float
+    weight: float
+    contribution: float
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why a title has the score it has. withheld: why it is not offered to this profile now, or None."""
+
+    content_id: str
+    content_title: str
+    raw_score: float
+    score: float
+    confidence: float
+    reason: str
+    withheld: str | None
+    features: dict[str, FeatureShare]
+    events: tuple[ReasonEvent, ...]
+
+
+def _logistic(value: float) -> float:
+    """1 / (1 + e^-value), without overflow."""
+    if value >= 0:
+        return 1.0 / (1.0 + math.exp(-value))
+    power = math.exp(value)
+    return power / (1.0 + power)
+
+
+class Recommender:
+    """Lists and explanations over one catalogue. Thread-safe: it keeps nothing of a household."""
+
+    def __init__(self, catalog: Catalog, policy: Policy, knowledge: CollectiveKnowledge, diversity: float) -> None:
+        self._catalog = catalog
+        self._policy = policy
+        self._knowledge = knowledge
+        self._diversity = diversity
+        self._ranker = Ranker(catalog)
+
+    def recommend(
+        self, view: ProfileView, context: ViewContext, now_ms: int, k: int
+    ) -> tuple[np.ndarray, list[Recommendation]]:
+        """Up to k titles that the profile may be offered, best first: their rows uint32[m] and what is said of them."""
+        moment = self._moment(context, view)
+        allowed = self._policy.allowed(view.household, now_ms, moment.recent_rows)
+        ranked = self._ranker.rank(view.history, moment, allowed, k, self._diversity)
+        return ranked.rows, self._told(view, moment, ranked, context, now_ms)
+
+    def explain(self, view: ProfileView, content_id: str, context: ViewContext, now_ms: int) -> Explanation:
+        """The score of one title taken apart. Raises ConfigError for a title that the catalogue does not hold, or that
+        the profile may not see for its age: not even its name is told.
+        """
+        row = self._catalog.row_of(content_id)
+        if row < 0:
+            raise ConfigError(f"content_id: expected a title of the catalogue, which does not hold {content_id!r}")
+        withheld = self._policy.withheld(view.household, row, now_ms)
+        if withheld in (Withheld.AGE_RATING, Withheld.UNRATED):
+            raise ConfigError(
+                f"content_id: expected a title that the profile {context.profile!r} may see; {content_id!r} is withheld "
+                f"({withheld.value})"
+            )
+        moment = self._moment(context, view)
+        rows = np.array([row], np.uint32)
+        present = np.ascontiguousarray(self._ranker.features(view.history, moment)[:, rows])
+        ranked = Ranked(rows, raw_scores(present, self._catalog.fusion, view.history.count, moment), present)
+        told = self._told(view, moment, ranked, context, now_ms)[0]
+        drops = self._ranker.drops(view.history, moment, ranked)
+        nameable = view.nameable(self._policy, len(drops), now_ms)
+        weights = weights_of(self._catalog.fusion, view.history.count, moment).tolist()
+        return Explanation(
+            content_id=content_id,
+            content_title=told.content_title,
+            raw_score=float(ranked.raw[0]),
+            score=told.score,
+            confidence=told.confidence,
+            reason=told.reason,
+            withheld=withheld.value if withheld is not None else None,
+            features={
+                name: FeatureShare(value, weight, value * weight)
+                for name, value, weight in zip((*FEATURES, WISH), present[:, 0].tolist(), weights, strict=False)
+            },
+            events=strongest_events(drops[:, 0], view.named_events(len(drops)), nameable, EXPLAINED_EVENTS),
+        )
+
+    def _moment(self, context: ViewContext, view: ProfileView) -> Moment:
+        """What the ranking is told of the context.
+
+        A title in recent_watches that was never observed is news: it stands for the last watched, and is not
+        offered. One that the history holds already changes nothing.
+        """
+        held = {item.content_id for item in view.items}
+        news = [content_id for content_id in reversed(context.recent_watches) if content_id not in held]
+        pattern_rows, pattern_weights = self._knowledge.pattern_votes()
+        return Moment(
+            slot=slot_of(context.time_of_day, context.day_of_week),
+            trends=self._knowledge.trends(),
+            recent_rows=tuple(row for row in map(self._catalog.row_of, news) if row >= 0),
+            mood_genre=-1 if context.mood_hint is None else self._genre_wished(context.mood_hint),
+            pattern_rows=pattern_rows,
+            pattern_weights=pattern_weights,
+        )
+
+    def _genre_wished(self, mood_hint: str) -> int:
+        for index, genre in enumerate(self._catalog.genres):
+            if genre.casefold() == mood_hint.casefold():
+                return index
+        genres = ", ".join(self._catalog.genres)
+        raise ProtocolError(f"mood_hint: expected a genre of the catalogue ({genres}), got {mood_hint!r}")
+
+    def _told(
+        self, view: ProfileView, moment: Moment, ranked: Ranked, context: ViewContext, now_ms: int
+    ) -> list[Recommendation]:
+        """What is said of each ranked title."""
+        drops = self._ranker.drops(view.history, moment, ranked)
+        nameable = view.nameable(self._policy, len(drops), now_ms)
+        strongest, falls = strongest_event_each(drops, nameable)
+        weights = weights_of(self._catalog.fusion, view.history.count, moment)
+        contributions = (ranked.features * weights[:, None]).T.tolist()
+        trend_values = ranked.features[TREND_SHORT : TREND_LONG + 1].T.tolist()
+        hours = tuple(trend.window_hours for trend in self._catalog.trends)
+        bucket = bucket_of(view.history.count)
+        slope, intercept = self._catalog.fusion.calibration[bucket].tolist()
+        offset = self._catalog.fusion.parameters.get(f"score_offset_{bucket}", 0.0)
+        told = []
+        for index, (row, raw) in enumerate(zip(ranked.rows.tolist(), ranked.raw.tolist(), strict=True)):
+            content_id = self._catalog.content_id(row)
+            if strongest[index] >= 0:
+                reason = because_of(view.named_event(strongest[index]), falls[index])
+            else:
+                reason = carried_by(
+                    content_id, contributions[index], trend_values[index], hours, context.time_of_day.value
+                )
+            told.append(
+                Recommendation(
+                    content_id=content_id,
+                    content_title=self._catalog.name(row),
+                    score=_logistic(raw + offset),
+                    confidence=_logistic(slope * raw + intercept),
+                    reason=reason.text,
+                    events=reason.events,
+                    trend=reason.trend,
+                )
+            )
+        return told
