@@ -91,7 +91,10 @@ def _filled(settings: dict, storage: Path) -> dict:
         "genres": list(catalog.genres),
         "titles": catalog.count,
         "households": viewing.households,
-        "votes": _votes(catalog, patterns),
+        "patterns": [
+            [pattern.success_rate, {reference.content_id: reference.weight for reference in pattern.references}]
+            for pattern in patterns
+        ],
         "skills_gathered": len(exported["skills"]),
     }
 
@@ -168,17 +171,6 @@ def _skill(catalog: Catalog, titles: tuple[str, ...], newest: dict, skill_id: in
             for title, row in zip(titles, rows, strict=True)
         ],
     }
-
-
-def _votes(catalog: Catalog, patterns: list[ViewingPattern]) -> dict[int, float]:
-    """What the patterns say of each row: sum of weight times success rate, the largest made 1."""
-    votes: dict[int, float] = {}
-    for pattern in patterns:
-        for reference in pattern.references:
-            row = catalog.row_of(reference.content_id)
-            votes[row] = votes.get(row, 0.0) + reference.weight * pattern.success_rate
-    largest = max(votes.values())
-    return {row: vote / largest for row, vote in sorted(votes.items())}
 
 
 def _say(text: str) -> None:

@@ -18,7 +18,7 @@ from bench.full_store import LISTED, build
 from bench.machine import MEGABYTE, ROOT
 from bench.metrics import line
 from bench.trace import measure_trace
-from bench.truth import Truth, slot_of_context
+from bench.truth import PatternTruth, Truth, slot_of_context
 from bench.viewing import Watched, changed_contexts, context_at, read_viewing
 from omega_edge.brain import OmegaBrain
 from omega_edge.catalog import Catalog
@@ -80,6 +80,16 @@ def processor(calls: Sequence[Taken], share: float) -> float:
     return round(percentile((call.processor_ms for call in calls), share), 4)
 
 
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A list as it was shown. known: how many viewings came before it."""
+
+    known: int
+    context: ViewContext
+    now_ms: int
+    listed: list[Recommendation]
+
+
 class Clock:
     """A clock that stands where it is set. Unix milliseconds, UTC."""
 
@@ -96,7 +106,7 @@ def measure_recommend(settings: dict, options: dict) -> dict:
     viewing = read_viewing(Path(settings["data"]), scale["episodes"], scale["observes"])
     clock = Clock(facts["clock_ms"])
     config = BrainConfig(options["storage"], settings["catalog"], background_maintenance=False)
-    lists: list[tuple[int, ViewContext, int, list[Recommendation]]] = []
+    lists: list[Shown] = []
     taken: dict[str, list[Taken]] = {"after_a_viewing": [], "after_a_changed_context": []}
     stream = iter(viewing.stream)
     watched: list[Watched] = list(viewing.stored)
@@ -116,7 +126,7 @@ def measure_recommend(settings: dict, options: dict) -> dict:
                 listed = brain.recommend(context, k=LISTED)
             if call >= 0:
                 taken["after_a_viewing" if context is None else "after_a_changed_context"].append(stopwatch.taken)
-                lists.append((len(watched), context or context_at(clock.now_ms), clock.now_ms, listed))
+            lists.append(Shown(len(watched), context or context_at(clock.now_ms), clock.now_ms, listed))
     fault = fault_in_lists(settings, facts, watched, lists, config.diversity)
     every = [one for calls in taken.values() for one in calls]
     by_kind = {f"p50_{kind}": wall(calls, 0.5) for kind, calls in taken.items()}
@@ -138,37 +148,33 @@ def measure_recommend(settings: dict, options: dict) -> dict:
 
 
 def fault_in_lists(
-    settings: dict,
-    facts: dict,
-    watched: Sequence[Watched],
-    lists: Sequence[tuple[int, ViewContext, int, list[Recommendation]]],
-    diversity: float,
+    settings: dict, facts: dict, watched: Sequence[Watched], lists: Sequence[Shown], diversity: float
 ) -> str | None:
     """Why one of the lists is wrong, or None. Every list: 20 titles, all different, none watched before. Some
-    lists: equal to an independent recomputation, with reasons proved by deleting each event.
-
-    lists: how many of `watched` came before, the context, the clock, and the list.
-    """
-    for known, _context, _now_ms, listed in lists:
-        ids = [item.content_id for item in listed]
-        if len(set(ids)) != LISTED:
-            return f"expected {LISTED} different titles, got {len(set(ids))} of {len(ids)}"
-        seen = {item.content_id for item in watched[:known]}
-        if not seen.isdisjoint(ids):
-            return f"{min(seen.intersection(ids))} is listed though it was watched"
+    lists: equal to an independent recomputation, with reasons proved by deleting each event."""
     catalog = Catalog.open(settings["catalog"])
-    step = max(1, len(lists) // LISTS_CHECKED)
-    # An odd step takes calls of both kinds.
-    for number, index in enumerate(range(0, len(lists), step + (step % 2 == 0))):
-        known, context, now_ms, listed = lists[index]
-        truth = Truth(catalog, votes={int(row): vote for row, vote in facts["votes"].items()})
-        for item in watched[:known]:
+    patterns = PatternTruth([(success_rate, references) for success_rate, references in facts["patterns"]])
+    truth = Truth(catalog)
+    # An odd step takes lists of both kinds.
+    step = max(1, len(lists) // LISTS_CHECKED) | 1
+    for index, shown in enumerate(lists):
+        for item in watched[len(truth.viewings) : shown.known]:
             truth.watched(item.content_id, item.watch_percentage >= 0.7, slot_of_context(context_at(item.at_ms)))
-        fault = truth.fault_in_list(listed, LISTED, context, now_ms, diversity)
-        if fault is None and number < REASONS_CHECKED:
-            fault = truth.fault_in_reasons(listed, context)
-        if fault is not None:
-            return f"call {index}: {fault}"
+            patterns.watched(item.content_id, item.watch_percentage, item.at_ms)
+        patterns.shown(shown.listed, shown.now_ms)
+        ids = [item.content_id for item in shown.listed]
+        if len(set(ids)) != LISTED:
+            return f"list {index}: expected {LISTED} different titles, got {len(set(ids))} of {len(ids)}"
+        seen = {viewing.content_id for viewing in truth.viewings}
+        if not seen.isdisjoint(ids):
+            return f"list {index}: {min(seen.intersection(ids))} is listed though it was watched"
+        if index % step == 0:
+            truth.votes = patterns.votes(catalog)
+            fault = truth.fault_in_list(shown.listed, LISTED, shown.context, shown.now_ms, diversity)
+            if fault is None and index < REASONS_CHECKED * step:
+                fault = truth.fault_in_reasons(shown.listed, shown.context)
+            if fault is not None:
+                return f"list {index}: {fault}"
     return None
 
 

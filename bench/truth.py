@@ -20,6 +20,7 @@ FEATURE_NAMES = (
 WINDOW = 64
 CONTEXT_PRIOR_EVENTS = 10.0
 CANDIDATES = 100
+LIST_LIFE_MS = 6 * 3600 * 1000
 SCORE_TOLERANCE = 2e-3
 """Largest difference of raw scores that counts as rounding. Profiles are rounded to 8 bits before they are compared
 with titles, and one step of one number of 384 moves a cosine by up to 1e-3 times its weight."""
@@ -180,6 +181,47 @@ class Truth:
             if named.content_title not in item.reason:
                 return f"{item.content_id}: the reason does not say what it names"
         return None
+
+
+@dataclass(slots=True)
+class PatternTruth:
+    """What the global patterns say, moved by what came of following them in this home.
+
+    patterns: success rate, and weight by content id. A viewing within LIST_LIFE_MS answers the last list: every
+    pattern with a title in that list was followed if it names what was watched, and the reward is the share watched.
+    """
+
+    patterns: list[tuple[float, dict[str, float]]]
+    rewards: dict[int, tuple[list[float], list[float]]] = field(default_factory=dict)
+    """Rewards when followed and when not, by place of the pattern."""
+    _shown: tuple[int, frozenset[str]] | None = None
+
+    def shown(self, listed: Sequence[Recommendation], now_ms: int) -> None:
+        """A list was shown."""
+        self._shown = (now_ms, frozenset(item.content_id for item in listed))
+
+    def watched(self, content_id: str, watch_percentage: float, now_ms: int) -> None:
+        """A title was watched."""
+        shown, self._shown = self._shown, None
+        if shown is None or not 0 <= now_ms - shown[0] <= LIST_LIFE_MS:
+            return
+        for place, (_success_rate, references) in enumerate(self.patterns):
+            if not shown[1].isdisjoint(references):
+                rewards = self.rewards.setdefault(place, ([], []))
+                rewards[0 if content_id in references else 1].append(watch_percentage)
+
+    def votes(self, catalog: Catalog) -> dict[int, float]:
+        """By row: sum of weight times success rate, this moved by the mean uplift and kept in 0–1; the largest made 1."""
+        votes: dict[int, float] = {}
+        for place, (success_rate, references) in enumerate(self.patterns):
+            followed, not_followed = self.rewards.get(place, ((), ()))
+            uplift = np.mean(followed) - np.mean(not_followed) if followed and not_followed else 0.0
+            strength = min(max(success_rate + uplift, 0.0), 1.0)
+            for content_id, weight in references.items():
+                row = catalog.row_of(content_id)
+                votes[row] = votes.get(row, 0.0) + weight * strength
+        largest = max(votes.values())
+        return {row: vote / largest for row, vote in votes.items()}
 
 
 def slot_of_context(context: ViewContext) -> int:

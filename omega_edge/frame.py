@@ -34,7 +34,7 @@ DICTIONARY_NONE = 0
 _ZSTD_LEVEL = 19
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _MAX_HEADER_BYTES = 18
-_BLOCK_RAW, _BLOCK_RLE, _BLOCK_RESERVED = 0, 1, 3
+_RLE_BLOCK = 1
 
 _BYTES, _TEXT, _ARRAY, _MAP, _TAG, _SIMPLE = 2, 3, 4, 5, 6, 7
 _SIMPLE_ALLOWED = frozenset({20, 21, 22, 25, 26, 27})
@@ -131,11 +131,9 @@ def _check_blocks(deflated: bytes, position: int) -> None:
     while not last:
         head = int.from_bytes(deflated[position : position + 3], "little")
         last, block_type, size = bool(head & 1), head >> 1 & 3, head >> 3
-        position += 3 + (1 if block_type == _BLOCK_RLE else size)
-        if position > len(deflated) or block_type == _BLOCK_RESERVED:
-            raise ProtocolError("frame: expected whole zstd blocks, got a truncated or unknown one")
-        if size == 0 and not last and block_type in (_BLOCK_RAW, _BLOCK_RLE):
-            raise ProtocolError("frame: expected zstd blocks with content, got an empty one")
+        position += 3 + (1 if block_type == _RLE_BLOCK else size)
+        if position > len(deflated):
+            raise ProtocolError("frame: expected whole zstd blocks, got a truncated one")
     if position != len(deflated):
         raise ProtocolError(f"frame: expected one zstd frame, got {len(deflated) - position} bytes after it")
 

@@ -267,11 +267,8 @@ class TestEveryField:
         assert reader.read("x", [b"\x02\x02\x01\x00\x00"], 2) == ["tt0068646", "tt0000001"]
         with pytest.raises(ProtocolError, match="x: expected at most 1 numbers"):
             reader.read("x", [b"\x02\x02\x01\x00\x00"], 1)
-
-    def test_numbers_without_lineage(self):
-        delta = {1: 1, 2: [b"\x02\x02\x01"], 3: b"\x00"}
         with pytest.raises(ProtocolError, match="expected a lineage beside title numbers"):
-            wire.decompress_delta(raw_frame(wire.KIND_DELTA, cbor2.dumps(delta)), NUMBERING)
+            columns.TitleReader(None, NUMBERING).read("x", [b"\x02\x02\x01"], 1)
 
 
 class TestVarints:
@@ -346,6 +343,14 @@ class TestHostileCbor:
         body = bytes.fromhex(SOUND + HOSTILE_VALUES[name])
         assert decode(raw_frame(1, body)) is None
         assert decode(zstd_frame(1, zstandard.ZstdCompressor(write_checksum=False).compress(body))) is None
+
+    @pytest.mark.parametrize(
+        ("value", "complaint"),
+        [("c11a514b67b0", "without tags"), ("e0", "unassigned"), ("9fff", "definite lengths"), ("5c00", "reserved length")],
+    )
+    def test_the_complaint_names_the_fault(self, value, complaint):
+        with pytest.raises(ProtocolError, match=complaint):
+            wire.decode_request(raw_frame(1, bytes.fromhex(SOUND + value)))
 
     @pytest.mark.parametrize("value", SOUND_VALUES)
     def test_sound_values_of_unknown_keys_are_ignored(self, value):

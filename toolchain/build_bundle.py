@@ -165,34 +165,31 @@ def embed_titles(
 
 
 class _EmbeddingCache:
-    """Vectors by text in one file: SHA-256 of (model version, text) beside float32[384], checksummed."""
+    """Vectors by text in one file: SHA-256 of all that follows, SHA-256 of the model's version, and for each text its
+    SHA-256 and float32[384]. A file that is damaged or of another model counts as empty: it is only a cache."""
 
     _RECORD = np.dtype([("key", "V32"), ("vector", "<f4", EMBEDDING_DIMENSIONS)])
 
     def __init__(self, directory: Path, model_version: str) -> None:
         self._path = directory / "title-vectors.cache"
-        self._model_version = model_version
+        self._model = hashlib.sha256(model_version.encode()).digest()
         self._vectors: dict[bytes, np.ndarray] = {}
         content = self._path.read_bytes() if self._path.is_file() else b""
-        # A damaged cache is only a cache: it is computed again.
-        if len(content) > 32 and hashlib.sha256(content[32:]).digest() == content[:32]:
-            for record in np.frombuffer(content[32:], self._RECORD):
+        if content[:32] == hashlib.sha256(content[32:]).digest() and content[32:64] == self._model:
+            for record in np.frombuffer(content[64:], self._RECORD):
                 self._vectors[record["key"].tobytes()] = record["vector"]
 
-    def _key(self, text: str) -> bytes:
-        return hashlib.sha256(f"{self._model_version}\0{text}".encode()).digest()
-
     def __contains__(self, text: str) -> bool:
-        return self._key(text) in self._vectors
+        return hashlib.sha256(text.encode()).digest() in self._vectors
 
     def add(self, text: str, vector: np.ndarray) -> None:
-        self._vectors[self._key(text)] = vector
+        self._vectors[hashlib.sha256(text.encode()).digest()] = vector
 
     def vector(self, text: str) -> np.ndarray:
-        return self._vectors[self._key(text)]
+        return self._vectors[hashlib.sha256(text.encode()).digest()]
 
     def save(self) -> None:
-        body = b"".join(key + vector.tobytes() for key, vector in self._vectors.items())
+        body = self._model + b"".join(key + vector.tobytes() for key, vector in self._vectors.items())
         temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
         temporary.write_bytes(hashlib.sha256(body).digest() + body)
         os.replace(temporary, self._path)

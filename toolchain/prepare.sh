@@ -198,8 +198,8 @@ install_locked() {
 }
 
 build_core() {
-    # Forced, because a link that was interrupted leaves a library newer than its sources.
-    .venv/bin/python setup.py -q build_ext --inplace --force &&
+    # Removed first, because a link that was interrupted leaves a library newer than its sources.
+    rm -rf -- build/temp.* build/lib.* omega_edge/_simd/_kernels*.so &&
         .venv/bin/python -m pip install --disable-pip-version-check --no-input --no-index --no-deps \
             --no-build-isolation -q -e . &&
         .venv/bin/python -c 'from omega_edge._simd import kernels; print("kernels:", kernels.isa)'
