@@ -20,6 +20,8 @@ FEATURE_NAMES = (
 WINDOW = 64
 CONTEXT_PRIOR_EVENTS = 10.0
 CANDIDATES = 100
+MOOD_WEIGHT = 2.0
+"""What a title wholly of the genre asked for gains; one of several genres gains its share."""
 LIST_LIFE_MS = 6 * 3600 * 1000
 SCORE_TOLERANCE = 2e-3
 """Largest difference of raw scores that counts as rounding. Profiles are rounded to 8 bits before they are compared
@@ -50,14 +52,18 @@ class Truth:
         self.viewings.insert(0, Viewing(self.catalog.row_of(content_id), content_id, success, slot))
 
     def raw_scores(self, context: ViewContext, left_out: int = -1) -> np.ndarray:
-        """float64[n]: weighted sum of the eight features for every title, with one viewing left out if asked."""
+        """float64[n]: weighted sum of the eight features and the mood asked for, of every title, with one viewing left out if asked."""
         viewings = [viewing for index, viewing in enumerate(self.viewings) if index != left_out]
         weights = self.catalog.fusion.weights[_bucket(len(viewings))].astype(np.float64)
         assert tuple(self.catalog.fusion.features) == FEATURE_NAMES
-        features = self._features(viewings[:WINDOW], slot_of_context(context), context.mood_hint)
-        return sum(weight * features[name] for weight, name in zip(weights, FEATURE_NAMES, strict=True))
+        features = self._features(viewings[:WINDOW], slot_of_context(context))
+        scores = sum(weight * features[name] for weight, name in zip(weights, FEATURE_NAMES, strict=True))
+        if context.mood_hint is not None:
+            genre = list(self.catalog.genres).index(context.mood_hint)
+            scores = scores + MOOD_WEIGHT * self._membership(np.arange(self.catalog.count))[:, genre]
+        return scores
 
-    def _features(self, viewings: Sequence[Viewing], slot: int, mood: str | None) -> dict[str, np.ndarray]:
+    def _features(self, viewings: Sequence[Viewing], slot: int) -> dict[str, np.ndarray]:
         catalog, parameters = self.catalog, self.catalog.fusion.parameters
         evidence = [1.0 if viewing.success else parameters["failure_weight"] for viewing in viewings]
         rows, profile = np.zeros(catalog.count), np.zeros(catalog.codes.shape[1])
@@ -79,7 +85,7 @@ class Truth:
             "popularity": catalog.popularity.astype(np.float64),
             "trend_short": catalog.trends[0].scores.astype(np.float64),
             "trend_long": catalog.trends[1].scores.astype(np.float64),
-            "context": self._context(viewings, slot, mood),
+            "context": self._context(viewings, slot),
             "patterns": patterns,
         }
 
@@ -94,7 +100,7 @@ class Truth:
         code = np.rint(vector * 127.0 / largest)
         return (self.catalog.codes @ code) * self.catalog.scale.astype(np.float64) / np.linalg.norm(code)
 
-    def _context(self, viewings: Sequence[Viewing], slot: int, mood: str | None) -> np.ndarray:
+    def _context(self, viewings: Sequence[Viewing], slot: int) -> np.ndarray:
         """How much more than usual a title's genres are watched in this slot: mean over its genres of the lift."""
         catalog = self.catalog
         finished = [viewing for viewing in viewings if viewing.success and viewing.row >= 0]
@@ -102,8 +108,6 @@ class Truth:
         lift = (
             self._genre_share(now, catalog.context_prior[slot]) / np.maximum(self._genre_share(finished, catalog.context_overall), 1e-6)
         ) - 1.0
-        if mood is not None:
-            lift[list(catalog.genres).index(mood)] += 1.0
         member = self._membership(np.arange(catalog.count))
         return member @ lift
 

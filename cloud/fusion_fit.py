@@ -20,7 +20,10 @@ from omega_edge.catalog import BUCKETS
 from omega_edge.ranking import FEATURES, PATTERNS
 
 FITTED = tuple(index for index in range(len(FEATURES)) if index != PATTERNS)
-"""What viewings can teach. Global patterns are not in a data set of viewings: their weight stays 0."""
+"""What viewings can teach. Global patterns are not in a data set of viewings, so their weight is set, not fitted."""
+PATTERN_WEIGHTS = (0.5, 0.5, 0.2, 0.0)
+"""By history bucket, on the scale of MEAN_BEST_RAW_SCORE. Patterns of other homes were worth .018 of Recall@10 to a home
+with one known event and nothing to an old one in a replay of ML-100k: young profiles only."""
 
 CANDIDATES_PER_FEATURE = 60
 """A title that is not among so many by any feature, nor by their sum, is taken not to reach the top ten."""
@@ -170,6 +173,7 @@ def fit_weights(queries: FitSet) -> np.ndarray:
         fitted = _Lists(own + prior).ascend(overall) if own else overall
         best = _Lists(own or every).mean_best_score(fitted)
         weights[bucket, list(FITTED)] = fitted * (MEAN_BEST_RAW_SCORE / best if best > 0 else 1.0)
+        weights[bucket, PATTERNS] = PATTERN_WEIGHTS[bucket]
     return weights
 
 

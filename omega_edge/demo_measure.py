@@ -48,7 +48,14 @@ LIMITS = (
     Limit(
         "resident_with_model_mb", "memory, with the text model", "MB", 200, 120, "a fresh process, after one embedding"
     ),
-    Limit("submitted_bytes_per_event", "written to flash per event", "B", 4_000, 1_000, "the trace, over six hours"),
+    Limit(
+        "submitted_bytes_per_event",
+        "written to flash per event",
+        "B",
+        4_000,
+        1_000,
+        "the trace, over six hours, closing included",
+    ),
     Limit("bundle_mb", "catalogue bundle", "MB", None, None, "the file"),
 )
 """Limits and aims hold for a television with Cortex-A73 class cores."""
@@ -162,8 +169,8 @@ def _replay_trace(
             observe_ms.append((observed - started) * 1000)
             recommend_ms.append((done - observed) * 1000)
             brain.maintain()
-        brain.flush()
-        after = submitted_bytes()
+    # Counted when the store is closed: what the journal still held has then been written into the database too.
+    after = submitted_bytes()
     return {
         "recommend_ms_p50": percentile(recommend_ms, 0.5),
         "recommend_ms_p99": percentile(recommend_ms, 0.99),

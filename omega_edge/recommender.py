@@ -156,7 +156,6 @@ class Recommender:
         hours = tuple(trend.window_hours for trend in self._catalog.trends)
         bucket = bucket_of(view.history.count)
         slope, intercept = self._catalog.fusion.calibration[bucket].tolist()
-        offset = self._catalog.fusion.parameters.get(f"score_offset_{bucket}", 0.0)
         told = []
         for index, (row, raw) in enumerate(zip(ranked.rows.tolist(), ranked.raw.tolist(), strict=True)):
             content_id = self._catalog.content_id(row)
@@ -170,7 +169,7 @@ class Recommender:
                 Recommendation(
                     content_id=content_id,
                     content_title=self._catalog.name(row),
-                    score=_logistic(raw + offset),
+                    score=_logistic(raw),
                     confidence=_logistic(slope * raw + intercept),
                     reason=reason.text,
                     events=reason.events,

@@ -283,7 +283,7 @@ def test_the_fusion_learns_to_use_the_rows(tribal_model):
     assert lists["fusion"]["ndcg_at_10"] > 1.3 * lists["popularity"]["ndcg_at_10"]
     assert lists["fusion"]["ndcg_at_10"] > 1.3 * lists["trend_48_hours"]["ndcg_at_10"]
     assert model.sections["fusion_weights"][3, ROWS] > 0
-    assert (model.sections["fusion_weights"] >= 0).all() and not model.sections["fusion_weights"][:, PATTERNS].any()
+    assert (model.sections["fusion_weights"] >= 0).all() and model.sections["fusion_weights"][3, PATTERNS] == 0
 
 
 def test_confidence_learns_that_the_other_tribe_s_titles_fail(tribal_model):

@@ -116,7 +116,7 @@ def test_only_doors_print(path):
     assert printed == []
 
 
-@pytest.mark.parametrize("path", PRODUCT, ids=shown)
+@pytest.mark.parametrize("path", [path for path in PRODUCT if not path.name.startswith("test_")], ids=shown)
 def test_public_names_have_docstrings(path):
     tree = tree_of(path)
     empty = not tree.body

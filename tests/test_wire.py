@@ -16,6 +16,7 @@ import zstandard
 from hypothesis import assume, given, settings
 
 from omega_edge import wire
+from omega_edge.catalog import Catalog
 from omega_edge.errors import CatalogError, ProtocolError
 from omega_edge.protocol import (
     MAX_DOWNLOAD_BYTES,
@@ -31,6 +32,7 @@ from omega_edge.protocol import (
     ViewingPattern,
 )
 from tests import wire_messages as messages
+from tests.synthetic import catalog_of
 from tests.wire_messages import (
     GOLDEN,
     GOLDEN_MS,
@@ -247,6 +249,17 @@ class TestLosses:
             assert wire.decode_global_patterns(wire.encode_global_patterns(sent)) == sent
 
 
+class Shifted:
+    """A numbering of the same lineage that goes further than a catalogue: each row is 506 later."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self.lineage = catalog.lineage
+
+    def row_of(self, content_id: str) -> int:
+        return self._catalog.row_of(content_id) + 506
+
+
 class TestTitles:
     delta = PatternDelta(1, (FinishedTitle("tt0068646", GOLDEN_MS), FinishedTitle("local-film", GOLDEN_MS)))
 
@@ -298,6 +311,16 @@ class TestTitles:
         data = wire.compress_delta(delta, numbering)
         assert cbor2.loads(data[4:])[2] == [bytes.fromhex("02 ffff 0100"), "far"]
         assert wire.decompress_delta(data, numbering) == delta
+
+    def test_a_catalogue_is_a_numbering(self):
+        catalog = catalog_of()
+        delta = PatternDelta(1, (FinishedTitle(catalog.content_id(7), 0), FinishedTitle(catalog.content_id(0), 0)))
+        data = wire.compress_delta(delta, catalog)
+        assert cbor2.loads(data[4:])[2] == [bytes.fromhex("02 0700 0000")]
+        assert cbor2.loads(data[4:])[8].hex() == catalog.lineage
+        assert wire.decompress_delta(data, catalog) == delta
+        with pytest.raises(ProtocolError, match="expected a title of the catalogue, got number 513"):
+            wire.decompress_delta(wire.compress_delta(delta, Shifted(catalog)), catalog)
 
     def test_a_receiving_television_names_nothing(self):
         data = wire.encode_request(SyncRequest(global_version_seen=9), NUMBERING)
