@@ -23,9 +23,9 @@ CANDIDATES = 100
 MOOD_WEIGHT = 2.0
 """What a title wholly of the genre asked for gains; one of several genres gains its share."""
 LIST_LIFE_MS = 6 * 3600 * 1000
-SCORE_TOLERANCE = 2e-3
-"""Largest difference of raw scores that counts as rounding. Profiles are rounded to 8 bits before they are compared
-with titles, and one step of one number of 384 moves a cosine by up to 1e-3 times its weight."""
+SCORE_TOLERANCE = 5e-4
+"""Largest difference of raw scores that counts as rounding. Sums in float32 differ by 1e-6; but a profile is rounded to
+8 bits before it is compared with titles, and where one of its 384 numbers lies between two steps, a cosine moves by 1e-4."""
 
 
 @dataclass(frozen=True, slots=True)

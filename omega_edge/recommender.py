@@ -124,7 +124,7 @@ class Recommender:
         A title in recent_watches that was never observed is news: it stands for the last watched, and is not
         offered. One that the history holds already changes nothing.
         """
-        held = {item.content_id for item in view.items}
+        held = {item.content_id for item in view.items if item.kind == "watched"}
         news = [content_id for content_id in reversed(context.recent_watches) if content_id not in held]
         pattern_rows, pattern_weights = self._knowledge.pattern_votes()
         return Moment(

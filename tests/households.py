@@ -152,8 +152,10 @@ class PlainMemory:
             viewer.hidden.pop(content_id(number), None)
 
     def forget_profile(self, profile: str) -> None:
-        del self.viewers[profile]
-        self.viewers.setdefault(DEFAULT_PROFILE, PlainViewer())
+        if profile == DEFAULT_PROFILE:
+            self.viewers[profile] = PlainViewer()
+        else:
+            del self.viewers[profile]
 
     def forget_everything(self) -> None:
         self.viewers = {DEFAULT_PROFILE: PlainViewer()}

@@ -220,13 +220,13 @@ def test_a_wrong_reason_is_noticed(listed: tuple) -> None:
     truth, rows, context, _now_ms, _diversity = listed
     place = max(range(LISTED), key=lambda index: max((event.drop for event in rows[index].events), default=0.0))
     row, true_event = rows[place], rows[place].events[0]
-    elsewhere = next(viewing for viewing in truth.viewings[:60] if viewing.content_id != true_event.content_id)
+    failed = next(viewing for viewing in truth.viewings[10:60] if not viewing.success)
 
     def fault(**changed: object) -> str | None:
         event = dataclasses.replace(true_event, **changed)
         return truth.fault_in_reasons([*rows[:place], dataclasses.replace(row, events=(event,)), *rows[place + 1 :]], context)
 
-    assert "drop" in fault(content_id=elsewhere.content_id)
+    assert "drop" in fault(content_id=failed.content_id)
     assert "drop" in fault(drop=true_event.drop + 0.1)
     assert "not in the window" in fault(content_id="t-never-watched")
     assert "does not say" in fault(content_title="Another title")

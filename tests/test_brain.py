@@ -208,6 +208,14 @@ def test_recent_watches_that_were_not_observed_count_and_are_withheld(opened) ->
     assert brain.recommend(replace(EVENING, recent_watches=("t003", "t017", "t005")), 100) == base
 
 
+def test_a_title_liked_but_never_watched_is_news_when_it_was_just_watched(opened) -> None:
+    brain = opened()
+    first = listed(brain)[0]
+    brain.feedback(first, "like")
+    assert first in listed(brain, 100)
+    assert first not in listed(brain, 100, replace(EVENING, recent_watches=(first,)))
+
+
 def test_mood_lifts_its_genre_and_an_unknown_mood_is_an_error(opened) -> None:
     brain = opened()
     wishing = replace(EVENING, mood_hint="family")
