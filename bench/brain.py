@@ -157,6 +157,7 @@ def measure_memory(settings: Settings) -> list[dict]:
         with store_copy(settings) as storage:
             probe = run_probe("memory", settings, storage=str(storage), model=model)
         memory = {name: round(value, 2) for name, value in probe["memory"].items() if name != "resident"}
+        memory["before_a_viewing"] = round(probe["before_a_viewing"], 2)
         lines.append(line(metric, probe["memory"]["resident"], probe["fault"]) | memory | probe["held"])
     return lines
 
@@ -183,6 +184,7 @@ def _traced(settings: Settings, configuration: str, window: int | None, store: s
         "configuration": configuration,
         "loss_window_secs": plain["loss_window_secs"],
         "store": store,
+        "until_closing": plain["submitted_until_closing"],
         "device_bytes_per_event": plain["device"],
         "device_bytes_with_writeback_per_event": written_back["device"],
         "events": settings.scale.trace_events,

@@ -39,8 +39,8 @@ def probe_open(settings: dict, options: dict, first_line_ns: int, started_ns: in
 
 
 def probe_memory(settings: dict, options: dict) -> dict:
-    """Memory of this process after RECOMMENDS_BEFORE_MEMORY lists and one viewing; where there is a model, of a title
-    outside the catalogue, which makes the brain embed text."""
+    """Memory of this process after RECOMMENDS_BEFORE_MEMORY lists and one viewing, so that the tiers that are read at
+    first use count too; where there is a model, of a title outside the catalogue, which makes the brain embed text."""
     facts = read_facts(settings)
     from omega_edge.brain import OmegaBrain
     from omega_edge.config import BrainConfig
@@ -53,6 +53,7 @@ def probe_memory(settings: dict, options: dict) -> dict:
         genres = facts["genres"]
         for call in range(RECOMMENDS_BEFORE_MEMORY):
             shown = brain.recommend(brain.now_context(mood_hint=genres[call % len(genres)]), k=20)
+        before_a_viewing = resident_memory()["resident"]
         title = UNKNOWN_TITLE if options["model"] else (shown[0].content_id, shown[0].content_title)
         brain.observe(ViewingEvent(*title, 1.0, 60, clock_ms, brain.now_context()))
         memory_stats = brain.stats()["memory"]  # makes all three tiers take the viewing in
@@ -62,7 +63,7 @@ def probe_memory(settings: dict, options: dict) -> dict:
     if fault is None and memory_stats["episodes_without_vector"]:
         fault = f"{memory_stats['episodes_without_vector']} episodes have no vector"
     held = {name: memory_stats[name] for name in ("episodes", "skills", "patterns")}
-    return {"memory": memory, "held": held, "fault": fault}
+    return {"memory": memory, "before_a_viewing": before_a_viewing, "held": held, "fault": fault}
 
 
 def read_facts(settings: dict) -> dict:

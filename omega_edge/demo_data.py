@@ -35,6 +35,7 @@ class Viewing:
 
 
 def data_folder(named: Path | None) -> Path:
+    """The data set to replay: the one named, else the one of the source checkout. ConfigError where there is neither."""
     root = source_checkout()
     if named is None and root is None:
         raise ConfigError("demo: expected --data DIR, because this installation has no source tree with data beside it")

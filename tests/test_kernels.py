@@ -311,9 +311,6 @@ def test_a_genre_past_the_last_is_refused(isa, genres):
         isa.genre_means(masks, np.ones(genres, np.float32), np.zeros(2, np.float32))
 
 
-# --- left-out sums --------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("parts", "left"), [(0, 0), (1, 0), (1, 1), (2, 2), (3, 2), (64, 64), (65, 64)])
 @pytest.mark.parametrize("d", [32, 384])
 def test_left_out_sums_equal_the_reference(isa, parts, left, d):
