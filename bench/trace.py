@@ -7,7 +7,11 @@ device_bytes_per_event: bytes of pages that became dirty and were on their way t
 hours pass in seconds here, so a page that is written to again and again is dirty once between two syncs.
 device_bytes_with_writeback_per_event: the same where every file is written back whenever WRITEBACK_MS of the virtual
 clock have passed, as Linux does with pages that stay dirty; so a page that is written to at every event counts at every
-event. What a file system writes for its own journal is in none of them.
+event.
+
+The last two are neither exact: Linux counts the whole of a folio, of which a file that was read ahead may have some of
+64 KB, and counts nothing of what the file system writes for itself, such as a file's time of change. The sectors of a
+block device of its own (a loop device under --work) tell both.
 """
 
 from __future__ import annotations

@@ -240,6 +240,22 @@ class Catalog:
         start, end = int(self._name_offsets[row]), int(self._name_offsets[row + 1])
         return self._name_bytes[start:end].tobytes().decode("utf-8")
 
+    def content_ids(self, rows: Sequence[int]) -> list[str]:
+        """Ids of the titles at several rows, as content_id gives each."""
+        return self._texts(self._id_offsets, self._id_bytes, rows)
+
+    def names(self, rows: Sequence[int]) -> list[str]:
+        """Names of the titles at several rows, as name gives each."""
+        return self._texts(self._name_offsets, self._name_bytes, rows)
+
+    def _texts(self, offsets: np.ndarray, blob: np.ndarray, rows: Sequence[int]) -> list[str]:
+        chosen = np.array([self._checked(row) for row in rows], np.int64)
+        blob = memoryview(blob)
+        return [
+            str(blob[start:end], "utf-8")
+            for start, end in zip(offsets[chosen].tolist(), offsets[chosen + 1].tolist(), strict=True)
+        ]
+
     def title(self, row: int) -> Title:
         """All that is known of the title at a row."""
         row = self._checked(row)

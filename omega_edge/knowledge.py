@@ -89,7 +89,7 @@ class CollectiveKnowledge:
         """A list was shown. Remembered in RAM only, and only where a pattern spoke for one of its titles."""
         if not len(self._votes[0]):
             return
-        shown = {self._catalog.content_id(row) for row in rows.tolist()}
+        shown = set(self._catalog.content_ids(rows.tolist()))
         speaking = frozenset(
             pattern.pattern_id
             for pattern in self._memory.patterns()

@@ -20,12 +20,12 @@ from omega_edge.reasons import NamedEvent
 
 @dataclass(frozen=True, slots=True)
 class ProfileView:
-    """Snapshot of one profile: its events newest first, the same as arrays, and what policy needs."""
+    """Snapshot of one profile: its events newest first, as reasons name them and as ranking reads them, and what
+    policy needs."""
 
-    items: tuple[HistoryItem, ...]
+    events: tuple[NamedEvent, ...]
     history: History
     household: Household
-    outside_seen: frozenset[str]
 
     @staticmethod
     def build(
@@ -41,14 +41,9 @@ class ProfileView:
         history = History.empty()
         for item in reversed(kept):
             history = _pushed(catalog, history, item)
+        history = replace(history, count=max(event_count, len(kept)))
         seen_mask = np.zeros(catalog.count, bool)
-        outside_seen = set()
-        for content_id in seen:
-            row = catalog.row_of(content_id)
-            if row >= 0:
-                seen_mask[row] = True
-            else:
-                outside_seen.add(content_id)
+        seen_mask[[row for row in map(catalog.row_of, seen) if row >= 0]] = True
         hidden_until = np.zeros(catalog.count, np.int64)
         outside_hidden = {}
         for content_id, (_kind, until_ms) in hidden.items():
@@ -59,42 +54,33 @@ class ProfileView:
             else:
                 outside_hidden[content_id] = until
         household = Household(profile, seen_mask, hidden_until, outside_hidden)
-        return ProfileView(kept, replace(history, count=max(event_count, len(kept))), household, frozenset(outside_seen))
+        return ProfileView(tuple(map(_named, kept)), history, household)
 
     def with_event(self, catalog: Catalog, item: HistoryItem) -> ProfileView:
         """The snapshot after one more event."""
-        household, outside_seen = self.household, self.outside_seen
+        household = self.household
         row = catalog.row_of(item.content_id)
-        if row < 0:
-            outside_seen = outside_seen | {item.content_id}
-        elif not household.seen[row]:
+        if row >= 0 and not household.seen[row]:
             seen = household.seen.copy()
             seen[row] = True
             household = replace(household, seen=seen)
-        return ProfileView(
-            (item, *self.items[: HISTORY_HELD - 1]), _pushed(catalog, self.history, item), household, outside_seen
-        )
-
-    def named_event(self, index: int) -> NamedEvent:
-        """An event, 0 being the newest, as reasons name it."""
-        item = self.items[index]
-        return NamedEvent(item.content_id, item.content_title, item.timestamp, item.kind, item.success)
-
-    def named_events(self, events: int) -> list[NamedEvent]:
-        """The newest events as reasons name them."""
-        return [self.named_event(index) for index in range(events)]
+        events = (_named(item), *self.events[: HISTORY_HELD - 1])
+        return ProfileView(events, _pushed(catalog, self.history, item), household)
 
     def nameable(self, policy: Policy, events: int, now_ms: int) -> np.ndarray:
         """bool[e]: which of the newest events a reason may name to this profile."""
-        named = policy.may_name(
-            self.household, [item.content_id for item in self.items[:events]], self.history.rows[:events], now_ms
-        )
+        content_ids = [event.content_id for event in self.events[:events]]
+        named = policy.may_name(self.household, content_ids, self.history.rows[:events], now_ms)
         return named & ~self.history.rejected[:events]
 
     def recent_ids(self) -> tuple[str, ...]:
         """The last few titles watched, newest last, as a ViewContext carries them."""
-        watched = [item.content_id for item in self.items if item.kind == "watched"]
+        watched = [event.content_id for event in self.events if event.kind == "watched"]
         return tuple(reversed(watched[:MAX_RECENT_WATCHES]))
+
+
+def _named(item: HistoryItem) -> NamedEvent:
+    return NamedEvent(item.content_id, item.content_title, item.timestamp, item.kind, item.success)
 
 
 def _pushed(catalog: Catalog, history: History, item: HistoryItem) -> History:

@@ -263,7 +263,10 @@ def _fill_shared(catalog: Catalog, moment: Moment, out: np.ndarray) -> None:
     out[TREND_SHORT], out[TREND_LONG] = _trends_of(catalog, moment)
 
 
-def _fill_personal(catalog: Catalog, prepared: _Prepared, moment: Moment, out: np.ndarray) -> np.ndarray:
+def _fill_personal(
+    catalog: Catalog, prepared: _Prepared, moment: Moment, out: np.ndarray, with_context: bool = True
+) -> np.ndarray:
+    """Fill the rows that depend on the history; the context row with zeros where its values are not wanted."""
     out[ROWS] = 0
     inside = int(np.searchsorted(prepared.known, HISTORY_WINDOW))
     if catalog.rows is not None and inside:
@@ -277,12 +280,10 @@ def _fill_personal(catalog: Catalog, prepared: _Prepared, moment: Moment, out: n
             out[ROWS],
         )
     _content(catalog, prepared, moment, out)
-    shares, counted = prepared.shares[:HISTORY_WINDOW], prepared.counted[:HISTORY_WINDOW]
-    here = (prepared.history.slots[:HISTORY_WINDOW] == moment.slot).astype(np.float32)
-    lift = _genre_lift(
-        catalog, moment, (here @ shares)[None], (here @ counted)[None], shares.sum(axis=0)[None], counted.sum()[None]
-    )
-    kernels.genre_means(catalog.genre_masks, lift[0], out[CONTEXT])
+    if with_context:
+        kernels.genre_means(catalog.genre_masks, _lift_now(catalog, prepared, moment), out[CONTEXT])
+    else:
+        out[CONTEXT] = 0
     out[PATTERNS] = 0
     if len(moment.pattern_rows):
         np.add.at(out[PATTERNS], moment.pattern_rows, moment.pattern_weights)
@@ -291,6 +292,15 @@ def _fill_personal(catalog: Catalog, prepared: _Prepared, moment: Moment, out: n
         wished[moment.mood_genre] = 1.0
         kernels.genre_means(catalog.genre_masks, wished, out[len(FEATURES)])
     return out
+
+
+def _lift_now(catalog: Catalog, prepared: _Prepared, moment: Moment) -> np.ndarray:
+    """float32[g]: lift of each genre in the moment's slot, over the window."""
+    shares, counted = prepared.shares[:HISTORY_WINDOW], prepared.counted[:HISTORY_WINDOW]
+    here = (prepared.history.slots[:HISTORY_WINDOW] == moment.slot).astype(np.float32)
+    return _genre_lift(
+        catalog, moment, (here @ shares)[None], (here @ counted)[None], shares.sum(axis=0)[None], counted.sum()[None]
+    )[0]
 
 
 def _content(catalog: Catalog, prepared: _Prepared, moment: Moment, out: np.ndarray) -> None:
@@ -367,9 +377,11 @@ def _scores_without_each(
     kernels.cosines(codes, scale, *_quantised(directions), cosines)
     values[CONTENT_PROFILE] = cosines[:events]
     values[CONTENT_RECENT][touched] = cosines[events:]
-    values[CONTEXT] = _context_without_each(catalog, prepared, moment, candidates)[:events]
+    feature_weights = weights_of(fusion, history.count - 1, moment)
+    if feature_weights[CONTEXT] != 0:
+        values[CONTEXT] = _context_without_each(catalog, prepared, moment, candidates)[:events]
     # einsum keeps the sum over the features in float32 and needs no copy of the stacked matrix.
-    return np.einsum("f,fek->ek", weights_of(fusion, history.count - 1, moment), values)
+    return np.einsum("f,fek->ek", feature_weights, values)
 
 
 def _row_weights(catalog: Catalog, known_rows: np.ndarray, candidates: np.ndarray) -> np.ndarray:
@@ -430,6 +442,9 @@ class Ranker:
 
     def features(self, history: History, moment: Moment) -> np.ndarray:
         """Feature matrix of the whole catalogue, see features(); valid until this thread's next call."""
+        return self._filled(history, moment, with_context=True)
+
+    def _filled(self, history: History, moment: Moment, with_context: bool) -> np.ndarray:
         scratch = self._scratch
         if getattr(scratch, "matrix", None) is None:
             scratch.matrix, scratch.trends = np.empty((len(FEATURES) + 1, self.catalog.count), np.float32), None
@@ -439,7 +454,7 @@ class Ranker:
             _fill_shared(self.catalog, moment, scratch.matrix)
             scratch.trends = trends
         matrix = scratch.matrix[: feature_count(moment)]
-        return _fill_personal(self.catalog, self._prepared(history), moment, matrix)
+        return _fill_personal(self.catalog, self._prepared(history), moment, matrix, with_context)
 
     def rank(self, history: History, moment: Moment, allowed: np.ndarray, k: int, diversity: float) -> Ranked:
         """The best k titles among those allowed, spread by maximal marginal relevance.
@@ -448,7 +463,9 @@ class Ranker:
         the scores, 1 ignores them (Carbonell and Goldstein, 1998: lambda is 1 - diversity, over scores
         scaled to 0–1 among the candidates).
         """
-        matrix = self.features(history, moment)
+        # Where the model job found no use for the time of day, neither this score nor one without an event reads it.
+        buckets = [bucket_of(history.count), bucket_of(history.count - 1)]
+        matrix = self._filled(history, moment, with_context=bool(self.catalog.fusion.weights[buckets, CONTEXT].any()))
         wanted = max(k, self.CANDIDATES) if diversity > 0 else k
         rows, raw = np.empty(wanted, np.uint32), np.empty(wanted, np.float32)
         weights = weights_of(self.catalog.fusion, history.count, moment)

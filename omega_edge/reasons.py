@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,7 +51,7 @@ def _because(event: NamedEvent) -> str:
 
 
 def strongest_events(
-    drops: np.ndarray, events: list[NamedEvent], nameable: np.ndarray, limit: int
+    drops: np.ndarray, events: Sequence[NamedEvent], nameable: np.ndarray, limit: int
 ) -> tuple[ReasonEvent, ...]:
     """The events whose absence lowers the score most, the strongest first, among those that may be named.
 

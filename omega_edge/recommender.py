@@ -26,7 +26,7 @@ from omega_edge.ranking import (
     slot_of,
     weights_of,
 )
-from omega_edge.reasons import because_of, carried_by, strongest_event_each, strongest_events
+from omega_edge.reasons import Reason, because_of, carried_by, strongest_event_each, strongest_events
 
 EXPLAINED_EVENTS = 5
 
@@ -115,7 +115,7 @@ class Recommender:
                 name: FeatureShare(value, weight, value * weight)
                 for name, value, weight in zip((*FEATURES, WISH), present[:, 0].tolist(), weights, strict=False)
             },
-            events=strongest_events(drops[:, 0], view.named_events(len(drops)), nameable, EXPLAINED_EVENTS),
+            events=strongest_events(drops[:, 0], view.events, nameable, EXPLAINED_EVENTS),
         )
 
     def _moment(self, context: ViewContext, view: ProfileView) -> Moment:
@@ -124,7 +124,7 @@ class Recommender:
         A title in recent_watches that was never observed is news: it stands for the last watched, and is not
         offered. One that the history holds already changes nothing.
         """
-        held = {item.content_id for item in view.items if item.kind == "watched"}
+        held = {event.content_id for event in view.events if event.kind == "watched"}
         news = [content_id for content_id in reversed(context.recent_watches) if content_id not in held]
         pattern_rows, pattern_weights = self._knowledge.pattern_votes()
         return Moment(
@@ -150,25 +150,21 @@ class Recommender:
         drops = self._ranker.drops(view.history, moment, ranked)
         nameable = view.nameable(self._policy, len(drops), now_ms)
         strongest, falls = strongest_event_each(drops, nameable)
-        weights = weights_of(self._catalog.fusion, view.history.count, moment)
-        contributions = (ranked.features * weights[:, None]).T.tolist()
-        trend_values = ranked.features[TREND_SHORT : TREND_LONG + 1].T.tolist()
-        hours = tuple(trend.window_hours for trend in self._catalog.trends)
-        bucket = bucket_of(view.history.count)
-        slope, intercept = self._catalog.fusion.calibration[bucket].tolist()
+        catalog = self._catalog
+        slope, intercept = catalog.fusion.calibration[bucket_of(view.history.count)].tolist()
+        rows = ranked.rows.tolist()
         told = []
-        for index, (row, raw) in enumerate(zip(ranked.rows.tolist(), ranked.raw.tolist(), strict=True)):
-            content_id = self._catalog.content_id(row)
+        for index, (content_id, name, raw) in enumerate(
+            zip(catalog.content_ids(rows), catalog.names(rows), ranked.raw.tolist(), strict=True)
+        ):
             if strongest[index] >= 0:
-                reason = because_of(view.named_event(strongest[index]), falls[index])
+                reason = because_of(view.events[strongest[index]], falls[index])
             else:
-                reason = carried_by(
-                    content_id, contributions[index], trend_values[index], hours, context.time_of_day.value
-                )
+                reason = self._carried(content_id, ranked.features[:, index], view, moment, context)
             told.append(
                 Recommendation(
                     content_id=content_id,
-                    content_title=self._catalog.name(row),
+                    content_title=name,
                     score=_logistic(raw),
                     confidence=_logistic(slope * raw + intercept),
                     reason=reason.text,
@@ -177,3 +173,11 @@ class Recommender:
                 )
             )
         return told
+
+    def _carried(
+        self, content_id: str, values: np.ndarray, view: ProfileView, moment: Moment, context: ViewContext
+    ) -> Reason:
+        contributions = values * weights_of(self._catalog.fusion, view.history.count, moment)
+        hours = tuple(trend.window_hours for trend in self._catalog.trends)
+        trend_values = values[TREND_SHORT : TREND_LONG + 1].tolist()
+        return carried_by(content_id, contributions.tolist(), trend_values, hours, context.time_of_day.value)

@@ -65,14 +65,19 @@ def salvage(path: Path) -> Salvaged:
     """
     with open(path, "rb", buffering=0) as file:
         metas = sorted(_metas(file.fileno()), key=lambda meta: -meta.transaction)
-        best = None
-        for meta in metas:
-            found = _Tree(file.fileno(), meta).read()
-            if best is None or (found.lost_records, len(found.faults)) < (best.lost_records, len(best.faults)):
-                best = found
-            if not best.faults:
-                break
-    return best or Salvaged(faults=["both meta pages are damaged"])
+        if not metas:
+            return Salvaged(faults=["both meta pages are damaged"])
+        newest = best = _Tree(file.fileno(), metas[0]).read()
+        if newest.faults and len(metas) > 1:
+            former = _Tree(file.fileno(), metas[1]).read()
+            if (former.lost_records, len(former.faults)) < (newest.lost_records, len(newest.faults)):
+                best = former
+                best.faults.append(f"of the last commit, {newest.faults[0]}, so the one before it is used")
+        if len(metas) == 2 and metas[0].transaction - metas[1].transaction > 1:
+            best.faults.append("the numbers of the last two commits do not follow one another")
+        if len(metas) == 1:
+            best.faults.append("one of the two meta pages is damaged, so the last commit may be lost")
+    return best
 
 
 def _pread(descriptor: int, length: int, offset: int) -> bytes:

@@ -17,8 +17,11 @@ keeps its threads apart: the lock file's shared pages would be written back to t
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import resource
+import sys
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -182,7 +185,7 @@ class Store:
             except lmdb.MapFullError:
                 self._grow_map()
             except lmdb.Error as fault:
-                self._recover_from(fault)
+                self._recover_from(fault, sum(len(key) + len(record or b"") for _table, key, record in encoded))
         self._seal()
 
     def rebuild(self, rows: Iterable[Row]) -> None:
@@ -365,12 +368,19 @@ class Store:
         self._map_bytes *= 2
         self._environment.set_mapsize(self._map_bytes)
 
-    def _recover_from(self, fault: lmdb.Error) -> None:
-        """After a commit that failed: the last one stands, but the library may refuse to go on. Then raise."""
+    def _recover_from(self, fault: lmdb.Error, wanted_bytes: int) -> None:
+        """After a commit that failed: the last one stands, but the library may refuse to go on. Then raise.
+
+        LMDB says EIO also where a page could be written only in part, which is how a disk that fills up may show.
+        """
+        database = self.path / DATABASE_NAME
         self._close_environment()
         self._open_environment()
         self._seal()
-        raise store_error(fault, self.path / DATABASE_NAME) from fault
+        error = store_error(fault, database)
+        if str(fault).endswith(os.strerror(errno.EIO)) and _room_for(database) < 2 * wanted_bytes:
+            error = StoreFullError(f"{database}: no space left for the write; free some and try again")
+        raise error from fault
 
     def _seal(self) -> None:
         database = self.path / DATABASE_NAME
@@ -384,6 +394,14 @@ def _environment_at(path: Path, map_bytes: int) -> lmdb.Environment:
     return lmdb.open(
         str(path), map_size=map_bytes, subdir=False, lock=False, max_dbs=len(TABLES), mode=0o600, readahead=False
     )
+
+
+def _room_for(path: Path) -> int:
+    """Bytes by which a file may grow: what the file system has free, and what the process may write."""
+    facts = os.statvfs(path)
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    allowed = sys.maxsize if limit == resource.RLIM_INFINITY else limit - os.stat(path).st_size
+    return min(facts.f_bavail * facts.f_frsize, allowed)
 
 
 def _sync_file(path: Path) -> None:

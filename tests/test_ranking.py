@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from omega_edge import ranking
+from omega_edge.catalog import Catalog
+from omega_edge.errors import CatalogError
 from omega_edge.ranking import FEATURES, HISTORY_HELD, HISTORY_WINDOW, History, Moment, Ranker, bucket_of
-from tests.synthetic import GENRES, PARAMETERS, catalog_of
+from tests.synthetic import GENRES, PARAMETERS, catalog_of, sections_of
 
 
 def random_history(catalog, events: int, seed: int, outside: bool = True) -> History:
@@ -188,3 +190,31 @@ def test_diversity_lowers_the_similarity_inside_the_list() -> None:
         return float(cosines[np.triu_indices(len(rows), 1)].mean())
 
     assert similarity(0.0) > similarity(0.5) > similarity(1.0)
+
+
+def test_a_context_without_weight_changes_nothing_but_the_work() -> None:
+    sections, meta = sections_of()
+    sections["fusion_weights"] = sections["fusion_weights"].copy()
+    sections["fusion_weights"][:, ranking.CONTEXT] = 0
+    catalog = Catalog.from_sections(sections, meta)
+    everything = np.full((catalog.count + 7) // 8, 255, np.uint8)
+    for events in (0, 1, 12, 80):
+        history = random_history(catalog, events, seed=events)
+        ranker, moment = Ranker(catalog), Moment(slot=2)
+        ranked = ranker.rank(history, moment, everything, 10, diversity=0.0)
+        complete = ranker.features(history, moment)
+        assert complete[ranking.CONTEXT].any()
+        scores = ranking.raw_scores(complete, catalog.fusion, events, moment)
+        np.testing.assert_array_equal(ranked.raw, scores[ranked.rows])
+        if events:
+            complete = np.ascontiguousarray(complete[:, ranked.rows])
+            without = ranking.scores_without_each(
+                catalog, history, moment, catalog.fusion, ranked.rows, complete
+            )
+            np.testing.assert_allclose(ranked.raw - without, ranker.drops(history, moment, ranked), atol=1e-6)
+
+
+def test_a_bundle_for_other_features_is_refused() -> None:
+    sections, meta = sections_of()
+    with pytest.raises(CatalogError, match="build or fetch a bundle"):
+        Ranker(Catalog.from_sections(sections, meta | {"fusion_features": [*FEATURES[1:], "horoscope"]}))

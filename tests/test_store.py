@@ -17,6 +17,8 @@ from omega_edge import store as store_module
 from omega_edge.errors import StoreBusyError, StoreDamagedError, StoreFullError, StoreReadOnlyError
 from omega_edge.salvage import salvage
 from omega_edge.store import DATABASE_NAME, JOURNAL_NAME, Store, decode_record, encode_record
+from tests.long.damage import flip, overwrite_page, truncate, zero_sector
+from tests.long.damage import run as damaged_files
 
 DATABASE_FILES = (DATABASE_NAME, JOURNAL_NAME, "memory.lock")
 
@@ -135,60 +137,12 @@ class TestSalvage:
         reopened.close()
 
 
-def flip(image: bytearray, chosen: random.Random) -> None:
-    offset = chosen.randrange(len(image))
-    image[offset] ^= 1 << chosen.randrange(8)
-
-
-def zero_sector(image: bytearray, chosen: random.Random) -> None:
-    sector = chosen.randrange(len(image) // 512)
-    image[sector * 512 : (sector + 1) * 512] = bytes(512)
-
-
-def truncate(image: bytearray, chosen: random.Random) -> None:
-    del image[chosen.randrange(len(image)) :]
-
-
-def overwrite_page(image: bytearray, chosen: random.Random) -> None:
-    page = chosen.randrange(len(image) // 4096)
-    image[page * 4096 : (page + 1) * 4096] = chosen.randbytes(4096)
-
-
 class TestDamage:
-    @pytest.mark.parametrize("damage", [flip, zero_sector, truncate, overwrite_page])
-    def test_nothing_crashes_and_no_wrong_record_comes_back(self, tmp_path, damage):
-        whole = tmp_path / "whole"
-        store = Store(whole)
-        found = rows(400) + [("states", key(number), {1: bytes([number]) * 6000}) for number in range(3)]
-        store.write(found)
-        store.write(rows(100, first=400))
-        store.close()
-        sound = expected(rows(400)) | expected(rows(100, first=400))
-        image = (whole / DATABASE_NAME).read_bytes()
-        chosen, kept, offered = random.Random(damage.__name__), 0, 0
-        for number in range(60):
-            folder = tmp_path / str(number)
-            folder.mkdir()
-            (folder / JOURNAL_NAME).write_bytes((whole / JOURNAL_NAME).read_bytes())
-            damaged = bytearray(image)
-            damage(damaged, chosen)
-            (folder / DATABASE_NAME).write_bytes(damaged)
-            reopened = Store(folder)
-            after = contents(reopened)
-            assert after.items() <= sound.items()
-            if damage is not truncate:
-                kept, offered = kept + len(after), offered + len(sound)
-            if len(after) < len(sound):
-                assert reopened.damage.records > 0 or reopened.damage.notes
-                assert (folder / f"{DATABASE_NAME}.damaged").exists()
-            reopened.write(rows(5, first=5000))
-            assert contents(reopened) == after | expected(rows(5, first=5000))
-            reopened.close()
-            again = Store(folder)
-            assert contents(again) == after | expected(rows(5, first=5000)) and not again.damage.notes
-            again.close()
-        if damage is flip:
-            assert kept >= 0.95 * offered, "a flipped bit costs a page at most, unless it is in a root"
+    @pytest.mark.parametrize(("damage", "kept"), [(flip, 0.98), (zero_sector, 0.9), (truncate, 0.0), (overwrite_page, 0.8)])
+    def test_nothing_crashes_and_no_record_is_wrong_or_lost_in_silence(self, tmp_path, damage, kept):
+        tally = damaged_files(tmp_path, damage, files=30, seed=1)
+        assert tally.files == 30 and tally.faults == ()
+        assert tally.kept >= kept * tally.offered
 
     def test_a_missing_seal_costs_nothing(self, tmp_path):
         store = Store(tmp_path)
@@ -297,10 +251,9 @@ class TestFull:
         store = Store(folder)
         store.write(rows(100))
         ballast = small_disk / "ballast"
-        with open(ballast, "wb", buffering=0) as file:
-            with pytest.raises(OSError):
-                while True:
-                    file.write(bytes(4096))
+        with open(ballast, "wb", buffering=0) as file, pytest.raises(OSError):
+            while True:
+                file.write(bytes(4096))
         with pytest.raises(StoreFullError, match="No space left on device"):
             store.write(rows(3000, first=100))
         assert contents(store) == expected(rows(100))
@@ -324,7 +277,7 @@ class TestFull:
         former = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (os.stat(tmp_path / JOURNAL_NAME).st_size, hard))
         try:
-            with pytest.raises(StoreFullError, match="File too large"):
+            with pytest.raises(StoreFullError, match="no space left"):
                 store.write(rows(20_000, first=20))
             assert contents(store) == expected(rows(20))
         finally:
