@@ -29,6 +29,8 @@ from omega_edge.protocol import (
     ViewingPattern,
 )
 
+FULL, GATHERED = "full", "gathered"
+"""Folders of the two stores: the second as it was before the import, with the skills that real viewing gathers."""
 LISTED = 20
 REFERENCE_WEIGHTS = (1.0, 0.8, 0.6, 0.4)
 """A pattern is four titles that one household finished one after another."""
@@ -43,8 +45,9 @@ def build(settings: dict) -> bool:
         return False
     started = time.perf_counter()
     facts_path.unlink(missing_ok=True)
-    shutil.rmtree(work / "storage", ignore_errors=True)
-    facts = _filled(settings, work / "storage")
+    for folder in (FULL, GATHERED):
+        shutil.rmtree(work / folder, ignore_errors=True)
+    facts = _filled(settings, work / FULL)
     facts_path.write_text(json.dumps(facts | {"stamp": stamp}, ensure_ascii=False), encoding="utf-8")
     _say(f"the store stands after {time.perf_counter() - started:.1f} s")
     return True
@@ -76,6 +79,8 @@ def _filled(settings: dict, storage: Path) -> dict:
             page = tuple(patterns[start : start + MAX_SIMILAR_PATTERNS])
             brain.apply_global_patterns(GlobalPatterns(global_version=1 + start, similar=page))
         exported = brain.export()
+    shutil.copytree(storage, storage.with_name(GATHERED))
+    with OmegaBrain.open(config, lambda: now_ms) as brain:
         _say(f"importing skills up to {scale['skills']}")
         brain.import_export(_with_skills(exported, config, viewing, scale["skills"]), replace_existing=True)
         brain.flush()

@@ -1,17 +1,15 @@
-"""What a measurement ran on, and what the kernel says of this process. Standard library only: probes import it first."""
+"""What a measurement ran on, and what the kernel says of this process.
+
+What only one function needs is imported there: a process whose memory is measured imports this module.
+"""
 
 from __future__ import annotations
 
-import ctypes
-import mmap
 import os
-import platform
-import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGE_BYTES = mmap.PAGESIZE
 IN_MEMORY_FILE_SYSTEMS = frozenset({"tmpfs", "ramfs", "devtmpfs"})
 MEGABYTE = 1e6
 """MB in every figure: 10^6 bytes, which reads higher than MiB."""
@@ -19,6 +17,8 @@ MEGABYTE = 1e6
 
 def machine_facts() -> dict[str, object]:
     """CPU model, architecture, cores, kernel and Python of this machine."""
+    import platform
+
     return {
         "cpu": _cpu_model(),
         "architecture": platform.machine(),
@@ -52,6 +52,8 @@ def commit_facts() -> dict[str, object]:
 
 
 def _git(*arguments: str) -> str:
+    import subprocess
+
     # The tree may belong to another user than the one who measures.
     command = ["git", "-c", f"safe.directory={ROOT}", "-C", str(ROOT), *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
@@ -117,6 +119,9 @@ def drop_from_page_cache(files: Iterable[Path]) -> None:
 
 def cached_share(files: Iterable[Path]) -> float:
     """Share (0 to 1) of the files' pages that lie in the page cache."""
+    import ctypes
+    import mmap
+
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p)
     cached = pages = 0
@@ -124,7 +129,7 @@ def cached_share(files: Iterable[Path]) -> float:
         length = path.stat().st_size
         if not length:
             continue
-        flags = ctypes.create_string_buffer(-(-length // PAGE_BYTES))
+        flags = ctypes.create_string_buffer(-(-length // mmap.PAGESIZE))
         # A private mapping counts as writable, so ctypes gives its address; it reads no page by itself.
         with open(path, "rb") as file, mmap.mmap(file.fileno(), length, flags=mmap.MAP_PRIVATE) as mapped:
             first_byte = ctypes.c_char.from_buffer(mapped)
@@ -132,6 +137,6 @@ def cached_share(files: Iterable[Path]) -> float:
             del first_byte  # the mapping cannot be closed while it is referred to
         if failed:
             raise OSError(ctypes.get_errno(), f"mincore of {path}")
-        cached += sum(flag & 1 for flag in flags.raw[: -(-length // PAGE_BYTES)])
-        pages += -(-length // PAGE_BYTES)
+        cached += sum(flag & 1 for flag in flags.raw[: -(-length // mmap.PAGESIZE)])
+        pages += -(-length // mmap.PAGESIZE)
     return cached / pages if pages else 0.0

@@ -68,13 +68,13 @@ def _write_back(folder: Path) -> None:
 def measure_trace(settings: dict, options: dict) -> dict:
     """Bytes per event of the trace, a list shown before each viewing as on a television.
 
-    options: storage, a copy of the full store; store, "full" or "new" for an empty one beside it; written_back; and
-    durability_window_secs, None for the default.
+    options: storage; events_before, how many events it holds; written_back; and durability_window_secs, None for the
+    default.
     """
     scale, facts = settings["scale"], read_facts(settings)
     viewing = read_viewing(Path(settings["data"]), scale["episodes"], scale["observes"])
     trace = respaced(viewing.stream[: scale["trace_events"]], facts["clock_ms"], seed=3)
-    storage = Path(options["storage"]) / ("" if options["store"] == "full" else "new")
+    storage = Path(options["storage"])
     window = options["durability_window_secs"]
     chosen = {} if window is None else {"durability_window_secs": window}
     config = BrainConfig(storage, settings["catalog"], background_maintenance=False, **chosen)
@@ -89,18 +89,18 @@ def measure_trace(settings: dict, options: dict) -> dict:
         brain.flush()
         flushed = process_io()
     closed = process_io()
-    device = (closed[1] - before[1]) / len(trace)
+    device = round((closed[1] - before[1]) / len(trace), 2)
     return {
         "submitted": (closed[0] - before[0]) / len(trace),
         "submitted_until_closing": (flushed[0] - before[0]) / len(trace),
         "device": device if file_system_of(storage) not in IN_MEMORY_FILE_SYSTEMS else None,
         "loss_window_secs": config.durability_window_secs,
-        "fault": _fault_after_reopening(config, clock, trace, scale["episodes"] if options["store"] == "full" else 0),
+        "fault": _fault_after_reopening(config, clock, trace, options["events_before"]),
     }
 
 
 def _fault_after_reopening(
-    config: BrainConfig, clock: Callable[[], int], trace: list[Watched], stored_before: int
+    config: BrainConfig, clock: Callable[[], int], trace: list[Watched], events_before: int
 ) -> str | None:
     """Every event of the trace must be there. A full memory evicts episodes of little value, so there it is counted
     and every title must be known as seen."""
@@ -108,12 +108,12 @@ def _fault_after_reopening(
         events = brain.stats()["memory"]["events"]
         viewings = brain.export(profile="household")["viewings"]
         allowed = [watched.content_id for watched in trace if brain.explain(watched.content_id).withheld is None]
-    if events != stored_before + len(trace):
-        return f"after reopening there are {events} events, expected {stored_before + len(trace)}"
+    if events != events_before + len(trace):
+        return f"after reopening there are {events} events, expected {events_before + len(trace)}"
     if allowed:
         return f"after reopening {len(allowed)} titles of the trace are not known as seen, first {allowed[0]}"
     kept = {(item["content_id"], item["timestamp"]) for item in viewings}
     lost = [watched.content_id for watched in trace if (watched.content_id, watched.at_ms) not in kept]
-    if lost and not stored_before:
+    if lost and not events_before:
         return f"{len(lost)} of {len(trace)} events are gone after reopening, first {lost[0]}"
     return None

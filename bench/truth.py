@@ -25,7 +25,8 @@ MOOD_WEIGHT = 2.0
 LIST_LIFE_MS = 6 * 3600 * 1000
 SCORE_TOLERANCE = 5e-4
 """Largest difference of raw scores that counts as rounding. Sums in float32 differ by 1e-6; but a profile is rounded to
-8 bits before it is compared with titles, and where one of its 384 numbers lies between two steps, a cosine moves by 1e-4."""
+8 bits before it is compared with titles, and where one of its 384 numbers lies between two steps, a cosine moves by
+1e-4."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,10 @@ class Truth:
         self.viewings.insert(0, Viewing(self.catalog.row_of(content_id), content_id, success, slot))
 
     def raw_scores(self, context: ViewContext, left_out: int = -1) -> np.ndarray:
-        """float64[n]: weighted sum of the eight features and the mood asked for, of every title, with one viewing left out if asked."""
+        """float64[n]: weighted sum of the eight features and the mood asked for, of every title.
+
+        left_out: index of a viewing that is taken as never made, or -1.
+        """
         viewings = [viewing for index, viewing in enumerate(self.viewings) if index != left_out]
         weights = self.catalog.fusion.weights[_bucket(len(viewings))].astype(np.float64)
         assert tuple(self.catalog.fusion.features) == FEATURE_NAMES
@@ -105,15 +109,15 @@ class Truth:
         catalog = self.catalog
         finished = [viewing for viewing in viewings if viewing.success and viewing.row >= 0]
         now = [viewing for viewing in finished if viewing.slot == slot]
-        lift = (
-            self._genre_share(now, catalog.context_prior[slot]) / np.maximum(self._genre_share(finished, catalog.context_overall), 1e-6)
-        ) - 1.0
+        ever = self._genre_share(finished, catalog.context_overall)
+        lift = self._genre_share(now, catalog.context_prior[slot]) / np.maximum(ever, 1e-6) - 1.0
         member = self._membership(np.arange(catalog.count))
         return member @ lift
 
     def _genre_share(self, viewings: Sequence[Viewing], prior: np.ndarray) -> np.ndarray:
         member = self._membership(np.array([viewing.row for viewing in viewings], np.int64))
-        return (member.sum(axis=0) + CONTEXT_PRIOR_EVENTS * prior.astype(np.float64)) / (len(viewings) + CONTEXT_PRIOR_EVENTS)
+        smoothed = member.sum(axis=0) + CONTEXT_PRIOR_EVENTS * prior.astype(np.float64)
+        return smoothed / (len(viewings) + CONTEXT_PRIOR_EVENTS)
 
     def _membership(self, rows: np.ndarray) -> np.ndarray:
         """float64[m, g]: 1 / number of genres in each genre of a title, else 0."""
@@ -177,7 +181,8 @@ class Truth:
                     return f"{item.content_id}: no event is named, though one carries {largest:.4f}"
                 continue
             named = item.events[0]
-            own = [drops[index, place] for index in range(window) if self.viewings[index].content_id == named.content_id]
+            told = [index for index in range(window) if self.viewings[index].content_id == named.content_id]
+            own = drops[told, place].tolist()
             if not own:
                 return f"{item.content_id}: the reason names {named.content_id}, which is not in the window"
             if max(own) < largest - 2 * SCORE_TOLERANCE or abs(max(own) - named.drop) > 2 * SCORE_TOLERANCE:
@@ -215,7 +220,7 @@ class PatternTruth:
                 rewards[0 if content_id in references else 1].append(watch_percentage)
 
     def votes(self, catalog: Catalog) -> dict[int, float]:
-        """By row: sum of weight times success rate, this moved by the mean uplift and kept in 0–1; the largest made 1."""
+        """By row: sum of weight times success rate, moved by the mean uplift and kept in 0–1; the largest made 1."""
         votes: dict[int, float] = {}
         for place, (success_rate, references) in enumerate(self.patterns):
             followed, not_followed = self.rewards.get(place, ((), ()))
