@@ -33,7 +33,9 @@ def look_up(content_id: str, _content_title: str = "") -> tuple[np.ndarray, floa
 def event(number: int) -> ViewingEvent:
     context = ViewContext(TimeOfDay.EVENING, number % 7)
     watched = (number * 7 % 11) / 10
-    return ViewingEvent(str(number % TITLES), f"Title {number % TITLES} of the benchmark", watched, 5400, START_MS + number, context)
+    return ViewingEvent(
+        str(number % TITLES), f"Title {number % TITLES} of the benchmark", watched, 5400, START_MS + number, context
+    )
 
 
 def open_memory(folder, **options) -> AgentMemory:

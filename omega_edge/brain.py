@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
@@ -17,16 +18,16 @@ import numpy as np
 from omega_edge._simd import kernels
 from omega_edge.catalog import Catalog
 from omega_edge.config import BrainConfig
-from omega_edge.errors import ConfigError, ModelUnavailable, OmegaError
+from omega_edge.errors import ConfigError, ModelUnavailable, OmegaError, StoreError
 from omega_edge.inference import InferenceEngine
-from omega_edge.knowledge import CollectiveKnowledge
+from omega_edge.knowledge import CollectiveKnowledge, check_exported_state
 from omega_edge.memory import AgentMemory, HistoryItem, Recorded
 from omega_edge.policy import Policy
 from omega_edge.profile_view import ProfileView
 from omega_edge.protocol import (
     DEFAULT_PROFILE,
-    EMBEDDING_DIMENSIONS,
     MAX_TITLE_BYTES,
+    MAX_TITLES_FINISHED_PER_PAGE,
     FeedbackKind,
     GlobalPatterns,
     PatternDelta,
@@ -44,6 +45,7 @@ from omega_edge.protocol import (
 from omega_edge.ranking import HISTORY_HELD
 from omega_edge.recommender import Explanation, Recommender
 from omega_edge.sharing import DeltaComposer
+from omega_edge.title_vectors import TitleVectors
 
 MAX_RECOMMENDATIONS = 500
 MAINTENANCE_PERIOD_SECONDS = 5.0
@@ -58,37 +60,41 @@ class OmegaBrain:
     """The recommender of one television. Made by open(); see BrainConfig for its options."""
 
     def __init__(self, config: BrainConfig, clock: Callable[[], int]) -> None:
-        """Use open(); this only composes."""
+        """Use open(); this only composes. What it has taken is given back if a later step fails."""
         self.config = config
         self._clock = clock
         self._zone = config.zone()
         self._write_lock = threading.RLock()
         self._closed = False
         self._degraded: dict[str, str] = {}
-        self._catalog = Catalog.open(config.catalog_path)
-        try:
-            self._engine = self._open_engine()
-            self._memory = AgentMemory(
-                config.storage_path,
-                clock,
-                durability_window_secs=config.durability_window_secs,
-                max_episodes=config.max_episodes,
-                max_skills=config.max_patterns,
-                max_reasoning=config.max_reasoning,
-                vector_lookup=self._vector_of,
-            )
-        except BaseException:
-            self._catalog.close()
-            raise
-        self._policy = Policy(self._catalog)
-        self._knowledge = CollectiveKnowledge(self._catalog, self._memory)
-        self._recommender = Recommender(self._catalog, self._policy, self._knowledge, config.diversity)
-        self._composer = DeltaComposer(self._memory, config.sharing)
         self._views: dict[str, ProfileView] = {}
         self._awaiting_vector: set[str] = set()
-        self._rebuild_views()
         self._stop = threading.Event()
         self._maintainer: threading.Thread | None = None
+        with ExitStack() as taken:
+            self._catalog = taken.enter_context(Catalog.open(config.catalog_path))
+            self._engine = self._open_engine()
+            if self._engine is not None:
+                taken.callback(self._engine.close)
+            self._policy = Policy(self._catalog)
+            self._title_vectors = TitleVectors(self._catalog, self._engine)
+            self._memory = taken.enter_context(
+                AgentMemory(
+                    config.storage_path,
+                    clock,
+                    durability_window_secs=config.durability_window_secs,
+                    max_episodes=config.max_episodes,
+                    max_skills=config.max_patterns,
+                    max_reasoning=config.max_reasoning,
+                    vector_lookup=self._title_vectors.lookup,
+                    catalogue_lookup=self._title_vectors.in_catalog,
+                )
+            )
+            self._knowledge = CollectiveKnowledge(self._catalog, self._memory)
+            self._recommender = Recommender(self._catalog, self._policy, self._knowledge, config.diversity)
+            self._composer = DeltaComposer(self._memory, config.sharing)
+            self._rebuild_views()
+            self._taken = taken.pop_all()
 
     @classmethod
     def open(cls, config: BrainConfig, clock: Callable[[], int] = wall_clock_ms) -> OmegaBrain:
@@ -100,6 +106,8 @@ class OmegaBrain:
         """
         if not isinstance(config, BrainConfig):
             raise ConfigError(f"config: expected a BrainConfig, got {type(config).__name__}; see BrainConfig.from_mapping")
+        if not callable(clock):
+            raise ConfigError(f"clock: expected a function that returns Unix milliseconds, got {type(clock).__name__}")
         brain = cls(config, clock)
         if config.background_maintenance:
             brain._start_maintenance()
@@ -123,12 +131,7 @@ class OmegaBrain:
         if self._maintainer is not None and self._maintainer is not threading.current_thread():
             self._maintainer.join()
         with self._write_lock:
-            try:
-                self._memory.close()
-            finally:
-                if self._engine is not None:
-                    self._engine.close()
-                self._catalog.close()
+            self._taken.close()
 
     # Watching ------------------------------------------------------------------------------------
 
@@ -143,10 +146,12 @@ class OmegaBrain:
         if not isinstance(event, ViewingEvent):
             raise ConfigError(f"event: expected a ViewingEvent, got {type(event).__name__}")
         with self._write_lock:
-            view = self._view(event.context.profile)
+            profile = event.context.profile
+            view = self._view(profile)
             recorded = self._memory.record(event)
-            self._knowledge.note_watched(event.context.profile, event.content_id, event.watch_percentage, self._clock())
-            code, scale = self._known_vector(event.content_id)
+            # Looked up, not embedded: that takes longer than observe may, and maintain() does it.
+            found = self._title_vectors.lookup(event.content_id, event.content_title)
+            code, scale = found if found is not None else (None, 0.0)
             item = HistoryItem(
                 content_id=event.content_id,
                 content_title=event.content_title,
@@ -160,11 +165,19 @@ class OmegaBrain:
                 code=code,
                 scale=scale,
             )
-            self._views = {**self._views, event.context.profile: view.with_event(self._catalog, item)}
-            if code is None and self._engine is not None:
-                # Embedding takes longer than observe may: maintain() does it.
-                self._awaiting_vector.add(event.context.profile)
+            self._views = {**self._views, profile: view.with_event(self._catalog, item)}
+            if code is None:
+                self._awaiting_vector.add(profile)
+            self._note_outcome(event)
             return recorded
+
+    def _note_outcome(self, event: ViewingEvent) -> None:
+        """Tell the patterns of the last list what came of it. The viewing itself is recorded whatever becomes of this."""
+        row = self._catalog.row_of(event.content_id)
+        try:
+            self._knowledge.note_watched(event.context.profile, row, event.watch_percentage, self._clock())
+        except StoreError as fault:
+            self._degraded["outcomes of global patterns"] = str(fault)
 
     def feedback(
         self, content_id: str, kind: FeedbackKind | str, profile: str = DEFAULT_PROFILE, content_title: str | None = None
@@ -174,6 +187,7 @@ class OmegaBrain:
         content_title: needed only for a title outside the catalogue. Raises ProtocolError for another kind,
         ConfigError for an unknown profile or a title without a name.
         """
+        self._require_open()
         check_content_id("content_id", content_id)
         kind = parse_feedback_kind(kind)
         row = self._catalog.row_of(content_id)
@@ -186,7 +200,11 @@ class OmegaBrain:
         check_text("content_title", content_title, MAX_TITLE_BYTES)
         with self._write_lock:
             self._view(profile)
-            recorded = self._memory.feedback(profile, content_id, content_title, kind, self._clock())
+            now_ms = self._clock()
+            time_of_day, day_of_week = local_day(now_ms, self._zone)
+            recorded = self._memory.feedback(
+                profile, content_id, content_title, kind, now_ms, time_of_day=time_of_day, day_of_week=day_of_week
+            )
             self._views = {**self._views, profile: self._built_view(profile)}
             return recorded
 
@@ -197,13 +215,18 @@ class OmegaBrain:
             self._memory.flush()
 
     def maintain(self) -> None:
-        """Do the timed work that is due: sync the journal, checkpoint, consolidate, embed what waits.
+        """Do the timed work that is due: sync the journal, checkpoint, embed titles that wait, consolidate.
 
         A thread calls this where background_maintenance is on; a caller with a virtual clock calls it itself.
         """
         with self._write_lock:
             self._require_open()
             self._memory.maintain(self._clock())
+        if not self._title_vectors.embed_waiting():
+            return
+        with self._write_lock:
+            self._require_open()
+            self._memory.consolidate()
             awaited, self._awaiting_vector = self._awaiting_vector, set()
             for profile in awaited & self._views.keys():
                 self._views = {**self._views, profile: self._built_view(profile)}
@@ -215,21 +238,30 @@ class OmegaBrain:
     ) -> ViewContext:
         """The context of this moment, or of `at` (Unix milliseconds), for a profile."""
         view = self._view(profile)
-        time_of_day, day_of_week = local_day(self._clock() if at is None else at, self._zone)
-        return ViewContext(time_of_day, day_of_week, view.recent_ids(), mood_hint, profile)
+        now_ms = self._clock() if at is None else at
+        time_of_day, day_of_week = local_day(now_ms, self._zone)
+        return ViewContext(time_of_day, day_of_week, view.recent_ids(self._policy, now_ms), mood_hint, profile)
 
     def recommend(self, context: ViewContext | None = None, k: int = 20) -> list[Recommendation]:
         """Up to k titles that the profile may see, has not seen and is likely to finish, best first.
 
-        context: now_context() if None. k: 1 to 500. Fewer come back only if fewer may be shown. Raises
+        The list is spread for variety among its best 100 candidates, or k if that is more. context: now_context() if None. k: 1 to 500. Fewer come back only if fewer may be shown. Raises
         ConfigError for an unknown profile and ProtocolError for a mood_hint that is no genre of the catalogue.
         """
         check_integer("k", k, 1, MAX_RECOMMENDATIONS)
-        context = self.now_context() if context is None else context
-        now_ms = self._clock()
-        rows, listed = self._recommender.recommend(self._view(context.profile), context, now_ms, k)
-        self._knowledge.note_shown(context.profile, rows, now_ms)
+        context = self._checked_context(context)
+        view, now_ms = self._view(context.profile), self._clock()
+        rows, listed = self._recommender.recommend(view, context, now_ms, k)
+        if self._recommender.patterns_count(view):
+            self._knowledge.note_shown(context.profile, rows, now_ms)
         return listed
+
+    def _checked_context(self, context: ViewContext | None) -> ViewContext:
+        if context is None:
+            return self.now_context()
+        if not isinstance(context, ViewContext):
+            raise ConfigError(f"context: expected a ViewContext or None, got {type(context).__name__}")
+        return context
 
     def explain(self, content_id: str, context: ViewContext | None = None) -> Explanation:
         """The score of one title of the catalogue taken apart, also of one that is seen, hidden or not available now.
@@ -237,7 +269,7 @@ class OmegaBrain:
         Raises ConfigError for a title that the catalogue does not hold, or whose age rating the profile may not see.
         """
         check_content_id("content_id", content_id)
-        context = self.now_context() if context is None else context
+        context = self._checked_context(context)
         return self._recommender.explain(self._view(context.profile), content_id, context, self._clock())
 
     def withheld_counts(self, profile: str = DEFAULT_PROFILE) -> dict[str, int]:
@@ -248,6 +280,7 @@ class OmegaBrain:
 
     def profiles(self) -> tuple[Profile, ...]:
         """The household's profiles; the default one, "household", is always there."""
+        self._require_open()
         return self._memory.profiles()
 
     def set_profile(self, profile: Profile) -> None:
@@ -256,8 +289,11 @@ class OmegaBrain:
             raise ConfigError(f"profile: expected a Profile, got {type(profile).__name__}")
         with self._write_lock:
             self._require_open()
-            self._memory.set_profile(profile)
-            self._views = {**self._views, profile.id: self._built_view(profile.id)}
+            try:
+                self._memory.set_profile(profile)
+            finally:
+                # Also after a failure the view says what memory says.
+                self._rebuild_views()
 
     def _view(self, profile: str) -> ProfileView:
         self._require_open()
@@ -285,14 +321,16 @@ class OmegaBrain:
 
     # Collective knowledge ------------------------------------------------------------------------
 
-    def prepare_sync_delta(self) -> PatternDelta | None:
+    def prepare_sync_delta(self, max_titles: int = MAX_TITLES_FINISHED_PER_PAGE) -> PatternDelta | None:
         """What has changed since the cloud's last acknowledgement, one page of it; None unless sharing "titles".
 
-        Preparing changes nothing: call acknowledge_sync with its local_version once the server has answered.
+        max_titles: how many finished titles the page may carry (1 to 600); wire.titles_that_fit tells how many fit
+        into a request. Nothing counts as sent until acknowledge_sync with the delta's local_version.
         """
+        check_integer("max_titles", max_titles, 1, MAX_TITLES_FINISHED_PER_PAGE)
         with self._write_lock:
             self._require_open()
-            return self._composer.prepare()
+            return self._composer.prepare(max_titles)
 
     def acknowledge_sync(self, local_version: int) -> None:
         """The server holds the delta with this local_version. Only what that delta carried counts as sent."""
@@ -306,7 +344,7 @@ class OmegaBrain:
             raise ConfigError(f"patterns: expected GlobalPatterns, got {type(patterns).__name__}")
         with self._write_lock:
             self._require_open()
-            return self._knowledge.apply(patterns)
+            return self._knowledge.apply(patterns, self._clock())
 
     # The household's data ------------------------------------------------------------------------
 
@@ -342,16 +380,20 @@ class OmegaBrain:
         """Restore an export() into this brain. Refuses a memory that is not empty unless replace_existing."""
         with self._write_lock:
             self._require_open()
-            self._memory.import_records(exported, replace=replace_existing)
-            self._knowledge.reload()
-            self._rebuild_views()
+            check_exported_state(exported)
+            try:
+                self._memory.import_records(exported, replace=replace_existing)
+            finally:
+                self._restart_from_memory()
 
     def forget(self, content_id: str | None = None, profile: str | None = None, everything: bool = False) -> None:
         """Forget one title, one profile's viewing, or everything. When it returns, no file names it any more.
 
         Exactly one of the three is given, else ConfigError.
         """
-        if (content_id is not None) + (profile is not None) + bool(everything) != 1:
+        if not isinstance(everything, bool):
+            raise ConfigError(f"everything: expected True or False, got {everything!r}")
+        if (content_id is not None) + (profile is not None) + everything != 1:
             raise ConfigError("forget: expected exactly one of content_id, profile and everything")
         with self._write_lock:
             self._require_open()
@@ -359,18 +401,27 @@ class OmegaBrain:
                 self._view(profile)
             if content_id is not None:
                 check_content_id("content_id", content_id)
-            self._memory.forget(content_id=content_id, profile=profile, everything=everything)
-            if self._engine is not None:
-                self._engine.clear_cache()
-            self._knowledge.reload()
-            self._rebuild_views()
+            self._title_vectors.forget()
+            try:
+                self._memory.forget(content_id=content_id, profile=profile, everything=everything)
+            finally:
+                self._restart_from_memory()
 
     def stats(self) -> dict[str, object]:
         """Figures, the configuration in force, and every degraded feature by name. Holds no title."""
         with self._write_lock:
             self._require_open()
             memory = self._memory.stats()
-            degraded = [f"{name}: {fault}" for name, fault in sorted(self._degraded.items())]
+            faults = self._degraded | {
+                name: fault
+                for name, fault in (
+                    ("text embedding", self._title_vectors.fault),
+                    ("sharing", self._composer.fault),
+                    ("global patterns and trends", self._knowledge.fault),
+                )
+                if fault is not None
+            }
+            degraded = [f"{name}: {fault}" for name, fault in sorted(faults.items())]
             return {
                 "configuration": self.config.as_dict(),
                 "instruction_set": kernels.isa,
@@ -400,29 +451,11 @@ class OmegaBrain:
             self._degraded["text embedding"] = str(fault)
             return None
 
-    def _known_vector(self, content_id: str) -> tuple[np.ndarray | None, float]:
-        row = self._catalog.row_of(content_id)
-        if row < 0:
-            return None, 0.0
-        return self._catalog.codes[row], float(self._catalog.scale[row])
-
-    def _vector_of(self, content_id: str, content_title: str) -> tuple[np.ndarray, float] | None:
-        """Code and scale of a title for memory: the bundle's, else embedded, else None. Never invented."""
-        code, scale = self._known_vector(content_id)
-        if code is not None:
-            return code, scale
-        if self._engine is None:
-            return None
-        try:
-            vector = self._engine.embed(content_title)
-        except ModelUnavailable as fault:
-            self._degraded["text embedding"] = str(fault)
-            return None
-        except ConfigError:  # a name of invisible characters only has no meaning to embed
-            return None
-        codes, scales = np.empty((1, EMBEDDING_DIMENSIONS), np.int8), np.empty(1, np.float32)
-        kernels.quantise(vector[None], codes, scales)
-        return codes[0], float(scales[0])
+    def _restart_from_memory(self) -> None:
+        """After memory was rewritten, or failed to be: everything kept in RAM is made from it again."""
+        self._composer.restart()
+        self._knowledge.reload()
+        self._rebuild_views()
 
     def _require_open(self) -> None:
         if self._closed:
@@ -433,13 +466,14 @@ class OmegaBrain:
         self._maintainer.start()
 
     def _maintain_until_stopped(self) -> None:
-        while not self._stop.wait(MAINTENANCE_PERIOD_SECONDS):
-            with self._write_lock:
-                if self._closed:
-                    return
+        try:
+            while not self._stop.wait(MAINTENANCE_PERIOD_SECONDS):
                 try:
                     self.maintain()
-                except OmegaError as fault:
+                except (OmegaError, OSError) as fault:
                     self._degraded["maintenance"] = str(fault)
                 else:
                     self._degraded.pop("maintenance", None)
+        except BaseException as fault:
+            self._degraded["maintenance"] = f"stopped for good: {type(fault).__name__}: {fault}"
+            raise

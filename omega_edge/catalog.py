@@ -25,7 +25,6 @@ All of it is checked when a catalogue is opened, so that no index or length in i
 
 from __future__ import annotations
 
-import bisect
 import hashlib
 import json
 import os
@@ -44,6 +43,7 @@ from omega_edge.protocol import (
     MAX_CONTENT_ID_BYTES,
     MAX_TIMESTAMP_MS,
     MAX_TITLE_BYTES,
+    MAX_WINDOW_HOURS,
 )
 
 UNRATED = 255
@@ -174,6 +174,7 @@ class Catalog:
         )
         self._id_offsets, self._id_bytes = sections["content_id_offsets"], sections["content_id_bytes"]
         self._id_order = sections["content_id_order"]
+        self._sorted_ids = _fixed_width(self._id_offsets, self._id_bytes)[self._id_order]
         self._name_offsets, self._name_bytes = sections["name_offsets"], sections["name_bytes"]
 
     @classmethod
@@ -224,11 +225,12 @@ class Catalog:
             key = content_id.encode("utf-8")
         except UnicodeEncodeError:  # a lone surrogate, which no id in the catalogue holds
             return -1
-        order = self._id_order
-        place = bisect.bisect_left(range(self.count), key, key=lambda rank: self._id(order[rank]))
-        if place < self.count and self._id(order[place]) == key:
-            return int(order[place])
-        return -1
+        ids = self._sorted_ids
+        # An array of fixed-width bytes ignores NULs at the end, and no id has one.
+        if not key or key[-1] == 0:
+            return -1
+        place = int(ids.searchsorted(key)) if len(key) <= ids.itemsize else self.count
+        return int(self._id_order[place]) if place < self.count and ids[place] == key else -1
 
     def content_id(self, row: int) -> str:
         """Id of the title at a row. IndexError outside 0 to count - 1."""
@@ -331,6 +333,17 @@ def _packed_texts(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     return offsets, np.frombuffer(b"".join(blobs), np.uint8)
 
 
+def _fixed_width(offsets: np.ndarray, blob: np.ndarray) -> np.ndarray:
+    """The texts as one array of byte strings, NUL-padded to the longest: a binary search in it needs no Python object."""
+    starts, lengths = offsets[:-1].astype(np.int64), np.diff(offsets)
+    width = int(lengths.max(initial=1))
+    padded = np.zeros((len(starts), width), np.uint8)
+    for place in range(width):
+        longer = lengths > place
+        padded[longer, place] = blob[starts[longer] + place]
+    return padded.view(f"S{width}")[:, 0]
+
+
 def _with_meta(sections: dict[str, np.ndarray], meta: dict) -> dict[str, np.ndarray]:
     text = json.dumps(meta, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return sections | {"meta": np.frombuffer(text.encode("utf-8"), np.uint8)}
@@ -382,6 +395,10 @@ def _whole(value: object) -> bool:
     return type(value) is int and 0 <= value <= MAX_TIMESTAMP_MS
 
 
+def _window(value: object) -> bool:
+    return _whole(value) and 1 <= value <= MAX_WINDOW_HOURS
+
+
 def _number(value: object) -> bool:
     return type(value) in (int, float) and abs(value) < 1e30
 
@@ -401,7 +418,7 @@ _META_KEYS = {
     "built_at": _whole,
     "lineage": lambda value: isinstance(value, str) and _LINEAGE.fullmatch(value) is not None,
     "genres": lambda value: _texts(value, MAX_GENRES),
-    "trend_window_hours": lambda value: isinstance(value, list) and len(value) <= 8 and all(map(_whole, value)),
+    "trend_window_hours": lambda value: isinstance(value, list) and len(value) <= 8 and all(map(_window, value)),
     "fusion_features": lambda value: _texts(value, 64) and value != [],
     "fusion_parameters": lambda value: isinstance(value, dict) and all(map(_number, value.values())),
 }
@@ -447,6 +464,13 @@ def _check_texts(sections: dict[str, np.ndarray], kind: str, max_bytes: int) -> 
         blob.tobytes().decode("utf-8")
     except UnicodeDecodeError as error:
         raise _Fault(f"section {kind}_bytes: not UTF-8 at byte {error.start}") from None
+    # What protocol.check_text refuses would make every list that holds the title an error.
+    if np.any((blob[:-1] == 0xC2) & (blob[1:] >= 0x80) & (blob[1:] < 0xA0)):
+        raise _Fault(f"section {kind}_bytes: expected no control characters, got one of U+0080 to U+009F")
+    inked = np.logical_or.reduceat((blob > 32) & (blob < 127), offsets[:-1])
+    for row in np.flatnonzero(~inked).tolist():
+        if blob[offsets[row] : offsets[row + 1]].tobytes().decode("utf-8").isspace():
+            raise _Fault(f"section {kind}_bytes: expected text that is not blank, got blank in row {row}")
 
 
 def _check_titles(sections: dict[str, np.ndarray], genre_count: int) -> None:

@@ -11,6 +11,9 @@ from omega_edge.errors import ConfigError
 from omega_edge.protocol import EMBEDDING_DIMENSIONS, MAX_SYNC_INTERVAL_SECONDS, MIN_SYNC_INTERVAL_SECONDS
 
 SHARING_MODES = ("receive", "counts", "titles")
+MIN_EPISODES = 1_000
+"""Fewer would leave out, after a restart, episodes that the ranking reads: each profile's newest 65 are kept, up to 15
+profiles."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +48,11 @@ class BrainConfig:
             value = getattr(self, name)
             if name == "model_path" and value is None:
                 continue
-            if not isinstance(value, (str, Path)) or not str(value):
+            if not isinstance(value, (str, Path)) or not str(value) or "\0" in str(value):
                 raise ConfigError(f"{name}: expected a path, got {value!r}")
             object.__setattr__(self, name, Path(value))
         self._check_integer("dimensions", EMBEDDING_DIMENSIONS, EMBEDDING_DIMENSIONS)
-        self._check_integer("max_episodes", 10, 1_000_000)
+        self._check_integer("max_episodes", MIN_EPISODES, 1_000_000)
         self._check_integer("max_patterns", 10, 1_000_000)
         self._check_integer("max_reasoning", 10, 100_000)
         self._check_integer("sync_interval_secs", MIN_SYNC_INTERVAL_SECONDS, MAX_SYNC_INTERVAL_SECONDS)
@@ -82,8 +85,10 @@ class BrainConfig:
     @classmethod
     def from_mapping(cls, options: Mapping[str, object]) -> BrainConfig:
         """Options from a mapping, such as a parsed file. Unknown or missing names are ConfigErrors."""
+        if not isinstance(options, Mapping):
+            raise ConfigError(f"options: expected a mapping of names to values, got {type(options).__name__}")
         known = {option.name for option in fields(cls)}
-        unknown = sorted(set(options) - known)
+        unknown = sorted(str(name) for name in set(options) - known)
         if unknown:
             raise ConfigError(f"unknown option {', '.join(unknown)}: expected one of {', '.join(sorted(known))}")
         missing = [name for name in ("storage_path", "catalog_path") if name not in options]

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 import cbor2
 
 from omega_edge.protocol import FeedbackKind, TimeOfDay, ViewingEvent
+from omega_edge.validation import check_distinct, check_integer, check_share
 
+MAX_DECISION_LATENCY_MS = 24 * 3600 * 1000
+_U32_MAX = (1 << 32) - 1
 _TIMES = tuple(TimeOfDay)
 _FEEDBACK = tuple(FeedbackKind)
 _WATCHED, _RATED, _OUTCOME = 1, 2, 3
@@ -59,12 +64,27 @@ class Rated:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a decision in which a global pattern spoke."""
+    """What came of one decision in which global patterns spoke: the ids of those that were followed, and of the others,
+    ascending."""
 
-    pattern_id: int
-    followed: bool
+    followed: tuple[int, ...]
+    not_followed: tuple[int, ...]
     reward: float
     decision_latency_ms: int
+
+    @staticmethod
+    def checked(
+        followed: Iterable[int], not_followed: Iterable[int], reward: object, decision_latency_ms: object
+    ) -> Outcome:
+        """An outcome of values from outside. Raises ProtocolError."""
+        ids = [[check_integer("pattern_id", one, 0, _U32_MAX) for one in some] for some in (followed, not_followed)]
+        check_distinct("followed, not_followed", ids[0] + ids[1])
+        return Outcome(
+            tuple(sorted(ids[0])),
+            tuple(sorted(ids[1])),
+            check_share("reward", reward),
+            check_integer("decision_latency_ms", decision_latency_ms, 0, MAX_DECISION_LATENCY_MS),
+        )
 
 
 Entry = Watched | Rated | Outcome
@@ -109,7 +129,8 @@ def encode_entry(entry: Entry) -> bytes:
                 entry.day_of_week,
             ]
         )
-    return cbor2.dumps([_OUTCOME, entry.pattern_id, entry.followed, entry.reward, entry.decision_latency_ms])
+    ids = (_steps(entry.followed), _steps(entry.not_followed))
+    return cbor2.dumps([_OUTCOME, *ids, entry.reward, entry.decision_latency_ms])
 
 
 def decode_entry(payload: bytes) -> Entry | None:
@@ -120,5 +141,10 @@ def decode_entry(payload: bytes) -> Entry | None:
     if kind == _RATED:
         return Rated(*values[:3], _FEEDBACK[values[3]], values[4], _TIMES[values[5]], values[6])
     if kind == _OUTCOME:
-        return Outcome(*values)
+        return Outcome(tuple(accumulate(values[0])), tuple(accumulate(values[1])), *values[2:])
     return None
+
+
+def _steps(ids: tuple[int, ...]) -> list[int]:
+    """Ascending ids as their differences, which CBOR writes in fewer bytes."""
+    return [number - former for former, number in pairwise((0, *ids))]

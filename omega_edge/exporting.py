@@ -164,7 +164,8 @@ def _exported_reasoning(pattern: ReasoningPattern) -> dict[str, object]:
         "not_followed": pattern.not_followed,
         "not_followed_reward_micro": pattern.not_followed_reward_micro,
         "latency_ms_sum": pattern.latency_ms_sum,
-        "version": pattern.version,
+        "outcome_version": pattern.outcome_version,
+        "version": pattern.merge_version,
     }
 
 

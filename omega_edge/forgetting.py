@@ -125,5 +125,3 @@ def _names(item: object, content_id: str) -> bool:
     if isinstance(item, list):
         return content_id in item
     return item == content_id
-
-

@@ -1,4 +1,4 @@
-"""Import of a memory: an export (exporting.py says its form) is checked value by value, then put in place in one step."""
+"""Import of a memory: an export, of the form in exporting.py, is checked value by value, then put in place in one step."""
 
 from __future__ import annotations
 
@@ -155,6 +155,7 @@ class _Importer:
             if found != expected:
                 raise refuse(f"export.{field}", f"{expected!r}", found)
         self._changes: list[Change] = []
+        self._versions: list[int] = []
         self._profiles: list[str] = []
         self._seen_sequences: list[int] = []
 
@@ -175,7 +176,8 @@ class _Importer:
             raise refuse("export.profiles", f"1 to {MAX_PROFILES}, among them {DEFAULT_PROFILE!r}", self._profiles)
         rows += [self._episode(value, last_sequence, next_skill_id) for value in self._all.take("episodes", _list)]
         rows += [self._skill(value, last_sequence, next_skill_id) for value in self._all.take("skills", _list)]
-        rows += [self._reasoning(value) for value in self._all.take("patterns", _list)]
+        for value in self._all.take("patterns", _list):
+            rows += self._reasoning(value)
         rows += self._removed(self._all.take("removed", _list))
         rows += self._sharing(self._all.take("sharing", _Fields), local_version)
         rows += self._states(self._all.take("states", _object))
@@ -196,10 +198,11 @@ class _Importer:
         return version
 
     def _check_changes(self, local_version: int) -> None:
-        check_distinct("export: versions", [change.version for change in self._changes])
+        self._versions += [change.version for change in self._changes]
+        check_distinct("export: versions", [version for version in self._versions if version])
         check_distinct("export: records", [(change.tier, change.key) for change in self._changes])
-        for change in self._changes:
-            check_integer("export: version", change.version, 1, local_version)
+        for version in self._versions:
+            check_integer("export: version", version, 0, local_version)
 
     def _viewer(self, position: int, value: object, last_sequence: int) -> Viewer:
         fields = _Fields("profile", value)
@@ -290,7 +293,7 @@ class _Importer:
         fields.end()
         return content_id, member
 
-    def _reasoning(self, value: object) -> Row:
+    def _reasoning(self, value: object) -> list[Row]:
         fields = _Fields("pattern", value)
         pattern_id = fields.take("pattern_id", check_integer, 0, _U32_MAX)
         code, scale = fields.take("vector", _vector)
@@ -308,10 +311,12 @@ class _Importer:
             fields.take("not_followed", _count),
             fields.take("not_followed_reward_micro", _count),
             fields.take("latency_ms_sum", _count),
+            fields.take("outcome_version", _count),
             self._note(fields, Tier.REASONING, pattern_id),
         )
         fields.end()
-        return pattern.row()
+        self._versions.append(pattern.outcome_version)
+        return [pattern.row(), pattern.outcome_row()] if pattern.outcomes else [pattern.row()]
 
     def _removed(self, values: list) -> list[Row]:
         rows: list[Row] = []

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import os
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -71,14 +72,14 @@ class Keeper:
     # Taking in -----------------------------------------------------------------------------------
 
     @property
-    def waiting_events(self) -> int:
+    def waiting_entries(self) -> int:
         """Entries that the database does not hold yet."""
         return self.last_sequence - self._applied_sequence
 
     @property
     def unsaved(self) -> bool:
         """Whether the database lacks anything."""
-        return self.waiting_events > 0 or self.changed_beside_journal
+        return self.waiting_entries > 0 or self.changed_beside_journal
 
     def take(self, entry: Entry) -> int:
         """Record an entry. It counts, and survives the end of the process, on return. Returns its sequence.
@@ -97,21 +98,25 @@ class Keeper:
         return sequence
 
     def checkpoint_if_due(self) -> None:
-        """Checkpoint when enough entries wait. If that fails they wait on: the journal holds them, and readers have
-        them, so only when it is full, too, is there nothing left to do."""
-        if self.waiting_events < max(self._checkpoint_events, self._retry_at_events):
+        """Checkpoint when enough events wait; outcomes alone are no reason.
+
+        If that fails they wait on: the journal holds them, and readers have them, so only when it is full, too, is
+        there nothing left to do.
+        """
+        if self._waiting_events < max(self._checkpoint_events, self._retry_at_events):
             return
         try:
             self.commit()
         except StoreError as fault:
             self.faults["checkpoint"] = str(fault)
-            self._retry_at_events = self.waiting_events + RETRY_EVENTS
+            self._retry_at_events = self._waiting_events + RETRY_EVENTS
 
     def _note(self, sequence: int, entry: Entry) -> None:
         """Let the viewers take an entry in, and queue what it means to the tiers."""
         if isinstance(entry, Outcome):
-            self.reasoning.record_outcome(entry.pattern_id, entry.followed, entry.reward, entry.decision_latency_ms)
+            self.reasoning.count(entry)
             return
+        self._waiting_events += 1
         if isinstance(entry, Watched):
             meaning = self.viewers.take_viewing(sequence, entry)
         else:
@@ -119,14 +124,17 @@ class Keeper:
         if meaning is not None:
             self._pending.append(meaning)
 
-    def apply_pending(self) -> None:
-        """Let the tiers take in what is queued, in order."""
-        for meaning in self._pending:
+    def apply_pending(self, limit: int | None = None) -> None:
+        """Let the tiers take in what is queued, in order; with a limit, at most so many."""
+        for _ in range(len(self._pending) if limit is None else min(limit, len(self._pending))):
+            meaning = self._pending[0]
             if isinstance(meaning, Episode):
-                self._add_episode(meaning)
+                found = self.vector_of(meaning.content_id, meaning.content_title)
+                self._pending.popleft()  # only now: whatever the lookup raises, the episode is taken in once
+                self._add_episode(meaning, found)
             else:
+                self._pending.popleft()
                 self._revise(meaning)
-        self._pending.clear()
 
     def consolidate(self) -> int:
         """Look up the vectors that episodes still lack, and consolidate those episodes. Returns how many now count."""
@@ -188,7 +196,7 @@ class Keeper:
             "last_sequence": self.last_sequence,
             "size_bytes": self.store.size_bytes(),
             "read_only": self.store.read_only,
-            "pending_records": self.waiting_events,
+            "pending_records": self.waiting_entries,
             "unsynced_records": self.store.journal.unsynced_records,
             "damaged_records": damage.records,
             "damaged_names": list(damage.names),
@@ -203,8 +211,7 @@ class Keeper:
         found = None if self._catalogue_lookup is None else self._catalogue_lookup(content_id)
         return None if found is None else vector_of_arrays(*found)
 
-    def _add_episode(self, episode: Episode) -> None:
-        found = self.vector_of(episode.content_id, episode.content_title)
+    def _add_episode(self, episode: Episode, found: Vector | None) -> None:
         if found is not None:
             episode.code, episode.scale = found
         self.episodes.add(episode)
@@ -275,6 +282,7 @@ class Keeper:
             part.saved()
         self._unsaved_states.clear()
         self._applied_sequence = self.last_sequence
+        self._waiting_events = 0
         self.changed_beside_journal = False
         self._retry_at_events = 0
         self.faults.pop("checkpoint", None)
@@ -296,6 +304,7 @@ class Keeper:
         window = min(RECENT_EPISODES, max(max_episodes // MAX_PROFILES, 1))
         state = self._stored_state() or self._reconstructed_state()
         self._applied_sequence = self.last_sequence = state[1]
+        self._waiting_events = 0
         self.epoch: int = state[4]
         self._wipe_wanted = bool(state[6])
         self.changes = ChangeLog(self.store, state[2], state[5])
@@ -305,7 +314,7 @@ class Keeper:
         self.sharing = SharingState(self.store, self.changes)
         self.viewers = Viewers(self.store, window)
         self.viewers.load_recent(self.episodes)
-        self._pending: list[Episode | Revision] = []
+        self._pending: deque[Episode | Revision] = deque()
         self._unsaved_states: dict[str, dict] = {}
         self.changed_beside_journal = False
 
@@ -322,7 +331,7 @@ class Keeper:
             return max((int.from_bytes(key, "big") for key, _fields in self.store.items(table)), default=0)
 
         versions = [last("removed"), last("finished")]
-        for table, field in (("episodes", 15), ("skills", 12), ("reasoning", 13)):
+        for table, field in (("episodes", 15), ("skills", 12), ("reasoning", 8), ("outcomes", 6)):
             versions += [fields[field] for _key, fields in self.store.items(table)]
         last_sequence = max(last("episodes"), last("seen"))
         return {1: last_sequence, 2: max(versions), 3: last("skills") + 1, 4: new_epoch(), 5: 0, 6: False}

@@ -7,36 +7,60 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from omega_edge._simd import kernels
 from omega_edge.catalog import Catalog
+from omega_edge.errors import ProtocolError
 from omega_edge.memory import AgentMemory
 from omega_edge.protocol import (
     EMBEDDING_DIMENSIONS,
     MAX_REFERENCES_PER_PATTERN,
     GlobalPatterns,
-    TitleReference,
     TrendSignal,
     ViewingPattern,
+    check_timestamp,
 )
-from omega_edge.vectors import VectorStore
+from omega_edge.reasoning import ReasoningPattern
+from omega_edge.vectors import VectorStore, quantised
 
 SHOWN_LIST_LIFE_MS = 6 * 3600 * 1000
 """A viewing counts as an answer to a list for this long after the list was shown."""
-_STATE = "collective"
+WINDOW_RATIO = 2.0
+"""A trend of a window more than this times longer or shorter than the bundle's is another thing, and is left out."""
+STATE = "collective"
+
+
+@dataclass(frozen=True, slots=True)
+class Trends:
+    """Scores float32[n] of the short and the long window, and the moment (Unix ms) that each tells of."""
+
+    scores: tuple[np.ndarray, np.ndarray]
+    as_of: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Voices:
+    """Which patterns speak for which titles, resolved once. Entry i: pattern ids[i] names title rows[i] with weight
+    weights[i] (float32) before the pattern's strength. votes: rows uint32[m] and float32[m] in 0–1, as ranking reads them.
+    """
+
+    ids: np.ndarray
+    rows: np.ndarray
+    weights: np.ndarray
+    votes: tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True, slots=True)
 class _Shown:
-    """The last list shown to a profile: when, and which patterns spoke for one of its titles."""
+    """The last list shown to a profile: when, and its rows."""
 
     at_ms: int
-    patterns: frozenset[int]
+    rows: np.ndarray
 
 
 class CollectiveKnowledge:
     """Takes in GlobalPatterns, keeps them in the ReasoningBank, and turns them into ranking's inputs.
 
-    Callers hold the brain's write lock for apply, note_watched and reload; the other methods only read.
+    Callers hold the brain's write lock for apply, note_watched and reload. The other methods take no lock: they read
+    values that are replaced whole.
     """
 
     def __init__(self, catalog: Catalog, memory: AgentMemory) -> None:
@@ -44,129 +68,152 @@ class CollectiveKnowledge:
         self._memory = memory
         self._titles = VectorStore.over(catalog.codes, catalog.scale)
         self._shown: dict[str, _Shown] = {}
+        self.fault: str | None = None
         self.reload()
 
     def reload(self) -> None:
-        """Read the stored state again, after an import or a forget."""
-        state = self._memory.get_state(_STATE) or {}
-        self.global_version: int = state.get("global_version", 0)
-        signals = [TrendSignal(*signal) for signal in state.get("trending", ())]
-        self._trend_arrays = self._arrays_of(signals)
-        self._votes = self._count_votes()
+        """Read the stored state again, after an import or a forget. What cannot be read counts as never received, and
+        fault says so."""
+        self.fault = None
+        try:
+            self.global_version, signals, applied_at = parse_state(self._memory.get_state(STATE))
+        except ProtocolError as unreadable:
+            self.fault = f"stored trends cannot be read ({unreadable}); they come again with the next sync"
+            self.global_version, signals, applied_at = 0, (), 0
+        self._trends = self._trends_of(signals, applied_at)
+        self._voices = self._resolved_voices()
         self._shown = {}
 
-    def trends(self) -> tuple[np.ndarray, np.ndarray]:
-        """Scores float32[n] of the short and the long window: the bundle's, or newer ones from the cloud."""
-        return self._trend_arrays
+    def trends(self) -> Trends:
+        """What is watched now, as the bundle or, newer, the cloud tells it."""
+        return self._trends
 
     def pattern_votes(self) -> tuple[np.ndarray, np.ndarray]:
         """Titles that global patterns speak for, uint32[m], and how strongly, float32[m] in 0–1, a title once."""
-        return self._votes
+        return self._voices.votes
 
-    def apply(self, patterns: GlobalPatterns) -> int:
-        """Merge what the cloud sent. Older knowledge than what is held changes nothing. Returns the changes."""
+    def apply(self, patterns: GlobalPatterns, now_ms: int) -> int:
+        """Merge what the cloud sent. Older knowledge than what is held changes nothing. Returns the changes.
+
+        It is durable with the next checkpoint. Lost before that, it comes again: global_version is lost with it.
+        """
         if patterns.global_version < self.global_version:
             return 0
         changed = 0
         for pattern in patterns.similar:
-            resolved = self._resolved(pattern)
+            resolved = self._code_of(pattern)
             if resolved is not None:
                 changed += self._memory.merge_global_pattern(pattern, *resolved)
+        before = self._memory.get_state(STATE) or {}
+        trending = [[signal.content_id, signal.score, signal.window_hours] for signal in patterns.trending]
         state = {
             "global_version": patterns.global_version,
-            "trending": [[signal.content_id, signal.score, signal.window_hours] for signal in patterns.trending],
+            "trending": trending or before.get("trending", []),
+            "applied_at": before.get("applied_at", 0),
         }
-        before = self._memory.get_state(_STATE) or {}
-        if not patterns.trending:
-            state["trending"] = before.get("trending", [])
+        if trending and trending != before.get("trending"):
+            state["applied_at"] = now_ms
+            changed += 1
         if state != before:
-            changed += state["trending"] != before.get("trending", [])
-            self._memory.set_state(_STATE, state)
+            self._memory.set_state(STATE, state)
         self.reload()
         return changed
 
     def note_shown(self, profile: str, rows: np.ndarray, now_ms: int) -> None:
-        """A list was shown. Remembered in RAM only, and only where a pattern spoke for one of its titles."""
-        if not len(self._votes[0]):
-            return
-        shown = set(self._catalog.content_ids(rows.tolist()))
-        speaking = frozenset(
-            pattern.pattern_id
-            for pattern in self._memory.patterns()
-            if any(reference.content_id in shown for reference in self._references(pattern))
-        )
-        self._shown = {**self._shown, profile: _Shown(now_ms, speaking)}
+        """A list was shown in which patterns had weight. Remembered in RAM only."""
+        if len(self._voices.rows):
+            self._shown = {**self._shown, profile: _Shown(now_ms, rows)}
 
-    def note_watched(self, profile: str, content_id: str, watch_percentage: float, now_ms: int) -> None:
-        """A title was watched: record, for each pattern of the last list, whether it was followed, and the outcome."""
+    def note_watched(self, profile: str, row: int, watch_percentage: float, now_ms: int) -> None:
+        """A title (its catalogue row, -1 outside) was watched: record which patterns of the last list were followed."""
         shown = self._shown.pop(profile, None)
         if shown is None or not 0 <= now_ms - shown.at_ms <= SHOWN_LIST_LIFE_MS:
             return
+        voices = self._voices
+        speaking = set(voices.ids[np.isin(voices.rows, shown.rows)].tolist())
+        followed = speaking & set(voices.ids[voices.rows == row].tolist())
+        if speaking:
+            self._memory.record_outcomes(followed, speaking - followed, watch_percentage, now_ms - shown.at_ms)
+            self._voices = self._weighed(voices.ids, voices.rows, voices.weights)
+
+    def _resolved_voices(self) -> _Voices:
+        ids, rows, weights = [], [], []
         for pattern in self._memory.patterns():
-            if pattern.pattern_id in shown.patterns:
-                followed = any(reference.content_id == content_id for reference in self._references(pattern))
-                self._memory.record_outcome(
-                    pattern.pattern_id, followed, watch_percentage, decision_latency_ms=now_ms - shown.at_ms
-                )
-        self._votes = self._count_votes()
+            for row, weight in self._references(pattern):
+                ids.append(pattern.pattern_id)
+                rows.append(row)
+                weights.append(weight)
+        return self._weighed(np.array(ids, np.int64), np.array(rows, np.int64), np.array(weights, np.float32))
 
-    def _references(self, pattern) -> list:
-        """Title references of a stored pattern; of one that came as an embedding, its nearest titles."""
-        if pattern.references:
-            return list(pattern.references)
-        return self._nearest(pattern.code, pattern.scale)
-
-    def _nearest(self, code: np.ndarray, scale: float) -> list:
-        found = self._titles.search_code(code, scale, MAX_REFERENCES_PER_PATTERN)
-        return [
-            TitleReference(self._catalog.content_id(row), min(max(cosine, 0.0), 1.0)) for row, cosine in found
-        ]
-
-    def _resolved(self, pattern: ViewingPattern) -> tuple[np.ndarray, float] | None:
-        """Code and scale of a pattern, or None if this catalogue holds none of its titles."""
-        if pattern.embedding is not None:
-            vector = np.frombuffer(pattern.embedding, "<f4").astype(np.float32)
-        else:
-            rows = [(self._catalog.row_of(reference.content_id), reference.weight) for reference in pattern.references]
-            known = [(row, weight) for row, weight in rows if row >= 0 and weight > 0]
-            if not known:
-                return None
-            vector = np.zeros(EMBEDDING_DIMENSIONS, np.float32)
-            for row, weight in known:
-                vector += np.float32(weight) * self._catalog.codes[row] * self._catalog.scale[row]
-            if not np.any(vector):
-                return None
-        codes, scale = np.empty((1, EMBEDDING_DIMENSIONS), np.int8), np.empty(1, np.float32)
-        kernels.quantise(np.ascontiguousarray(vector[None]), codes, scale)
-        return codes[0], float(scale[0])
-
-    def _count_votes(self) -> tuple[np.ndarray, np.ndarray]:
+    def _weighed(self, ids: np.ndarray, rows: np.ndarray, weights: np.ndarray) -> _Voices:
         """Every pattern votes for its titles with reference weight times strength, the strength being its success
         rate moved by the uplift measured in this home; the strongest title gets 1."""
-        votes: dict[int, float] = {}
-        for pattern in self._memory.patterns():
-            strength = min(max(pattern.success_rate + pattern.mean_uplift, 0.0), 1.0)
-            for reference in self._references(pattern):
-                row = self._catalog.row_of(reference.content_id)
-                if row >= 0:
-                    votes[row] = votes.get(row, 0.0) + reference.weight * strength
-        rows = np.array(sorted(votes), np.uint32)
-        weights = np.array([votes[row] for row in rows.tolist()], np.float32)
-        return rows, weights / weights.max() if len(weights) and weights.max() > 0 else weights
+        strength = {
+            pattern.pattern_id: min(max(pattern.success_rate + pattern.mean_uplift, 0.0), 1.0)
+            for pattern in self._memory.patterns()
+        }
+        voiced, inverse = np.unique(rows, return_inverse=True)
+        strengths = np.array([strength.get(pattern_id, 0.0) for pattern_id in ids.tolist()], np.float64)
+        votes = np.bincount(inverse, weights * strengths, minlength=len(voiced))
+        strongest = votes.max(initial=0.0)
+        scaled = (votes / strongest if strongest > 0 else votes).astype(np.float32)
+        return _Voices(ids, rows, weights, (voiced.astype(np.uint32), scaled))
 
-    def _arrays_of(self, signals: list[TrendSignal]) -> tuple[np.ndarray, np.ndarray]:
-        """The bundle's trend scores, each window replaced by the signals nearest to it where there are any.
+    def _references(self, pattern: ReasoningPattern) -> list[tuple[int, float]]:
+        """Rows and weights of a stored pattern's titles; of one that came as an embedding, its nearest titles."""
+        if pattern.references:
+            found = [(self._catalog.row_of(one.content_id), one.weight) for one in pattern.references]
+            return [(row, weight) for row, weight in found if row >= 0]
+        nearest = self._titles.search_code(pattern.code, pattern.scale, MAX_REFERENCES_PER_PATTERN)
+        return [(row, min(max(cosine, 0.0), 1.0)) for row, cosine in nearest]
+
+    def _code_of(self, pattern: ViewingPattern) -> tuple[np.ndarray, float] | None:
+        """Code and scale of a pattern, or None if this catalogue holds none of its titles."""
+        if pattern.embedding is not None:
+            return quantised(np.frombuffer(pattern.embedding, "<f4").astype(np.float32))
+        vector = np.zeros(EMBEDDING_DIMENSIONS, np.float32)
+        for reference in pattern.references:
+            row = self._catalog.row_of(reference.content_id)
+            if row >= 0:
+                vector += np.float32(reference.weight) * self._catalog.codes[row] * self._catalog.scale[row]
+        return quantised(vector) if np.any(vector) else None
+
+    def _trends_of(self, signals: tuple[TrendSignal, ...], applied_at: int) -> Trends:
+        """The bundle's trend scores, each window replaced by the signals of a like window where there are any.
 
         A signal's score is on the bundle's scale, 1 for the strongest title; more counts as 1.
         """
-        arrays = [trend.scores for trend in self._catalog.trends]
-        hours = np.array([trend.window_hours for trend in self._catalog.trends])
+        hours = np.array([trend.window_hours for trend in self._catalog.trends], float)
         replaced: dict[int, np.ndarray] = {}
         for signal in signals:
-            window = int(np.argmin(np.abs(hours - signal.window_hours)))
-            array = replaced.setdefault(window, np.zeros(self._catalog.count, np.float32))
-            row = self._catalog.row_of(signal.content_id)
-            if row >= 0:
+            ratio = np.maximum(hours / signal.window_hours, signal.window_hours / hours)
+            window, row = int(np.argmin(ratio)), self._catalog.row_of(signal.content_id)
+            if row >= 0 and ratio[window] <= WINDOW_RATIO:
+                array = replaced.setdefault(window, np.zeros(self._catalog.count, np.float32))
                 array[row] = min(signal.score, 1.0)
-        short, long = (replaced.get(window, array) for window, array in enumerate(arrays))
-        return short, long
+        short, long = (replaced.get(window, trend.scores) for window, trend in enumerate(self._catalog.trends))
+        told = tuple(applied_at if window in replaced else self._catalog.built_at for window in (0, 1))
+        return Trends((short, long), told)
+
+
+def parse_state(state: object) -> tuple[int, tuple[TrendSignal, ...], int]:
+    """Global version, trends and the moment they came, from the stored state or None. Raises ProtocolError."""
+    if state is None:
+        return 0, (), 0
+    expected = "collective state: expected global_version, trending [content_id, score, window_hours] and applied_at"
+    if not isinstance(state, dict) or not isinstance(state.get("trending"), list):
+        raise ProtocolError(f"{expected}, got something else")
+    signals = []
+    for signal in state["trending"]:
+        if not isinstance(signal, list) or len(signal) != 3:
+            raise ProtocolError(f"{expected}, got another signal")
+        signals.append(TrendSignal(*signal))
+    known = GlobalPatterns(state.get("global_version"), (), tuple(signals))
+    return known.global_version, known.trending, check_timestamp("applied_at", state.get("applied_at", 0))
+
+
+def check_exported_state(exported: object) -> None:
+    """ProtocolError where an export holds a collective state that reload() could not read. The rest is memory's to check."""
+    states = exported.get("states") if isinstance(exported, dict) else None
+    if isinstance(states, dict):
+        parse_state(states.get(STATE))

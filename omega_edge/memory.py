@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC
 from pathlib import Path
@@ -40,14 +40,14 @@ from omega_edge.protocol import (
 )
 from omega_edge.reasoning import ReasoningPattern, RecalledPattern
 from omega_edge.skills import RankedSkill, Skill
-from omega_edge.validation import check_integer, check_share, check_text
+from omega_edge.validation import check_integer, check_text
 from omega_edge.viewers import HistoryItem
 
-MAX_DECISION_LATENCY_MS = 24 * 3600 * 1000
 CONSOLIDATE_EVERY_MS = 15 * 60 * 1000
 """How often maintain() looks up vectors that could not be had before."""
-_U64_MAX = (1 << 64) - 1
-_K_MAX = (1 << 31) - 1
+TAKEN_IN_AT_ONCE = 64
+"""How many events maintain() lets the tiers take in, so that it is never long in the way."""
+_U64_MAX, _K_MAX = (1 << 64) - 1, (1 << 31) - 1
 
 
 class AgentMemory:
@@ -75,7 +75,6 @@ class AgentMemory:
         are not stored, which saves half of what is written.
         durability_window_secs: how long an event may wait to be synced; 0 syncs each before record() returns.
         checkpoint_events: how many may wait in the journal. On a read-only file system it opens read-only.
-
         Raises StoreBusyError, StoreFullError, StoreDamagedError (written by a newer version), StoreError.
         """
         self._clock = clock
@@ -144,17 +143,19 @@ class AgentMemory:
             return self._take(entry, profile)
 
     def record_outcome(self, pattern_id: int, followed: bool, reward: float, decision_latency_ms: int) -> Recorded:
-        """Remember what came of a decision in which a global pattern spoke.
+        """record_outcomes() for one pattern."""
+        ids = [pattern_id]
+        return self.record_outcomes(ids if followed else [], [] if followed else ids, reward, decision_latency_ms)
 
-        followed: whether what it spoke for was watched. reward: of what was watched, 0 to 1. decision_latency_ms:
-        from the list to the viewing. A pattern that is not kept any more is passed over.
+    def record_outcomes(
+        self, followed: Iterable[int], not_followed: Iterable[int], reward: float, decision_latency_ms: int
+    ) -> Recorded:
+        """Remember, in one record, what came of a decision in which global patterns spoke.
+
+        followed: ids of those that spoke for what was watched; not_followed: of the others. reward: of what was
+        watched, 0 to 1. decision_latency_ms: from the list to the viewing. Patterns not kept any more are passed over.
         """
-        entry = Outcome(
-            check_integer("pattern_id", pattern_id, 0, (1 << 32) - 1),
-            bool(followed),
-            check_share("reward", reward),
-            check_integer("decision_latency_ms", decision_latency_ms, 0, MAX_DECISION_LATENCY_MS),
-        )
+        entry = Outcome.checked(followed, not_followed, reward, decision_latency_ms)
         with self._lock:
             return self._take(entry, None)
 
@@ -162,14 +163,12 @@ class AgentMemory:
         """Return when everything recorded so far is durable. Raises StoreError if it cannot be made so."""
         with self._lock:
             keeper = self._open_keeper()
-            if keeper.store.read_only:
-                return
-            if keeper.changed_beside_journal:
+            if keeper.changed_beside_journal and not keeper.store.read_only:
                 keeper.commit()
             self._sync()
 
     def checkpoint(self) -> None:
-        """Move what the journal holds into the database, in one transaction. Raises StoreError; then nothing is lost."""
+        """Move what the journal holds into the database, in one transaction. If it raises, nothing is lost."""
         with self._lock:
             keeper = self._writable_keeper()
             if keeper.unsaved:
@@ -177,7 +176,8 @@ class AgentMemory:
 
     def maintain(self, now_ms: int | None = None) -> None:
         """Do the timed work that is due at now_ms (the clock's time if None): sync the journal when the durability
-        window is over, checkpoint when enough events wait, and look up vectors that are still missing."""
+        window is over, let the tiers take in what is new, look up vectors that are still missing, and checkpoint when
+        enough events wait."""
         with self._lock:
             keeper = self._open_keeper()
             if keeper.store.read_only:
@@ -185,6 +185,7 @@ class AgentMemory:
             now_ms = self._clock() if now_ms is None else now_ms
             if self._window_is_over(now_ms):
                 self._sync()
+            keeper.apply_pending(TAKEN_IN_AT_ONCE)
             if self._consolidated_at is None or not 0 <= now_ms - self._consolidated_at < CONSOLIDATE_EVERY_MS:
                 self._consolidated_at = now_ms
                 if keeper.episodes.without_vector:
@@ -194,21 +195,19 @@ class AgentMemory:
     def close(self) -> None:
         """Make everything durable and let go of the store. Closing twice is harmless.
 
-        Where the disk is full, what the journal holds stays there, synced, and is taken from there at the next open.
+        What waits in the journal stays there, synced: a checkpoint at the end of every session would write the flash
+        for a few events what it writes for a thousand. Merged patterns that a full disk does not take are let go.
         """
         with self._lock:
             if self._closed:
                 return
-            keeper = self._keeper
             try:
-                if keeper.unsaved and not keeper.store.read_only:
-                    try:
-                        keeper.commit()
-                    except StoreFullError:
-                        keeper.store.journal.sync()
+                self.flush()
+            except StoreFullError:
+                self._sync()
             finally:
                 self._closed = True
-                keeper.store.close()
+                self._keeper.store.close()
 
     # Profiles and history ------------------------------------------------------------------------
 
@@ -281,10 +280,9 @@ class AgentMemory:
             )
 
     def consolidate(self) -> int:
-        """Gather into skills what can be gathered by now. Returns how many episodes newly count in one.
+        """Gather into skills what can be by now; doing it twice changes nothing. Returns how many episodes newly count.
 
-        Every event is considered when the tiers take it in; what is left to do here is episodes whose vector could
-        not be had then. Doing it twice changes nothing.
+        Every event is considered when the tiers take it in; what is left are those whose vector could not be had then.
         """
         with self._lock:
             return self._writable_keeper().consolidate()
@@ -333,7 +331,7 @@ class AgentMemory:
 
     @property
     def local_version(self) -> int:
-        """The counter of changes over all tiers, durable: what it counted is in the database."""
+        """The counter of changes over all tiers. What it counted is durable."""
         with self._lock:
             return self._saved_keeper().changes.local_version
 
@@ -352,18 +350,22 @@ class AgentMemory:
     def set_sharing_titles(self, sharing: bool) -> None:
         """Keep a log of titles finished from now on, or stop and delete it. Durable on return."""
         with self._lock:
-            if self._open_keeper().sharing.titles == bool(sharing):
-                return
-            keeper = self._writable_keeper()
-            keeper.apply_pending()
-            keeper.sharing.set_titles(bool(sharing))
-            keeper.commit()
+            if self._open_keeper().sharing.titles != bool(sharing):
+                keeper = self._writable_keeper()
+                keeper.apply_pending()
+                keeper.sharing.set_titles(bool(sharing))
+                keeper.commit()
 
     def titles_finished_since_acknowledged(self, limit: int) -> list[FinishedTitle]:
         """The titles finished while sharing and not acknowledged, oldest first, at most `limit`."""
         check_integer("limit", limit, 0, _K_MAX)
         with self._lock:
             return self._saved_keeper().sharing.finished(limit)
+
+    def finished_version(self, count: int) -> int:
+        """The version of the count-th of the titles finished and not acknowledged, of which there are so many."""
+        with self._lock:
+            return self._saved_keeper().sharing.version_of(count)
 
     def shared_skills(self) -> list[Skill]:
         """The 20 skills with the most samples among those with success_rate of at least 0.7."""
@@ -396,8 +398,7 @@ class AgentMemory:
             return self._open_keeper().state(name)
 
     def set_state(self, name: str, state: dict) -> None:
-        """Keep a dict of plain values (numbers, text, lists, dicts) under a name. It is saved, together with merged
-        patterns, with the next checkpoint, flush() or other write."""
+        """Keep a dict of plain values under a name. It is saved as merged patterns are."""
         with self._lock:
             self._writable_keeper().set_state(name, state)
 
@@ -423,7 +424,6 @@ class AgentMemory:
 
     def forget(self, content_id: str | None = None, profile: str | None = None, everything: bool = False) -> None:
         """Forget one title, one profile, or everything: exactly one of them is given, else ConfigError.
-
         When it returns, durably, no file under the storage folder holds the bytes of what was forgotten. After an
         error or a crash it is done wholly or not at all. Needs room for a second copy of the database.
         """
@@ -496,6 +496,5 @@ class AgentMemory:
     def _saved_keeper(self) -> Keeper:
         """With everything durable, for a reader that passes it on: what it tells will not be taken back."""
         keeper = self._applied_keeper()
-        if not keeper.store.read_only:
-            self.flush()
+        self.flush()
         return keeper

@@ -73,14 +73,18 @@ class ProfileView:
         named = policy.may_name(self.household, content_ids, self.history.rows[:events], now_ms)
         return named & ~self.history.rejected[:events]
 
-    def recent_ids(self) -> tuple[str, ...]:
-        """The last few titles watched, newest last, as a ViewContext carries them."""
-        watched = [event.content_id for event in self.events if event.kind == "watched"]
+    def recent_ids(self, policy: Policy, now_ms: int) -> tuple[str, ...]:
+        """The last few titles watched that the profile may see, newest last, as a ViewContext carries them."""
+        named = policy.may_name(
+            self.household, [event.content_id for event in self.events], self.history.rows[: len(self.events)], now_ms
+        )
+        watched = [event.content_id for event, shown in zip(self.events, named, strict=True) if event.watched and shown]
         return tuple(reversed(watched[:MAX_RECENT_WATCHES]))
 
 
 def _named(item: HistoryItem) -> NamedEvent:
-    return NamedEvent(item.content_id, item.content_title, item.timestamp, item.kind, item.success)
+    watched = item.kind == "watched" or item.watch_percentage > 0
+    return NamedEvent(item.content_id, item.content_title, item.timestamp, item.kind, item.success, watched)
 
 
 def _pushed(catalog: Catalog, history: History, item: HistoryItem) -> History:

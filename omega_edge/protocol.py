@@ -47,6 +47,7 @@ MAX_PATTERNS_PER_DELTA = 64
 MAX_TITLES_FINISHED_PER_PAGE = 600
 MAX_SIMILAR_PATTERNS = 100
 MAX_TREND_SIGNALS = 500
+MAX_WINDOW_HOURS = 24 * 366
 MAX_UPLOAD_BYTES = 2048
 MAX_DOWNLOAD_BYTES = 6144
 MIN_SYNC_INTERVAL_SECONDS = 60
@@ -330,7 +331,7 @@ class TrendSignal:
         object.__setattr__(self, "score", check_finite("TrendSignal.score", self.score))
         if self.score < 0:
             raise refuse("TrendSignal.score", "0 or more", self.score)
-        check_integer("TrendSignal.window_hours", self.window_hours, 1, 24 * 366)
+        check_integer("TrendSignal.window_hours", self.window_hours, 1, MAX_WINDOW_HOURS)
 
 
 @dataclass(frozen=True, slots=True)

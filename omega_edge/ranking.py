@@ -39,6 +39,7 @@ MOOD_WEIGHT = 2.0
 """Weight of the wish, in units of the raw score: titles wholly of the genre move up as if e^2 times as likely."""
 ROWS, CONTENT_PROFILE, CONTENT_RECENT, POPULARITY, TREND_SHORT, TREND_LONG, CONTEXT, PATTERNS = range(len(FEATURES))
 
+DECAYS = ("row_decay", "content_decay")
 HISTORY_WINDOW = 64
 """Events that the decayed features read. At the slowest decay in use (0.94 an event) the next one weighs 2 %."""
 HISTORY_HELD = HISTORY_WINDOW + 1
@@ -418,18 +419,32 @@ class Ranked:
     features: np.ndarray
 
 
+def _check_rankable(catalog: Catalog) -> None:
+    """CatalogError where a sound bundle is not one that this version can rank by."""
+    if catalog.fusion.features != FEATURES:
+        found, expected = f"weights for {', '.join(catalog.fusion.features)}", f"for {', '.join(FEATURES)}"
+    elif len(catalog.trends) != 2:
+        found, expected = f"{len(catalog.trends)} trend windows", "2"
+    else:
+        parameters = catalog.fusion.parameters
+        wrong = [name for name in DECAYS if not 0 < parameters.get(name, 0) <= 1]
+        if not -1 <= parameters.get("failure_weight", 2) <= 1:
+            wrong.append("failure_weight")
+        if not wrong:
+            return
+        found = f"{wrong[0]} {parameters.get(wrong[0], 'missing')}"
+        expected = "a decay above 0, at most 1" if wrong[0] in DECAYS else "-1 to 1"
+    raise CatalogError(f"the bundle has {found}, this version expects {expected}: build or fetch a bundle for it")
+
+
 class Ranker:
-    """Ranks one catalogue. Thread-safe: every thread has its own scratch matrix, 32 bytes a title."""
+    """Ranks one catalogue. Thread-safe: every thread has its own scratch matrix, 36 bytes a title."""
 
     CANDIDATES = 100
     """Titles that the fusion hands to the diversity stage."""
 
     def __init__(self, catalog: Catalog) -> None:
-        if catalog.fusion.features != FEATURES:
-            raise CatalogError(
-                f"the bundle's weights are for the features {', '.join(catalog.fusion.features)}; this version ranks by "
-                f"{', '.join(FEATURES)}: build or fetch a bundle for it"
-            )
+        _check_rankable(catalog)
         self.catalog = catalog
         self._scratch = threading.local()
         self._newest: _Prepared | None = None

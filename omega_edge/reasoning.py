@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from omega_edge.changes import ChangeLog, Tier
+from omega_edge.entries import Outcome
 from omega_edge.protocol import TitleReference, ViewingPattern
 from omega_edge.store import Row, Store
 from omega_edge.vectors import VectorStore
@@ -42,7 +43,18 @@ class ReasoningPattern:
     not_followed: int = 0
     not_followed_reward_micro: int = 0
     latency_ms_sum: int = 0
-    version: int = 0
+    outcome_version: int = 0
+    merge_version: int = 0
+
+    @property
+    def version(self) -> int:
+        """Version of its last change, be it a merge or an outcome."""
+        return max(self.outcome_version, self.merge_version)
+
+    @property
+    def outcomes(self) -> int:
+        """Decisions in which it spoke."""
+        return self.followed + self.not_followed
 
     @property
     def code(self) -> np.ndarray:
@@ -60,8 +72,7 @@ class ReasoningPattern:
     @property
     def mean_latency(self) -> float:
         """Mean time to decide, as a share of FULL_LATENCY_MS, 0 to 1; 0 before the first outcome."""
-        outcomes = self.followed + self.not_followed
-        return min(self.latency_ms_sum / outcomes / FULL_LATENCY_MS, 1.0) if outcomes else 0.0
+        return min(self.latency_ms_sum / self.outcomes / FULL_LATENCY_MS, 1.0) if self.outcomes else 0.0
 
     @property
     def value(self) -> float:
@@ -71,16 +82,16 @@ class ReasoningPattern:
             0.5 * self.success_rate
             + 0.2 * min(math.log(self.sample_count) / math.log(1000), 1.0)
             + 0.3 * self.mean_uplift
-            + 0.1 * bool(self.followed or self.not_followed)
+            + 0.1 * bool(self.outcomes)
         )
 
     def content(self) -> tuple:
-        """What a merge compares, the later first: two patterns with one id are ordered by it in the same way anywhere."""
+        """What a merge compares, the later first, so that two patterns of one id have the same order everywhere."""
         references = tuple((reference.content_id, reference.weight) for reference in self.references)
         return (self.updated_at, self.sample_count, self.success_rate, self.created_at, references, self.code_bytes)
 
     def row(self) -> Row:
-        """The record."""
+        """The record of what was merged. Outcomes have a small one of their own, because they change far more often."""
         fields = {
             1: self.success_rate,
             2: self.sample_count,
@@ -89,21 +100,38 @@ class ReasoningPattern:
             5: [[reference.content_id, reference.weight] for reference in self.references],
             6: self.code_bytes,
             7: self.scale,
-            8: self.followed,
-            9: self.followed_reward_micro,
-            10: self.not_followed,
-            11: self.not_followed_reward_micro,
-            12: self.latency_ms_sum,
-            13: self.version,
+            8: self.merge_version,
         }
         return "reasoning", self.pattern_id.to_bytes(4, "big"), fields
 
+    def outcome_row(self) -> Row:
+        """The record of its outcomes, or the removal of that where there are none."""
+        fields = {
+            1: self.followed,
+            2: self.followed_reward_micro,
+            3: self.not_followed,
+            4: self.not_followed_reward_micro,
+            5: self.latency_ms_sum,
+            6: self.outcome_version,
+        }
+        return "outcomes", self.pattern_id.to_bytes(4, "big"), fields if self.outcomes else None
+
     @staticmethod
-    def from_fields(pattern_id: int, record: dict) -> ReasoningPattern:
-        """The pattern of a record."""
+    def from_fields(pattern_id: int, record: dict, outcomes: dict | None) -> ReasoningPattern:
+        """The pattern of its records."""
         references = tuple(TitleReference(*reference) for reference in record[5])
+        counted = (0, 0, 0, 0, 0, 0) if outcomes is None else tuple(outcomes[key] for key in range(1, 7))
         return ReasoningPattern(
-            pattern_id, record[1], record[2], record[3], record[4], references, *(record[key] for key in range(6, 14))
+            pattern_id,
+            record[1],
+            record[2],
+            record[3],
+            record[4],
+            references,
+            record[6],
+            record[7],
+            *counted,
+            record[8],
         )
 
 
@@ -123,12 +151,14 @@ class ReasoningBank:
         """Load every pattern."""
         self._changes = changes
         self._max_patterns = max_patterns
+        outcomes = dict(store.items("outcomes"))
         self._patterns = {
-            (number := int.from_bytes(key, "big")): ReasoningPattern.from_fields(number, record)
+            (number := int.from_bytes(key, "big")): ReasoningPattern.from_fields(number, record, outcomes.get(key))
             for key, record in store.items("reasoning")
         }
         self._graves: dict[int, int] = {}
         self._unsaved: set[int] = set()
+        self._unsaved_outcomes: set[int] = set()
         for key, record in store.items("graves"):
             if record[1] > changes.complete_from:
                 self._graves[int.from_bytes(key, "big")] = record[1]
@@ -165,7 +195,7 @@ class ReasoningBank:
                 return False
             merged.followed, merged.followed_reward_micro = known.followed, known.followed_reward_micro
             merged.not_followed, merged.not_followed_reward_micro = known.not_followed, known.not_followed_reward_micro
-            merged.latency_ms_sum, merged.version = known.latency_ms_sum, known.version
+            merged.latency_ms_sum, merged.outcome_version = known.latency_ms_sum, known.outcome_version
         elif len(self._patterns) >= self._max_patterns:
             weakest = min(self, key=_standing)
             if _standing(merged) <= _standing(weakest):
@@ -176,19 +206,22 @@ class ReasoningBank:
             self._vectors.upsert_code(merged.pattern_id, merged.code, merged.scale)
         return True
 
-    def record_outcome(self, pattern_id: int, followed: bool, reward: float, decision_latency_ms: int) -> None:
-        """Count what came of a decision in which a pattern spoke. Unknown ids are ignored: it may have been evicted."""
-        pattern = self._patterns.get(pattern_id)
-        if pattern is None:
-            return
-        if followed:
+    def count(self, outcome: Outcome) -> None:
+        """Count what came of a decision. Unknown ids are passed over: the pattern may have been evicted."""
+        reward_micro = round(outcome.reward * _MICRO)
+        for pattern in filter(None, map(self._patterns.get, outcome.followed)):
             pattern.followed += 1
-            pattern.followed_reward_micro += round(reward * _MICRO)
-        else:
+            pattern.followed_reward_micro += reward_micro
+            self._note_outcome(pattern, outcome)
+        for pattern in filter(None, map(self._patterns.get, outcome.not_followed)):
             pattern.not_followed += 1
-            pattern.not_followed_reward_micro += round(reward * _MICRO)
-        pattern.latency_ms_sum += decision_latency_ms
-        self.keep(pattern)
+            pattern.not_followed_reward_micro += reward_micro
+            self._note_outcome(pattern, outcome)
+
+    def _note_outcome(self, pattern: ReasoningPattern, outcome: Outcome) -> None:
+        pattern.latency_ms_sum += outcome.decision_latency_ms
+        pattern.outcome_version = self._changes.advance()
+        self._unsaved_outcomes.add(pattern.pattern_id)
 
     def recall_by_utility(self, query_vector: np.ndarray, k: int) -> list[RecalledPattern]:
         """The k patterns of the highest utility for a vector float32[384], best first, ties by id.
@@ -220,6 +253,7 @@ class ReasoningBank:
         del self._patterns[pattern.pattern_id]
         self._graves[pattern.pattern_id] = self._changes.bury(Tier.REASONING, pattern.pattern_id)
         self._unsaved.add(pattern.pattern_id)
+        self._unsaved_outcomes.add(pattern.pattern_id)
         if self._vectors is not None:
             self._vectors.delete(pattern.pattern_id)
 
@@ -228,7 +262,7 @@ class ReasoningBank:
         grave = self._graves.pop(pattern.pattern_id, 0)
         if grave:
             self._changes.exhume(grave)
-        pattern.version = self._changes.advance()
+        pattern.merge_version = self._changes.advance()
         self._patterns[pattern.pattern_id] = pattern
         self._unsaved.add(pattern.pattern_id)
 
@@ -240,16 +274,23 @@ class ReasoningBank:
             pattern, grave = self._patterns.get(pattern_id), self._graves.get(pattern_id)
             rows.append(("reasoning", key, None) if pattern is None else pattern.row())
             rows.append(("graves", key, None if grave is None else {1: grave}))
+        for pattern_id in self._unsaved_outcomes:
+            pattern = self._patterns.get(pattern_id)
+            removal: Row = ("outcomes", pattern_id.to_bytes(4, "big"), None)
+            rows.append(removal if pattern is None else pattern.outcome_row())
         return rows
 
     def saved(self) -> None:
         """rows() has been written."""
         self._unsaved.clear()
+        self._unsaved_outcomes.clear()
 
     def all_rows(self) -> Iterator[Row]:
         """Every pattern and tombstone."""
         for pattern in self:
             yield pattern.row()
+            if pattern.outcomes:
+                yield pattern.outcome_row()
         for pattern_id, version in self._graves.items():
             yield "graves", pattern_id.to_bytes(4, "big"), {1: version}
 

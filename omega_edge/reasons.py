@@ -16,13 +16,15 @@ MIN_DROP = 1e-4
 
 @dataclass(frozen=True, slots=True)
 class NamedEvent:
-    """An event as a reason names it. kind: watched, liked or disliked; success: whether it was finished."""
+    """An event as a reason names it. kind: watched, liked or disliked, what was said last; success: whether it was
+    finished; watched: whether it was watched at all."""
 
     content_id: str
     content_title: str
     timestamp: int
     kind: str
     success: bool
+    watched: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +45,7 @@ def window_in_words(window_hours: int) -> str:
 
 
 def _because(event: NamedEvent) -> str:
-    if event.kind == "watched":
-        verb = "finished" if event.success else "started"
-    else:
-        verb = "liked" if event.kind == "liked" else "rated"
+    verb = "liked" if event.kind == "liked" else "finished" if event.success else "started"
     return f"Because you {verb} {event.content_title}"
 
 
@@ -88,14 +87,14 @@ def because_of(event: NamedEvent, drop: float) -> Reason:
 def carried_by(
     content_id: str,
     contributions: list[float],
-    trend_values: list[float],
-    window_hours: tuple[int, int],
+    trends: tuple[TrendSignal, TrendSignal],
+    stale_since: tuple[str | None, str | None],
     time_of_day: str,
 ) -> Reason:
     """The reason for a title that no single event speaks for: the trend or popularity that carried it.
 
-    contributions: weight times value of each of the eight features. trend_values: the title's scores in the two
-    windows.
+    contributions: weight times value of each feature. trends: the title's signals in the two windows. stale_since: for
+    each, None if it tells of now, else the month that it tells of.
     """
     carried = max((POPULARITY, TREND_SHORT, TREND_LONG, PATTERNS), key=lambda feature: contributions[feature])
     if contributions[carried] <= 0:
@@ -107,5 +106,6 @@ def carried_by(
     if carried == PATTERNS:
         return Reason("Homes that share what they like finish this one")
     which = 0 if carried == TREND_SHORT else 1
-    signal = TrendSignal(content_id, trend_values[which], window_hours[which])
-    return Reason(f"Popular in the last {window_in_words(window_hours[which])}", trend=signal)
+    if stale_since[which] is not None:
+        return Reason(f"Popular in {stale_since[which]}", trend=trends[which])
+    return Reason(f"Popular in the last {window_in_words(trends[which].window_hours)}", trend=trends[which])

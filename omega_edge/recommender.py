@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import numpy as np
 
@@ -12,9 +13,10 @@ from omega_edge.errors import ConfigError, ProtocolError
 from omega_edge.knowledge import CollectiveKnowledge
 from omega_edge.policy import Policy, Withheld
 from omega_edge.profile_view import ProfileView
-from omega_edge.protocol import ReasonEvent, Recommendation, ViewContext
+from omega_edge.protocol import ReasonEvent, Recommendation, TrendSignal, ViewContext
 from omega_edge.ranking import (
     FEATURES,
+    PATTERNS,
     TREND_LONG,
     TREND_SHORT,
     WISH,
@@ -29,6 +31,8 @@ from omega_edge.ranking import (
 from omega_edge.reasons import Reason, because_of, carried_by, strongest_event_each, strongest_events
 
 EXPLAINED_EVENTS = 5
+FRESH_FOR_HOURS = 48
+"""A trend is told as one of now until so long after its window; then by the month that it tells of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,12 +128,12 @@ class Recommender:
         A title in recent_watches that was never observed is news: it stands for the last watched, and is not
         offered. One that the history holds already changes nothing.
         """
-        held = {event.content_id for event in view.events if event.kind == "watched"}
+        held = {event.content_id for event in view.events if event.watched}
         news = [content_id for content_id in reversed(context.recent_watches) if content_id not in held]
         pattern_rows, pattern_weights = self._knowledge.pattern_votes()
         return Moment(
             slot=slot_of(context.time_of_day, context.day_of_week),
-            trends=self._knowledge.trends(),
+            trends=self._knowledge.trends().scores,
             recent_rows=tuple(row for row in map(self._catalog.row_of, news) if row >= 0),
             mood_genre=-1 if context.mood_hint is None else self._genre_wished(context.mood_hint),
             pattern_rows=pattern_rows,
@@ -160,7 +164,7 @@ class Recommender:
             if strongest[index] >= 0:
                 reason = because_of(view.events[strongest[index]], falls[index])
             else:
-                reason = self._carried(content_id, ranked.features[:, index], view, moment, context)
+                reason = self._carried(content_id, ranked.features[:, index], view, moment, context, now_ms)
             told.append(
                 Recommendation(
                     content_id=content_id,
@@ -174,10 +178,25 @@ class Recommender:
             )
         return told
 
+    def patterns_count(self, view: ProfileView) -> bool:
+        """Whether global patterns have weight in this profile's lists."""
+        return bool(self._catalog.fusion.weights[bucket_of(view.history.count), PATTERNS] != 0)
+
     def _carried(
-        self, content_id: str, values: np.ndarray, view: ProfileView, moment: Moment, context: ViewContext
+        self,
+        content_id: str,
+        values: np.ndarray,
+        view: ProfileView,
+        moment: Moment,
+        context: ViewContext,
+        now_ms: int,
     ) -> Reason:
         contributions = values * weights_of(self._catalog.fusion, view.history.count, moment)
-        hours = tuple(trend.window_hours for trend in self._catalog.trends)
-        trend_values = values[TREND_SHORT : TREND_LONG + 1].tolist()
-        return carried_by(content_id, contributions.tolist(), trend_values, hours, context.time_of_day.value)
+        signals, stale = [], []
+        for trend, value, as_of in zip(
+            self._catalog.trends, values[TREND_SHORT : TREND_LONG + 1].tolist(), self._knowledge.trends().as_of, strict=True
+        ):
+            signals.append(TrendSignal(content_id, value, trend.window_hours))
+            fresh = now_ms <= as_of + (trend.window_hours + FRESH_FOR_HOURS) * 3_600_000
+            stale.append(None if fresh else datetime.fromtimestamp(as_of / 1000, UTC).strftime("%B %Y"))
+        return carried_by(content_id, contributions.tolist(), tuple(signals), tuple(stale), context.time_of_day.value)

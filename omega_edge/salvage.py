@@ -122,9 +122,7 @@ class _Tree:
             if flags & _SUB_DATABASE and len(value) == _DATABASE.size
         ]
         for table, entries, root in tables:
-            records = [
-                (table, key, value) for key, flags, value in self._leaves(root, 0) if not flags & _SUB_DATABASE
-            ]
+            records = [(table, key, value) for key, flags, value in self._leaves(root, 0) if not flags & _SUB_DATABASE]
             self._found.records += records
             self._found.lost_records += max(min(entries, _NO_PAGE >> 1) - len(records), 0)
         return self._found

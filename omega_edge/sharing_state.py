@@ -49,6 +49,10 @@ class SharingState:
         """The oldest entries of the log."""
         return [FinishedTitle(entry[0], entry[1]) for _version, entry in islice(self.log(), limit)]
 
+    def version_of(self, count: int) -> int:
+        """The version of the count-th oldest entry of the log, which has so many."""
+        return next(islice(self.log(), count - 1, None))[0]
+
     def log(self) -> Iterator[tuple[int, tuple[str, int, str]]]:
         """Entries (version, (content id, time, profile)) of the log, oldest first."""
         for key, record in self._store.items("finished"):

@@ -1,4 +1,4 @@
-"""Tier 2, SkillLibrary: what a profile likes or dislikes at a part of the day, gathered from episodes that belong together."""
+"""Tier 2, SkillLibrary: what a profile likes or not at a part of the day, gathered from episodes that belong together."""
 
 from __future__ import annotations
 
@@ -26,10 +26,12 @@ MIN_EPISODES = 3
 MAX_MEMBERS = 24
 """Titles that a skill names; the lightest beyond are counted on without a name."""
 CENTROID_MEMORY = 32
-"""A centroid is the mean of its episodes, but never moves by less than 1/32 of the way: less is lost in an int8 code."""
+"""A centroid is the mean of its episodes, but moves by at least 1/32 of the way: less is lost in an int8 code."""
+AGEING_EVENTS = 10_000
+"""A skill that nothing was added to while so many events were recorded has lost 0.3 of its value."""
 SHARED_SKILLS = 20
 SIMILARITY_WEIGHT, SUCCESS_WEIGHT, USES_WEIGHT, REWARD_WEIGHT = 0.4, 0.3, 0.1, 0.2
-"""rank = 0.4 * similarity + 0.3 * success + 0.1 * min(uses / 1000, 1) + 0.2 * mean reward, of the product's definition."""
+"""rank = 0.4 * similarity + 0.3 * success + 0.1 * min(uses / 1000, 1) + 0.2 * mean reward, as the product defines it."""
 FULL_USES = 1000
 _MICRO = 1_000_000
 
@@ -42,6 +44,7 @@ class PartOfDay(enum.IntEnum):
     LATE = 1
 
 
+_READ_AT_ONCE = 1024
 _PARTS = tuple(PartOfDay)
 _DAY_TIMES = (TimeOfDay.MORNING, TimeOfDay.AFTERNOON)
 
@@ -107,7 +110,14 @@ class Skill:
     def row(self) -> Row:
         """The record."""
         titles = [
-            [content_id, member.content_title, member.episodes, member.successes, member.reward_micro, member.last_sequence]
+            [
+                content_id,
+                member.content_title,
+                member.episodes,
+                member.successes,
+                member.reward_micro,
+                member.last_sequence,
+            ]
             for content_id, member in self.titles.items()
         ]
         fields = {
@@ -217,9 +227,21 @@ class _Summary:
             + REWARD_WEIGHT * self.mean_reward
         )
 
+    @property
+    def value(self) -> float:
+        """What eviction goes by; see SkillLibrary."""
+        founded = min(math.log(self.samples) / math.log(FULL_USES), 1.0)
+        return (
+            0.3 * abs(2 * self.successes / self.samples - 1)
+            + 0.2 * abs(2 * self.mean_reward - 1)
+            + 0.2 * founded
+            + 0.3 * self.last_sequence / AGEING_EVENTS
+        )
+
 
 class SkillLibrary:
-    """Tier 2. Loaded at first use: a summary of each skill in RAM, the whole records in the store.
+    """Tier 2. In RAM are the centroids, and a summary of each skill, each from when it is first needed; the whole
+    records are in the store.
 
     How episodes come together: taken in the order of recording, each joins the nearest skill of its profile and part
     of the day if the centroid's cosine is at least JOIN_COSINE. Else it waits; and once it and at least two waiting
@@ -227,7 +249,7 @@ class SkillLibrary:
     after every viewing or after a thousand gives the same skills.
 
     Which skill is evicted beyond max_skills: the one of the least value, 0.3 * |2 * success rate - 1| +
-    0.2 * |2 * mean reward - 1| + 0.2 * min(log(samples) / log(1000), 1) + 0.3 * last sequence / max_skills: clear and
+    0.2 * |2 * mean reward - 1| + 0.2 * min(log(samples) / log(1000), 1) + 0.3 * last sequence / 10,000: clear and
     well-founded ones stay, and what nothing was added to for long goes in the end.
     """
 
@@ -238,18 +260,20 @@ class SkillLibrary:
         self._max_skills = max_skills
         self.next_id = next_id
         self._summaries: dict[int, _Summary] | None = None
-        self._centroids: dict[tuple[str, PartOfDay], VectorStore] = {}
+        self._centroids: dict[tuple[str, PartOfDay], VectorStore] | None = None
         self._unsaved: dict[int, Skill | None] = {}
 
     def __len__(self) -> int:
-        if self._summaries is None:
+        if self._centroids is None:
             return self._store.count("skills")
-        return len(self._summaries)
+        return sum(centroids.count for centroids in self._centroids.values())
 
     def __iter__(self) -> Iterator[Skill]:
         """Every skill, by id."""
-        for skill_id in sorted(self._loaded()):
-            yield self.get(skill_id)
+        for skill_id in sorted(self._all_summaries()):
+            skill = self.get(skill_id)
+            if skill is not None:
+                yield skill
 
     def get(self, skill_id: int) -> Skill | None:
         """The skill with this id, or None."""
@@ -262,17 +286,17 @@ class SkillLibrary:
         """Let one episode join a skill, or found one with others that wait. Returns the episodes now counted."""
         if episode.skill_id or episode.code is None:
             return []
-        self._loaded()
         group = (episode.profile, part_of_day(episode.time_of_day))
         code = np.frombuffer(episode.code, np.int8)
-        centroids = self._centroids.get(group)
-        if centroids is not None:
-            nearest = centroids.search_code(code, episode.scale, 1)
-            if nearest and nearest[0][1] >= JOIN_COSINE:
-                skill = self.get(nearest[0][0])
-                self._join(skill, episode)
-                self._keep(skill)
-                return [episode]
+        nearest = self._centroids_of(*group).search_code(code, episode.scale, 1)
+        if nearest and nearest[0][1] >= JOIN_COSINE:
+            skill = self.get(nearest[0][0])
+            if skill is None:  # its record was damaged since it was read
+                self._centroids_of(*group).delete(nearest[0][0])
+                return self.consolidate(episode, episodes)
+            self._join(skill, episode)
+            self._keep(skill)
+            return [episode]
         waiting = [
             other.sequence
             for other in episodes
@@ -296,7 +320,6 @@ class SkillLibrary:
 
     def adjust(self, skill_id: int, before: Episode, after: Episode) -> None:
         """An episode that the skill counts now has another outcome."""
-        self._loaded()
         skill = self.get(skill_id)
         if skill is None:
             return
@@ -310,36 +333,37 @@ class SkillLibrary:
         rank = 0.4 * similarity + 0.3 * success rate + 0.1 * min(uses / 1000, 1) + 0.2 * mean reward, where the uses
         are the episodes counted.
         """
-        summaries = self._loaded()
+        summaries = self._all_summaries()
         ranked = [
             (SIMILARITY_WEIGHT * cosine + summaries[skill_id].standing, -skill_id, cosine)
-            for group, centroids in self._centroids.items()
+            for group, centroids in self._all_centroids().items()
             if centroids.count and (profile is None or group[0] == profile)
             for skill_id, cosine in centroids.search(query_vector, centroids.count)
         ]
-        return [
-            RankedSkill(self.get(-negative_id), cosine, rank) for rank, negative_id, cosine in heapq.nlargest(k, ranked)
-        ]
+        best = heapq.nlargest(k, ranked)
+        found = [(self.get(-negative_id), cosine, rank) for rank, negative_id, cosine in best]
+        return [RankedSkill(*item) for item in found if item[0] is not None]
 
     def shared_skills(self) -> list[Skill]:
         """The 20 skills with the most samples among those with success_rate of at least 0.7, most samples first."""
         good = [
             (summary.samples, -skill_id)
-            for skill_id, summary in self._loaded().items()
+            for skill_id, summary in self._all_summaries().items()
             if summary.successes >= MIN_QUALITY_THRESHOLD * summary.samples
         ]
-        return [self.get(-negative_id) for _samples, negative_id in heapq.nlargest(SHARED_SKILLS, good)]
+        best = [self.get(-negative_id) for _samples, negative_id in heapq.nlargest(SHARED_SKILLS, good)]
+        return [skill for skill in best if skill is not None]
 
     def remove(self, skill_id: int) -> None:
         """Remove a skill, leaving a tombstone."""
-        summary = self._loaded().pop(skill_id)
+        summary = self._all_summaries().pop(skill_id)
         self._changes.bury(Tier.SKILLS, skill_id)
-        self._centroids[summary.profile, summary.part_of_day].delete(skill_id)
+        self._centroids_of(summary.profile, summary.part_of_day).delete(skill_id)
         self._unsaved[skill_id] = None
 
     def versions(self) -> Iterator[tuple[int, int]]:
         """Id and version of every skill."""
-        return ((skill_id, summary.version) for skill_id, summary in self._loaded().items())
+        return ((skill_id, summary.version) for skill_id, summary in self._all_summaries().items())
 
     def keep_changed(self, skill: Skill, centroid: np.ndarray | None) -> None:
         """Save a skill that was edited; with a centroid, float32[384], that is its new one."""
@@ -365,26 +389,47 @@ class SkillLibrary:
 
     # Inside --------------------------------------------------------------------------------------
 
-    def _loaded(self) -> dict[int, _Summary]:
+    def _records(self) -> Iterator[tuple[int, dict]]:
+        """Id and fields of every skill as it is now."""
+        for key, record in self._store.items("skills"):
+            skill_id = int.from_bytes(key, "big")
+            if skill_id not in self._unsaved:
+                yield skill_id, record
+        for skill_id, skill in self._unsaved.items():
+            if skill is not None:
+                yield skill_id, skill.row()[2]
+
+    def _all_summaries(self) -> dict[int, _Summary]:
         if self._summaries is None:
-            self._summaries = {}
-            loaded: dict[tuple[str, PartOfDay], tuple[list[int], bytearray, list[float]]] = {}
-            for key, record in self._store.items("skills"):
-                skill_id = int.from_bytes(key, "big")
-                summary = _Summary.of_fields(record)
-                self._summaries[skill_id] = summary
-                ids, codes, scales = loaded.setdefault((summary.profile, summary.part_of_day), ([], bytearray(), []))
+            self._summaries = {skill_id: _Summary.of_fields(record) for skill_id, record in self._records()}
+            self._store.release_pages()
+        return self._summaries
+
+    def _all_centroids(self) -> dict[tuple[str, PartOfDay], VectorStore]:
+        if self._centroids is None:
+            self._centroids = {}
+            read: dict[tuple[str, PartOfDay], tuple[list[int], bytearray, list[float]]] = {}
+            for skill_id, record in self._records():
+                group = (record[1], _PARTS[record[2]])
+                ids, codes, scales = read.setdefault(group, ([], bytearray(), []))
                 ids.append(skill_id)
                 codes += record[3]
                 scales.append(record[4])
-            for group, (ids, codes, scales) in loaded.items():
-                self._centroids[group] = VectorStore()
-                table = np.frombuffer(codes, np.int8).reshape(len(ids), EMBEDDING_DIMENSIONS)
-                self._centroids[group].upsert_codes(ids, table, np.array(scales, np.float32))
-        return self._summaries
+                if len(ids) == _READ_AT_ONCE:
+                    self._add_centroids(group, *read.pop(group))
+            for group, columns in read.items():
+                self._add_centroids(group, *columns)
+            self._store.release_pages()
+        return self._centroids
 
-    def _vectors_of(self, skill: Skill) -> VectorStore:
-        return self._centroids.setdefault((skill.profile, skill.part_of_day), VectorStore())
+    def _add_centroids(
+        self, group: tuple[str, PartOfDay], ids: list[int], codes: bytearray, scales: list[float]
+    ) -> None:
+        table = np.frombuffer(codes, np.int8).reshape(len(ids), EMBEDDING_DIMENSIONS)
+        self._centroids_of(*group).upsert_codes(ids, table, np.array(scales, np.float32))
+
+    def _centroids_of(self, profile: str, part: PartOfDay) -> VectorStore:
+        return self._all_centroids().setdefault((profile, part), VectorStore())
 
     def _found(self, group: tuple[str, PartOfDay], gathered: list[Episode]) -> None:
         first = gathered[0]
@@ -407,7 +452,7 @@ class SkillLibrary:
         episode.skill_id = skill.skill_id
 
     def _set_centroid(self, skill: Skill, vector: np.ndarray) -> None:
-        vectors = self._vectors_of(skill)
+        vectors = self._centroids_of(skill.profile, skill.part_of_day)
         vectors.upsert(skill.skill_id, (vector / np.linalg.norm(vector)).astype(np.float32))
         code, scale = vectors.get(skill.skill_id)
         skill.code, skill.scale = code.tobytes(), float(scale)
@@ -415,17 +460,10 @@ class SkillLibrary:
     def _keep(self, skill: Skill) -> None:
         skill.version = self._changes.advance()
         self._unsaved[skill.skill_id] = skill
-        self._summaries[skill.skill_id] = _Summary.of_fields(skill.row()[2])
+        if self._summaries is not None:
+            self._summaries[skill.skill_id] = _Summary.of_fields(skill.row()[2])
 
     def _evict(self) -> None:
-        while len(self._summaries) > self._max_skills:
-            self.remove(min(self._summaries, key=lambda skill_id: (self._value(self._summaries[skill_id]), skill_id)))
-
-    def _value(self, summary: _Summary) -> float:
-        founded = min(math.log(summary.samples) / math.log(FULL_USES), 1.0)
-        return (
-            0.3 * abs(2 * summary.successes / summary.samples - 1)
-            + 0.2 * abs(2 * summary.mean_reward - 1)
-            + 0.2 * founded
-            + 0.3 * summary.last_sequence / self._max_skills
-        )
+        while len(self) > self._max_skills:
+            summaries = self._all_summaries()
+            self.remove(min(summaries, key=lambda skill_id: (summaries[skill_id].value, skill_id)))

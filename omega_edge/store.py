@@ -39,6 +39,7 @@ STORE_SCHEMA = 1
 RECORD_SCHEMA = 1
 TABLES = (
     "meta", "profiles", "episodes", "skills", "reasoning", "removed", "graves", "seen", "hidden", "finished", "states",
+    "outcomes",
 )  # fmt: skip
 """A table's place in this tuple is in its records: append only."""
 DATABASE_NAME = "memory.mdb"
@@ -66,7 +67,9 @@ def encode_record(table: str, key: bytes, fields: dict[int, object]) -> bytes:
 
 def decode_record(table: str, key: bytes, record: bytes) -> dict[int, object] | None:
     """A record's fields, or None if it is damaged, foreign to this table and key, or of a newer schema."""
-    if len(record) < _RECORD_HEADER_BYTES or zlib.crc32(record[4:], zlib.crc32(key)) != int.from_bytes(record[:4], "big"):
+    if len(record) < _RECORD_HEADER_BYTES or zlib.crc32(record[4:], zlib.crc32(key)) != int.from_bytes(
+        record[:4], "big"
+    ):
         return None
     if record[4] != RECORD_SCHEMA or record[5] != _TABLE_NUMBER[table]:
         return None
@@ -157,6 +160,12 @@ class Store:
                 if fields is not None:
                     yield key, fields
 
+    def release_pages(self) -> None:
+        """Let go of the file's pages that reading has brought into this process, after a whole table was read."""
+        if self._environment is not None:
+            self._close_environment()
+            self._open_environment()
+
     def count(self, table: str) -> int:
         """Number of records in a table, damaged ones among them."""
         if self._environment is None:
@@ -171,7 +180,9 @@ class Store:
         """
         if self._environment is None:
             raise StoreReadOnlyError(f"{self.path}: the store is open read-only; nothing can be written")
-        encoded = [(table, key, None if fields is None else encode_record(table, key, fields)) for table, key, fields in rows]
+        encoded = [
+            (table, key, None if fields is None else encode_record(table, key, fields)) for table, key, fields in rows
+        ]
         encoded.sort(key=lambda row: (_TABLE_NUMBER[row[0]], row[1]))
         while True:
             try:

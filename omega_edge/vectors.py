@@ -48,6 +48,13 @@ class _Snapshot:
         return np.flatnonzero(np.unpackbits(self.live, count=len(self.ids), bitorder="little"))
 
 
+def quantised(vector: NDArray[np.float32]) -> tuple[Codes, float]:
+    """Code int8[d] and scale of one vector float32[d]. Raises ValueError for NaN, infinity or zero."""
+    codes, scale = np.empty((1, len(vector)), np.int8), np.empty(1, np.float32)
+    kernels.quantise(np.ascontiguousarray(vector)[None], codes, scale)
+    return codes[0], float(scale[0])
+
+
 class VectorStore:
     """Vectors by id, searched exactly.
 
@@ -211,11 +218,9 @@ class VectorStore:
     def _encode(self, name: str, vector: NDArray[np.float32]) -> tuple[Codes, float]:
         if not isinstance(vector, np.ndarray) or vector.dtype != np.float32 or vector.shape != (self._dimensions,):
             raise ConfigError(f"{name}: expected float32[{self._dimensions}], got {_described(vector)}")
-        codes, scale = np.empty((1, self._dimensions), np.int8), np.empty(1, np.float32)
         if not vector.any() or not np.isfinite(vector).all():
             raise ConfigError(f"{name}: expected finite numbers that are not all zero; a vector needs a direction")
-        kernels.quantise(np.ascontiguousarray(vector)[None], codes, scale)
-        return codes[0], float(scale[0])
+        return quantised(vector)
 
     def _search(self, code: Codes, scale: float, k: int, filter: Iterable[int] | None) -> list[tuple[int, float]]:
         wanted = _check_k(k)

@@ -70,8 +70,12 @@ class HistoryItem:
 
 @dataclass(slots=True)
 class Viewer:
-    """One profile. seen: content id to the time last watched; seen_sequence: to the event that says so. finished: those watched with success at least once.
-    hidden: content id to the feedback that hides it and until when, None for ever. recent: newest last."""
+    """One profile.
+
+    seen: content id to the time last watched; seen_sequence: to the event that says so. finished: those watched with
+    success at least once. hidden: content id to the feedback that hides it and until when, None for ever. recent:
+    newest last.
+    """
 
     profile: Profile
     position: int
@@ -136,7 +140,9 @@ class Viewers:
         if known is not None:
             known.profile = profile
         elif len(self._viewers) >= MAX_PROFILES:
-            raise ConfigError(f"profile: expected at most {MAX_PROFILES} profiles; forget one before adding {profile.id!r}")
+            raise ConfigError(
+                f"profile: expected at most {MAX_PROFILES} profiles; forget one before adding {profile.id!r}"
+            )
         else:
             position = 1 + max((viewer.position for viewer in self._viewers.values()), default=-1)
             self._viewers[profile.id] = Viewer(profile, position, deque(maxlen=self._window))

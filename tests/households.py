@@ -1,4 +1,4 @@
-"""A made-up household for tests of memory: titles with vectors in known clusters, events, and a plain model of it all."""
+"""A made-up household for tests of memory: titles with vectors in clusters, events, and a plain model of it all."""
 
 from __future__ import annotations
 
@@ -68,7 +68,9 @@ def event(
     day: int = 2,
 ) -> ViewingEvent:
     """A viewing of a title."""
-    return ViewingEvent(content_id(number), title(number), watched, 5400, at_ms, ViewContext(time, day, profile=profile))
+    return ViewingEvent(
+        content_id(number), title(number), watched, 5400, at_ms, ViewContext(time, day, profile=profile)
+    )
 
 
 class Clock:

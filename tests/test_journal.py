@@ -117,7 +117,9 @@ def test_any_damaged_byte_ends_the_records_before_it(path):
         assert reread(path) == records[:whole], f"byte {offset}"
 
 
-@pytest.mark.parametrize("length", [0, 1, 7, HEADER_BYTES - 1, HEADER_BYTES, HEADER_BYTES + 15, HEADER_BYTES + 40, 9000])
+@pytest.mark.parametrize(
+    "length", [0, 1, 7, HEADER_BYTES - 1, HEADER_BYTES, HEADER_BYTES + 15, HEADER_BYTES + 40, 9000]
+)
 def test_a_truncated_file_gives_the_whole_records_and_can_be_written_again(path, length):
     records = payloads(12)
     filled(path, records).close()

@@ -44,7 +44,13 @@ class MemoryMachine(RuleBasedStateMachine):
     def _known(self, profile: str) -> str:
         return profile if profile in self.plain.viewers else "household"
 
-    @rule(number=NUMBERS, tenths=st.integers(0, 10), profile=PROFILES, late=st.booleans(), passed_ms=st.integers(0, 400_000))
+    @rule(
+        number=NUMBERS,
+        tenths=st.integers(0, 10),
+        profile=PROFILES,
+        late=st.booleans(),
+        passed_ms=st.integers(0, 400_000),
+    )
     def record(self, number, tenths, profile, late, passed_ms):
         self.clock.now_ms += passed_ms
         profile = self._known(profile)
@@ -78,7 +84,12 @@ class MemoryMachine(RuleBasedStateMachine):
     @rule(number=NUMBERS, version=st.integers(0, 3), rate=st.integers(0, 4))
     def merge(self, number, version, rate):
         pattern = ViewingPattern(
-            number, rate / 4, 10 + version, START_MS, START_MS + version, references=(TitleReference(content_id(number), 1.0),)
+            number,
+            rate / 4,
+            10 + version,
+            START_MS,
+            START_MS + version,
+            references=(TitleReference(content_id(number), 1.0),),
         )
         self.memory.merge_global_pattern(pattern, *code_of(number))
         assert not self.memory.merge_global_pattern(pattern, *code_of(number))

@@ -218,3 +218,11 @@ def test_a_bundle_for_other_features_is_refused() -> None:
     sections, meta = sections_of()
     with pytest.raises(CatalogError, match="build or fetch a bundle"):
         Ranker(Catalog.from_sections(sections, meta | {"fusion_features": [*FEATURES[1:], "horoscope"]}))
+    for wrong in ({"row_decay": 0}, {"content_decay": 1.5}, {"failure_weight": 7}):
+        with pytest.raises(CatalogError, match=next(iter(wrong))):
+            Ranker(Catalog.from_sections(sections, meta | {"fusion_parameters": PARAMETERS | wrong}))
+    with pytest.raises(CatalogError, match="row_decay missing"):
+        Ranker(Catalog.from_sections(sections, meta | {"fusion_parameters": {}}))
+    sections["trend_scores"] = np.ascontiguousarray(sections["trend_scores"][:1])
+    with pytest.raises(CatalogError, match="1 trend windows"):
+        Ranker(Catalog.from_sections(sections, meta | {"trend_window_hours": [48]}))

@@ -29,7 +29,10 @@ def key(number: int) -> bytes:
 
 def rows(count: int, first: int = 0, seed: int = 0) -> list:
     chosen = random.Random(seed)
-    return [("episodes", key(number), {1: f"record {number}", 2: chosen.randbytes(40)}) for number in range(first, first + count)]
+    return [
+        ("episodes", key(number), {1: f"record {number}", 2: chosen.randbytes(40)})
+        for number in range(first, first + count)
+    ]
 
 
 def contents(store: Store, table: str = "episodes") -> dict:
@@ -103,7 +106,10 @@ class TestSalvage:
         chosen = random.Random(3)
         for round_number in range(12):
             found = rows(200, first=chosen.randrange(2000), seed=round_number)
-            found += [("skills", key(chosen.randrange(300)), {1: chosen.randbytes(chosen.choice((10, 900, 5000)))}) for _ in range(40)]
+            found += [
+                ("skills", key(chosen.randrange(300)), {1: chosen.randbytes(chosen.choice((10, 900, 5000)))})
+                for _ in range(40)
+            ]
             found += [("episodes", key(chosen.randrange(2000)), None) for _ in range(150)]
             store.write({(table, name): (table, name, fields) for table, name, fields in found}.values())
         with store._environment.begin() as transaction:
@@ -126,7 +132,9 @@ class TestSalvage:
         environment = lmdb.open(str(tmp_path / DATABASE_NAME), subdir=False, lock=False, max_dbs=20)
         environment.close()
         image = bytearray((tmp_path / DATABASE_NAME).read_bytes())
-        transactions = [int.from_bytes(image[page * 4096 + 16 + 128 : page * 4096 + 16 + 136], "little") for page in (0, 1)]
+        transactions = [
+            int.from_bytes(image[page * 4096 + 16 + 128 : page * 4096 + 16 + 136], "little") for page in (0, 1)
+        ]
         newest = transactions.index(max(transactions))
         root_at = newest * 4096 + 16 + 24 + 48 + 40
         root = int.from_bytes(image[root_at : root_at + 8], "little")
@@ -138,7 +146,9 @@ class TestSalvage:
 
 
 class TestDamage:
-    @pytest.mark.parametrize(("damage", "kept"), [(flip, 0.98), (zero_sector, 0.9), (truncate, 0.0), (overwrite_page, 0.8)])
+    @pytest.mark.parametrize(
+        ("damage", "kept"), [(flip, 0.98), (zero_sector, 0.9), (truncate, 0.0), (overwrite_page, 0.8)]
+    )
     def test_nothing_crashes_and_no_record_is_wrong_or_lost_in_silence(self, tmp_path, damage, kept):
         tally = damaged_files(tmp_path, damage, files=30, seed=1)
         assert tally.files == 30 and tally.faults == ()
@@ -173,7 +183,9 @@ class TestDamage:
         for sealed in (True, False):
             if not sealed:
                 (tmp_path / JOURNAL_NAME).unlink()
-            with pytest.raises(StoreDamagedError, match="has schema 2, this version reads up to 1; update the software"):
+            with pytest.raises(
+                StoreDamagedError, match="has schema 2, this version reads up to 1; update the software"
+            ):
                 Store(tmp_path)
             assert (tmp_path / DATABASE_NAME).read_bytes() == before
 

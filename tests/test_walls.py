@@ -33,7 +33,7 @@ ROOMS = {
         "exporting importing memory"
     ),
     "ranking": "ranking policy reasons",
-    "brain": "config knowledge profile_view sharing recommender brain",
+    "brain": "config knowledge profile_view sharing recommender title_vectors brain",
     "doors": "configuration cli cli_* demo demo_* doctor __main__",
     "public names": "",
 }

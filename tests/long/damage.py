@@ -1,7 +1,7 @@
 """Damaged database files by the thousand: `python -m tests.long.damage --files 10000`.
 
-Each is a whole store with one fault: a flipped bit, a zeroed sector, a page of noise, a file cut off. Opening it must not
-end the process, give a wrong record, or lose one without saying so.
+Each is a whole store with one fault: a flipped bit, a zeroed sector, a page of noise, a file cut off. Opening it must
+not end the process, give a wrong record, or lose one without saying so.
 """
 
 from __future__ import annotations
@@ -132,7 +132,9 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             tally = run(Path(folder), damage, options.files // len(DAMAGES), options.seed)
         kept = tally.kept / tally.offered
-        sys.stderr.write(f"{damage.__name__}: {tally.files} files, {len(tally.faults)} faults, {kept:.2%} of records kept\n")
+        sys.stderr.write(
+            f"{damage.__name__}: {tally.files} files, {len(tally.faults)} faults, {kept:.2%} of records kept\n"
+        )
         for fault in tally.faults[:5]:
             sys.stderr.write(fault + "\n")
         failed |= bool(tally.faults)

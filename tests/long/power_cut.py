@@ -21,6 +21,9 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import lmdb
+
+from omega_edge.errors import OmegaError
 from tests.households import PlainMemory, content_id, open_memory, steps_of, take_plain_step, take_step, title
 
 SECTOR_BYTES = 512
@@ -201,13 +204,17 @@ class _Disk:
 
 @dataclass
 class Verdict:
-    """What became of some images: how many were cut, and the faults found, each with how to see it again."""
+    """What became of some images: how many were cut, how many of them after something had been acknowledged as
+    durable, and the faults found, each with how to see it again."""
 
     images: int = 0
+    after_acknowledgement: int = 0
     faults: list[str] = field(default_factory=list)
 
 
-def check_images(folder: Path, library: Path, seed: int, images: int, steps: int, ignore_syncs: bool = False) -> Verdict:
+def check_images(
+    folder: Path, library: Path, seed: int, images: int, steps: int, ignore_syncs: bool = False
+) -> Verdict:
     """Record one workload, cut the power at random moments, and open what is left. ignore_syncs: pretend that no sync
     had any effect, to see that this finds a store that does not sync."""
     work = folder / f"work-{seed}"
@@ -226,6 +233,7 @@ def check_images(folder: Path, library: Path, seed: int, images: int, steps: int
         if fault:
             verdict.faults.append(f"seed {seed}, image {number} after operation {moment}: {fault}")
         verdict.images += 1
+        verdict.after_acknowledgement += b'"durable": true' in disk.acknowledged
         shutil.rmtree(image)
     shutil.rmtree(work)
     return verdict
@@ -246,7 +254,7 @@ def fault_of(image: Path, acknowledged: bytes, seed: int, steps: int) -> str | N
         with open_memory(image / "store") as memory:
             if not _matches(matching[0][1], memory):
                 return "opened a second time it holds something else"
-    except Exception as fault:  # noqa: BLE001 - whatever it is, it is the finding
+    except (OmegaError, OSError, ArithmeticError, LookupError, TypeError, ValueError, lmdb.Error) as fault:
         return f"{type(fault).__name__}: {fault}"
     held = matching[0][0]  # a forget that the store shows as done must be so, even if it was never acknowledged
     return _trace_of_forgotten(image, steps_of(seed, steps)[:held], taken + 1, steps_of(seed, steps))
@@ -292,7 +300,9 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--ignore-syncs", action="store_true", help="pretend that syncs do nothing; faults must be found")
+    parser.add_argument(
+        "--ignore-syncs", action="store_true", help="pretend that syncs do nothing; faults must be found"
+    )
     parser.add_argument("--work-on", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work_on is not None:
