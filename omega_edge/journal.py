@@ -85,6 +85,9 @@ class Journal:
         try:
             self._descriptor = os.open(path, os.O_RDONLY if read_only else os.O_RDWR | os.O_CREAT, 0o600)
             self._allocated_bytes = os.fstat(self._descriptor).st_size
+            # Read ahead, the file would come to lie in large pieces of the page cache, and Linux counts, and may write,
+            # the whole of a piece of which a few bytes were changed.
+            os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_RANDOM)
             self.seal = self._read_seal()
         except OSError as fault:
             self.close()

@@ -426,6 +426,7 @@ def _sync_file(path: Path) -> None:
 def _checksum_of(path: Path) -> int:
     checksum = 0
     with open(path, "rb", buffering=0) as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)  # see Journal.__init__
         while chunk := file.read(_READ_BYTES):
             checksum = zlib.crc32(chunk, checksum)
     return checksum
