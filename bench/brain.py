@@ -198,7 +198,7 @@ def _traced(settings: Settings, configuration: str, window: int | None, store: s
         "configuration": configuration,
         "loss_window_secs": plain["loss_window_secs"],
         "store": store,
-        "until_closing": round(plain["submitted_until_closing"], 2),
+        "before_the_checkpoint": round(plain["submitted_before_checkpoint"], 2),
         "device_bytes_per_event": plain["device"],
         "device_bytes_with_writeback_per_event": written_back["device"],
         "events": settings.scale.trace_events,

@@ -214,6 +214,12 @@ class OmegaBrain:
             self._require_open()
             self._memory.flush()
 
+    def checkpoint(self) -> None:
+        """Move what waits in the journal into the database now, in one transaction, as before a firmware update."""
+        with self._write_lock:
+            self._require_open()
+            self._memory.checkpoint()
+
     def maintain(self) -> None:
         """Do the timed work that is due: sync the journal, checkpoint, embed titles that wait, consolidate.
 

@@ -162,7 +162,7 @@ def _show_measured(screen: Screen, told: dict) -> None:
         screen.line(f"{fit(line['words'], name_width)}  {figures[0]:>10}  {figures[1]:>9}  {figures[2]:>9}  {mark}")
     screen.paragraph(
         f"Opening and memory: of fresh processes. Recommend and observe: at each of {told['measured_events']} viewings "
-        "of several households, spread over six hours of a virtual clock; so are the bytes written, closing included.",
+        "of several households, spread over six hours of a virtual clock; so are the bytes written, a checkpoint included.",
         style="dim",
     )
     screen.paragraph(
