@@ -16,7 +16,7 @@ from itertools import product
 import numpy as np
 
 from cloud.replay import Query
-from omega_edge.catalog import BUCKETS
+from omega_edge.catalog_checks import BUCKETS
 from omega_edge.ranking import FEATURES, PATTERNS
 
 FITTED = tuple(index for index in range(len(FEATURES)) if index != PATTERNS)

@@ -18,7 +18,8 @@ from cloud import ease
 from cloud.fusion_fit import FitSet, ListQuality, fit_calibration, fit_weights
 from cloud.replay import Blocks, Query, Timeline, replay
 from cloud.signals import DAY_MS, context_shares, popularity, slots_of, trend
-from omega_edge.catalog import BUCKETS, Catalog
+from omega_edge.catalog import Catalog
+from omega_edge.catalog_checks import BUCKETS
 from omega_edge.datasets import Events
 from omega_edge.errors import ConfigError
 from omega_edge.ranking import FEATURES, POPULARITY, ROWS, TREND_LONG, TREND_SHORT

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from cloud.signals import DAY_MS, trend
-from omega_edge.catalog import BUCKETS, Catalog
+from omega_edge.catalog import Catalog
+from omega_edge.catalog_checks import BUCKETS
 from omega_edge.datasets import Events
 from omega_edge.protocol import SUCCESS_THRESHOLD
 from omega_edge.ranking import History, Moment, bucket_of, features

@@ -6,8 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
+from omega_edge.catalog_checks import SLOTS
 from omega_edge.protocol import SUCCESS_THRESHOLD, local_day
-from omega_edge.ranking import SLOTS, genre_membership, slot_of
+from omega_edge.ranking import genre_membership, slot_of
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS

@@ -299,7 +299,7 @@ class ReflexionMemory:
         return [
             ("episodes", sequence.to_bytes(8, "big"), None)
             if (episode := self.get(sequence)) is None
-            else episode.row(with_vector=self._must_store_vector(episode))
+            else episode.row(with_vector=self.must_store_vector(episode))
             for sequence in self._unsaved
         ]
 
@@ -309,9 +309,10 @@ class ReflexionMemory:
 
     def all_rows(self) -> list[Row]:
         """Every episode."""
-        return [episode.row(with_vector=self._must_store_vector(episode)) for episode in self]
+        return [episode.row(with_vector=self.must_store_vector(episode)) for episode in self]
 
-    def _must_store_vector(self, episode: Episode) -> bool:
+    def must_store_vector(self, episode: Episode) -> bool:
+        """Whether an episode's vector is in its record, because the catalogue does not have it."""
         return self._catalogued(episode.content_id) != (episode.code, episode.scale)
 
     def _admit(self, episode: Episode) -> None:

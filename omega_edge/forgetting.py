@@ -35,7 +35,7 @@ def forget_title(keeper: Keeper, content_id: str) -> None:
                 keeper.reasoning.remove(pattern)
     keeper.viewers.forget_title(content_id, removed)
     keeper.sharing.forget(content_id, None)
-    _rewrite(keeper, [(table, key, {1: _without(fields[1], content_id)}) for table, key, fields in _states(keeper)])
+    _rewrite(keeper, [(table, key, {1: {name: _without(item, content_id) for name, item in fields[1].items()}}) for table, key, fields in _states(keeper)])
 
 
 def forget_profile(keeper: Keeper, profile: str) -> None:

@@ -1,4 +1,4 @@
-"""Import of a memory: an export, of the form in exporting.py, is checked value by value, then put in place in one step."""
+"""Import of a memory: an export, see exporting.py, is checked value by value, then put in place in one step."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ _MAX_STATE_BYTES = 1 << 20
 
 def import_records(keeper: Keeper, exported: object) -> None:
     """Check an export, then put it in the place of everything. Raises ProtocolError; then nothing has changed."""
-    rows = _Importer(exported).rows(keeper.last_sequence)
+    rows = _Importer(exported, keeper.episodes.must_store_vector).rows(keeper.last_sequence)
     keeper.commit()
     replace_records(keeper, rows)
 
@@ -148,7 +148,8 @@ def _part_of_day(name: str, value: object) -> PartOfDay:
 class _Importer:
     """Turns an export into records."""
 
-    def __init__(self, exported: object) -> None:
+    def __init__(self, exported: object, must_store_vector: Callable[[Episode], bool]) -> None:
+        self._must_store_vector = must_store_vector
         self._all = _Fields("export", exported)
         for field, expected in (("format", FORMAT), ("version", VERSION)):
             found = self._all.take(field, lambda _name, value: value)
@@ -254,7 +255,7 @@ class _Importer:
             self._note(fields, Tier.EPISODES, sequence),
         )
         fields.end()
-        return episode.row()
+        return episode.row(with_vector=self._must_store_vector(episode))
 
     def _skill(self, value: object, last_sequence: int, next_skill_id: int) -> Row:
         fields = _Fields("skill", value)

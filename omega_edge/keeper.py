@@ -21,6 +21,7 @@ from omega_edge.changes import Change, ChangeLog, Tier
 from omega_edge.entries import Entry, Outcome, Watched, decode_entry, encode_entry
 from omega_edge.episodes import Episode, ReflexionMemory, Vector
 from omega_edge.errors import StoreError, StoreFullError
+from omega_edge.protocol import Profile
 from omega_edge.reasoning import ReasoningBank
 from omega_edge.sharing_state import SharingState
 from omega_edge.skills import SkillLibrary
@@ -32,6 +33,7 @@ RECENT_EPISODES = 65
 RETRY_EVENTS = 64
 """After a checkpoint that failed, the next is tried when so many more events have come."""
 VERSIONS_SKIPPED = 1 << 20
+"""By how much the change counter advances when entries are taken in a second time; more than they can have used."""
 _STATE_KEYS = (b"state", b"state copy")
 _CACHED_VECTORS = 4096
 
@@ -123,6 +125,15 @@ class Keeper:
             meaning = self.viewers.take_rating(sequence, entry)
         if meaning is not None:
             self._pending.append(meaning)
+
+    def set_profile(self, profile: Profile) -> None:
+        """Add or change a profile, durably or not at all: a limit that could not be stored must not hold either."""
+        before = self.viewers.set_profile(profile)
+        try:
+            self.commit()
+        except BaseException:
+            self.viewers.undo_set_profile(profile.id, before)
+            raise
 
     def apply_pending(self, limit: int | None = None) -> None:
         """Let the tiers take in what is queued, in order; with a limit, at most so many."""

@@ -219,9 +219,7 @@ class AgentMemory:
     def set_profile(self, profile: Profile) -> None:
         """Add a profile, at most 15, or change the name or limit of the one with this id. Durable on return."""
         with self._lock:
-            keeper = self._writable_keeper()
-            keeper.viewers.set_profile(profile)
-            keeper.commit()
+            self._writable_keeper().set_profile(profile)
 
     def history(self, profile: str, limit: int) -> list[HistoryItem]:
         """The newest episodes of a profile, newest first, at most `limit` and as many as tier 1 keeps."""

@@ -1,4 +1,4 @@
-"""Ranking: from a household's history and a moment to scores, and from scores to true reasons.
+"""The features and their weights: from a household's history and a moment to every title's score.
 
 Every feature is pointwise: it depends on the history, the moment and one title, never on the other titles of
 the list. Scores are therefore comparable between calls, and what a score would be without one event can be
@@ -12,14 +12,12 @@ et al., 2021).
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from omega_edge._simd import kernels
 from omega_edge.catalog import Catalog, Fusion
-from omega_edge.errors import CatalogError
 from omega_edge.protocol import EMBEDDING_DIMENSIONS, TimeOfDay
 
 FEATURES = (
@@ -44,8 +42,6 @@ HISTORY_WINDOW = 64
 """Events that the decayed features read. At the slowest decay in use (0.94 an event) the next one weighs 2 %."""
 HISTORY_HELD = HISTORY_WINDOW + 1
 """One more is held: it enters the window when another event is left out to find a reason."""
-SLOTS = 8
-"""Slots of the week: four parts of the day, workday or weekend."""
 CONTEXT_PRIOR_EVENTS = 10.0
 """Weight, in events, of the bundle's genre shares against the household's own in the context feature."""
 REJECTION_WEIGHT = -0.5
@@ -146,7 +142,7 @@ class Moment:
 
 
 @dataclass(frozen=True, slots=True)
-class _Prepared:
+class Prepared:
     """What features and reasons both read of one history, e events held: computed once a history.
 
     row_weights, content_weights: float32[e], evidence of each event times its decay. known: int64[m], indices
@@ -165,7 +161,8 @@ class _Prepared:
     recent: tuple[int, ...]
 
     @staticmethod
-    def of(catalog: Catalog, history: History, parameters: dict[str, float]) -> _Prepared:
+    def of(catalog: Catalog, history: History, parameters: dict[str, float]) -> Prepared:
+        """Of a history, under the parameters that features() describes."""
         finished_or_not = np.where(history.success, np.float32(1.0), np.float32(parameters["failure_weight"]))
         evidence = np.where(history.rejected, np.float32(REJECTION_WEIGHT), finished_or_not)
         position = np.arange(len(evidence), dtype=np.float32)
@@ -175,7 +172,7 @@ class _Prepared:
         counted[known] = history.success[known]
         masks = np.zeros(len(evidence), np.uint64)
         masks[known] = catalog.genre_masks[known_rows]
-        return _Prepared(
+        return Prepared(
             history=history,
             row_weights=evidence * np.power(np.float32(parameters["row_decay"]), position),
             content_weights=evidence * np.power(np.float32(parameters["content_decay"]), position),
@@ -192,7 +189,7 @@ class _Prepared:
         return [index for index in self.recent if index != skipped and index < window][:2]
 
 
-def _quantised(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def quantised_directions(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Codes int8[m, 384] and scale float32[m] of vectors float32[m, 384]; scale 0 for a zero vector."""
     codes = np.zeros(vectors.shape, np.int8)
     scale = np.zeros(len(vectors), np.float32)
@@ -214,7 +211,7 @@ def genre_membership(masks: np.ndarray, genre_count: int) -> np.ndarray:
     return bits / np.maximum(bits.sum(axis=1, keepdims=True), 1)
 
 
-def _genre_lift(
+def genre_lift(
     catalog: Catalog, moment: Moment, now: np.ndarray, now_events: np.ndarray, every: np.ndarray, events: np.ndarray
 ) -> np.ndarray:
     """float32[m, g]: how much more than usual each genre is watched in this slot, minus 1.
@@ -239,8 +236,8 @@ def features(
     """
     if out is None:
         out = np.empty((feature_count(moment), catalog.count), np.float32)
-    _fill_shared(catalog, moment, out)
-    return _fill_personal(catalog, _Prepared.of(catalog, history, parameters), moment, out)
+    fill_shared(catalog, moment, out)
+    return fill_personal(catalog, Prepared.of(catalog, history, parameters), moment, out)
 
 
 def feature_count(moment: Moment) -> int:
@@ -254,18 +251,19 @@ def weights_of(fusion: Fusion, count: int, moment: Moment) -> np.ndarray:
     return learned if moment.mood_genre < 0 else np.append(learned, np.float32(MOOD_WEIGHT))
 
 
-def _trends_of(catalog: Catalog, moment: Moment) -> tuple[np.ndarray, np.ndarray]:
+def trends_of(catalog: Catalog, moment: Moment) -> tuple[np.ndarray, np.ndarray]:
+    """float32[n] of the short and the long window: the moment's, else the bundle's."""
     return moment.trends if moment.trends is not None else tuple(trend.scores for trend in catalog.trends)
 
 
-def _fill_shared(catalog: Catalog, moment: Moment, out: np.ndarray) -> None:
+def fill_shared(catalog: Catalog, moment: Moment, out: np.ndarray) -> None:
     """Fill the rows that are the same for every history: popularity and the two trends."""
     out[POPULARITY] = catalog.popularity
-    out[TREND_SHORT], out[TREND_LONG] = _trends_of(catalog, moment)
+    out[TREND_SHORT], out[TREND_LONG] = trends_of(catalog, moment)
 
 
-def _fill_personal(
-    catalog: Catalog, prepared: _Prepared, moment: Moment, out: np.ndarray, with_context: bool = True
+def fill_personal(
+    catalog: Catalog, prepared: Prepared, moment: Moment, out: np.ndarray, with_context: bool = True
 ) -> np.ndarray:
     """Fill the rows that depend on the history; the context row with zeros where its values are not wanted."""
     out[ROWS] = 0
@@ -295,27 +293,27 @@ def _fill_personal(
     return out
 
 
-def _lift_now(catalog: Catalog, prepared: _Prepared, moment: Moment) -> np.ndarray:
+def _lift_now(catalog: Catalog, prepared: Prepared, moment: Moment) -> np.ndarray:
     """float32[g]: lift of each genre in the moment's slot, over the window."""
     shares, counted = prepared.shares[:HISTORY_WINDOW], prepared.counted[:HISTORY_WINDOW]
     here = (prepared.history.slots[:HISTORY_WINDOW] == moment.slot).astype(np.float32)
-    return _genre_lift(
+    return genre_lift(
         catalog, moment, (here @ shares)[None], (here @ counted)[None], shares.sum(axis=0)[None], counted.sum()[None]
     )[0]
 
 
-def _content(catalog: Catalog, prepared: _Prepared, moment: Moment, out: np.ndarray) -> None:
+def _content(catalog: Catalog, prepared: Prepared, moment: Moment, out: np.ndarray) -> None:
     """Fill the two content rows: cosine to the decayed profile, and to the mean of the last two successes."""
     history = prepared.history
     weights = prepared.content_weights[:HISTORY_WINDOW] * history.scale[:HISTORY_WINDOW]
     directions = np.empty((2, EMBEDDING_DIMENSIONS), np.float32)
     np.matmul(weights, history.codes[:HISTORY_WINDOW].astype(np.float32), out=directions[0])
-    directions[1] = _recent_vector(catalog, history, moment, prepared.last_two())
-    codes, scale = _quantised(directions)
+    directions[1] = recent_vector(catalog, history, moment, prepared.last_two())
+    codes, scale = quantised_directions(directions)
     kernels.cosines(catalog.codes, catalog.scale, codes, scale, out[CONTENT_PROFILE : CONTENT_RECENT + 1])
 
 
-def _recent_vector(catalog: Catalog, history: History, moment: Moment, indices: list[int]) -> np.ndarray:
+def recent_vector(catalog: Catalog, history: History, moment: Moment, indices: list[int]) -> np.ndarray:
     """float32[384]: direction of the last two titles, from the moment if it names any, else from the history."""
     source, chosen = (catalog, moment.recent_rows[:2]) if moment.recent_rows else (history, indices)
     direction = np.zeros(EMBEDDING_DIMENSIONS, np.float32)
@@ -329,177 +327,3 @@ def raw_scores(matrix: np.ndarray, fusion: Fusion, count: int, moment: Moment) -
     out = np.empty(matrix.shape[1], np.float32)
     kernels.fuse(np.ascontiguousarray(matrix), weights_of(fusion, count, moment), out)
     return out
-
-
-def _left_out_sums(contributions: np.ndarray, decay: float) -> np.ndarray:
-    """Sum of decayed contributions [held, …] without each event of the window.
-
-    Leaving event i out moves every older event one position up, so its contribution grows by 1 / decay; the
-    event just outside the window moves in.
-    """
-    # Older events are summed on their own: the difference of two sums, divided by the decay, would lose digits.
-    newer = np.cumsum(contributions, axis=0) - contributions
-    older = np.cumsum(contributions[::-1], axis=0)[::-1] - contributions
-    return (newer + older / np.float32(decay))[:HISTORY_WINDOW]
-
-
-def scores_without_each(
-    catalog: Catalog, history: History, moment: Moment, fusion: Fusion, candidates: np.ndarray, present: np.ndarray
-) -> np.ndarray:
-    """Raw scores float32[e, k] of candidate titles as if each event of the window had never been.
-
-    candidates: uint32[k], rows of the catalogue. present: float32[f, k], their features with the whole
-    history. Positions, bucket and shares are recomputed, so row i equals, up to rounding, the ranking of
-    history.without(i).
-    """
-    return _scores_without_each(
-        catalog, _Prepared.of(catalog, history, fusion.parameters), moment, fusion, candidates, present
-    )
-
-
-def _scores_without_each(
-    catalog: Catalog, prepared: _Prepared, moment: Moment, fusion: Fusion, candidates: np.ndarray, present: np.ndarray
-) -> np.ndarray:
-    history = prepared.history
-    events = min(len(history.rows), HISTORY_WINDOW)
-    values = np.repeat(present[:, None, :], events, axis=1)
-    codes, scale = catalog.codes[candidates], catalog.scale[candidates]
-    if catalog.rows is not None:
-        said = np.zeros((len(history.rows), len(candidates)), np.float32)
-        said[prepared.known] = _row_weights(catalog, prepared.known_rows, candidates)
-        values[ROWS] = _left_out_sums(said * prepared.row_weights[:, None], fusion.parameters["row_decay"])
-    touched = [] if moment.recent_rows else prepared.last_two()
-    directions = np.empty((events + len(touched), EMBEDDING_DIMENSIONS), np.float32)
-    growth = 1.0 / fusion.parameters["content_decay"]
-    kernels.left_out_sums(history.codes, history.scale, prepared.content_weights, growth, directions[:events])
-    for at, index in enumerate(touched, events):
-        directions[at] = _recent_vector(catalog, history, moment, prepared.last_two(index))
-    cosines = np.empty((len(directions), len(candidates)), np.float32)
-    kernels.cosines(codes, scale, *_quantised(directions), cosines)
-    values[CONTENT_PROFILE] = cosines[:events]
-    values[CONTENT_RECENT][touched] = cosines[events:]
-    feature_weights = weights_of(fusion, history.count - 1, moment)
-    if feature_weights[CONTEXT] != 0:
-        values[CONTEXT] = _context_without_each(catalog, prepared, moment, candidates)[:events]
-    # einsum keeps the sum over the features in float32 and needs no copy of the stacked matrix.
-    return np.einsum("f,fek->ek", feature_weights, values)
-
-
-def _row_weights(catalog: Catalog, known_rows: np.ndarray, candidates: np.ndarray) -> np.ndarray:
-    """float32[m, k]: what each title of known_rows says for each candidate."""
-    found = np.empty((len(known_rows), len(candidates)), np.float32)
-    rows = catalog.rows
-    kernels.row_lookup(rows.offsets, rows.columns, rows.values, rows.scale, known_rows, candidates, found)
-    return found
-
-
-def _context_without_each(
-    catalog: Catalog, prepared: _Prepared, moment: Moment, candidates: np.ndarray
-) -> np.ndarray:
-    """float32[held, k]: the context feature of the candidates without each held event."""
-    shares, counted = prepared.shares, prepared.counted
-    here = (prepared.history.slots == moment.slot).astype(np.float32)
-    lift = _genre_lift(
-        catalog,
-        moment,
-        here @ shares - shares * here[:, None],
-        here @ counted - counted * here,
-        shares.sum(axis=0) - shares,
-        counted.sum() - counted,
-    )
-    return lift @ genre_membership(catalog.genre_masks[candidates], len(catalog.genres)).T
-
-
-@dataclass(frozen=True, slots=True)
-class Ranked:
-    """Titles chosen, best first: rows uint32[k], raw scores float32[k], features float32[f, k]."""
-
-    rows: np.ndarray
-    raw: np.ndarray
-    features: np.ndarray
-
-
-def _check_rankable(catalog: Catalog) -> None:
-    """CatalogError where a sound bundle is not one that this version can rank by."""
-    if catalog.fusion.features != FEATURES:
-        found, expected = f"weights for {', '.join(catalog.fusion.features)}", f"for {', '.join(FEATURES)}"
-    elif len(catalog.trends) != 2:
-        found, expected = f"{len(catalog.trends)} trend windows", "2"
-    else:
-        parameters = catalog.fusion.parameters
-        wrong = [name for name in DECAYS if not 0 < parameters.get(name, 0) <= 1]
-        if not -1 <= parameters.get("failure_weight", 2) <= 1:
-            wrong.append("failure_weight")
-        if not wrong:
-            return
-        found = f"{wrong[0]} {parameters.get(wrong[0], 'missing')}"
-        expected = "a decay above 0, at most 1" if wrong[0] in DECAYS else "-1 to 1"
-    raise CatalogError(f"the bundle has {found}, this version expects {expected}: build or fetch a bundle for it")
-
-
-class Ranker:
-    """Ranks one catalogue. Thread-safe: every thread has its own scratch matrix, 36 bytes a title."""
-
-    CANDIDATES = 100
-    """Titles that the fusion hands to the diversity stage."""
-
-    def __init__(self, catalog: Catalog) -> None:
-        _check_rankable(catalog)
-        self.catalog = catalog
-        self._scratch = threading.local()
-        self._newest: _Prepared | None = None
-
-    def _prepared(self, history: History) -> _Prepared:
-        newest = self._newest
-        if newest is None or newest.history is not history:
-            newest = self._newest = _Prepared.of(self.catalog, history, self.catalog.fusion.parameters)
-        return newest
-
-    def features(self, history: History, moment: Moment) -> np.ndarray:
-        """Feature matrix of the whole catalogue, see features(); valid until this thread's next call."""
-        return self._filled(history, moment, with_context=True)
-
-    def _filled(self, history: History, moment: Moment, with_context: bool) -> np.ndarray:
-        scratch = self._scratch
-        if getattr(scratch, "matrix", None) is None:
-            scratch.matrix, scratch.trends = np.empty((len(FEATURES) + 1, self.catalog.count), np.float32), None
-        # Copying the shared rows again would cost a tenth of the call; they change only with the trends.
-        trends = _trends_of(self.catalog, moment)
-        if scratch.trends is None or any(new is not old for new, old in zip(trends, scratch.trends, strict=True)):
-            _fill_shared(self.catalog, moment, scratch.matrix)
-            scratch.trends = trends
-        matrix = scratch.matrix[: feature_count(moment)]
-        return _fill_personal(self.catalog, self._prepared(history), moment, matrix, with_context)
-
-    def rank(self, history: History, moment: Moment, allowed: np.ndarray, k: int, diversity: float) -> Ranked:
-        """The best k titles among those allowed, spread by maximal marginal relevance.
-
-        allowed: filter bitmap uint8[ceil(n/8)], bit row & 7 of byte row >> 3. diversity: 0 keeps the order of
-        the scores, 1 ignores them (Carbonell and Goldstein, 1998: lambda is 1 - diversity, over scores
-        scaled to 0–1 among the candidates).
-        """
-        # Where the model job found no use for the time of day, neither this score nor one without an event reads it.
-        buckets = [bucket_of(history.count), bucket_of(history.count - 1)]
-        matrix = self._filled(history, moment, with_context=bool(self.catalog.fusion.weights[buckets, CONTEXT].any()))
-        wanted = max(k, self.CANDIDATES) if diversity > 0 else k
-        rows, raw = np.empty(wanted, np.uint32), np.empty(wanted, np.float32)
-        weights = weights_of(self.catalog.fusion, history.count, moment)
-        found = kernels.fuse_top_k(matrix, weights, allowed, wanted, rows, raw)
-        rows, raw = rows[:found], raw[:found]
-        if diversity > 0 and found > 1:
-            order = np.empty(min(k, found), np.uint32)
-            spread = raw[0] - raw[-1]
-            values = (raw - raw[-1]) / spread if spread > 0 else np.zeros_like(raw)
-            picked = kernels.diversify(self.catalog.codes, self.catalog.scale, rows, values, 1.0 - diversity, order)
-            rows, raw = rows[order[:picked]], raw[order[:picked]]
-        rows, raw = rows[:k], raw[:k]
-        return Ranked(rows, raw, np.ascontiguousarray(matrix[:, rows]))
-
-    def drops(self, history: History, moment: Moment, ranked: Ranked) -> np.ndarray:
-        """float32[e, k]: how much each event of the window lifts each ranked title's raw score."""
-        if not len(history.rows) or not len(ranked.rows):
-            return np.zeros((0, len(ranked.rows)), np.float32)
-        without = _scores_without_each(
-            self.catalog, self._prepared(history), moment, self.catalog.fusion, ranked.rows, ranked.features
-        )
-        return ranked.raw[None, :] - without

@@ -14,6 +14,7 @@ from omega_edge.knowledge import CollectiveKnowledge
 from omega_edge.policy import Policy, Withheld
 from omega_edge.profile_view import ProfileView
 from omega_edge.protocol import ReasonEvent, Recommendation, TrendSignal, ViewContext
+from omega_edge.ranker import Ranked, Ranker
 from omega_edge.ranking import (
     FEATURES,
     PATTERNS,
@@ -21,8 +22,6 @@ from omega_edge.ranking import (
     TREND_SHORT,
     WISH,
     Moment,
-    Ranked,
-    Ranker,
     bucket_of,
     raw_scores,
     slot_of,

@@ -1,4 +1,4 @@
-"""Tier 2, SkillLibrary: what a profile likes or not at a part of the day, gathered from episodes that belong together."""
+"""Tier 2, SkillLibrary: what a profile likes or not at a part of the day, from episodes that belong together."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ AGEING_EVENTS = 10_000
 """A skill that nothing was added to while so many events were recorded has lost 0.3 of its value."""
 SHARED_SKILLS = 20
 SIMILARITY_WEIGHT, SUCCESS_WEIGHT, USES_WEIGHT, REWARD_WEIGHT = 0.4, 0.3, 0.1, 0.2
-"""rank = 0.4 * similarity + 0.3 * success + 0.1 * min(uses / 1000, 1) + 0.2 * mean reward, as the product defines it."""
+"""rank = 0.4 * similarity + 0.3 * success + 0.1 * min(uses / 1000, 1) + 0.2 * mean reward, the product's definition."""
 FULL_USES = 1000
 _MICRO = 1_000_000
 

@@ -78,7 +78,8 @@ def decode_record(table: str, key: bytes, record: bytes) -> dict[int, object] | 
 
 @dataclass(slots=True)
 class Damage:
-    """What was found damaged since the store was opened. names: "table:key in hexadecimal" of the first few."""
+    """What was found damaged since the store was opened. names: "table:CRC32 of the key" of the first few: a key may
+    hold a title's id, which has no place in a report."""
 
     records: int = 0
     names: list[str] = field(default_factory=list)
@@ -88,7 +89,7 @@ class Damage:
         """Count a damaged record."""
         self.records += 1
         if len(self.names) < 20:
-            self.names.append(f"{table}:{key.hex()}")
+            self.names.append(f"{table}:{zlib.crc32(key):08x}")
 
 
 class Store:

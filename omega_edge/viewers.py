@@ -134,9 +134,10 @@ class Viewers:
             viewer.event_count = max(viewer.event_count, len(viewer.recent))
         self.owner(DEFAULT_PROFILE)
 
-    def set_profile(self, profile: Profile) -> None:
-        """Add a profile, or change the name or limit of the one with this id."""
+    def set_profile(self, profile: Profile) -> Profile | None:
+        """Add a profile, or change the name or limit of the one with this id. Returns what it was before, None if new."""
         known = self._viewers.get(profile.id)
+        before = None if known is None else known.profile
         if known is not None:
             known.profile = profile
         elif len(self._viewers) >= MAX_PROFILES:
@@ -147,6 +148,15 @@ class Viewers:
             position = 1 + max((viewer.position for viewer in self._viewers.values()), default=-1)
             self._viewers[profile.id] = Viewer(profile, position, deque(maxlen=self._window))
         self._unsaved.add(("profiles", profile.id, ""))
+        return before
+
+    def undo_set_profile(self, profile_id: str, before: Profile | None) -> None:
+        """Take back a set_profile that could not be stored."""
+        if before is not None:
+            self._viewers[profile_id].profile = before
+        else:
+            del self._viewers[profile_id]
+            self._unsaved.discard(("profiles", profile_id, ""))
 
     def take_viewing(self, sequence: int, entry: Watched) -> Episode:
         """Take in a viewing. Returns its episode.

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.brains import bundle, opened  # noqa: F401  fixtures of whole brains
+
 # Before any test module imports onnxruntime by itself: it reports its use from its import on unless this is set.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 

@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,66 +15,14 @@ import pytest
 from omega_edge.brain import OmegaBrain
 from omega_edge.catalog import write_bundle
 from omega_edge.config import BrainConfig
-from omega_edge.errors import CatalogError, ConfigError, ProtocolError, StoreBusyError
+from omega_edge.errors import CatalogError, ConfigError, ProtocolError, StoreBusyError, StoreFullError
 from omega_edge.protocol import (
     GlobalPatterns,
     Profile,
-    TitleReference,
-    TrendSignal,
-    ViewContext,
     ViewingEvent,
-    ViewingPattern,
 )
+from tests.brains import EVENING, Clock, bytes_in, listed, viewing, watch
 from tests.synthetic import DAY_MS, NOW_MS, sections_of
-
-EVENING = ViewContext("evening", 2)
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("bundle") / "synthetic.bundle"
-    write_bundle(path, *sections_of(120))
-    return path
-
-
-class Clock:
-    """A clock that stands still unless moved."""
-
-    def __init__(self) -> None:
-        self.now_ms = NOW_MS
-
-    def __call__(self) -> int:
-        return self.now_ms
-
-
-@pytest.fixture
-def opened(tmp_path: Path, bundle: Path) -> Callable[..., OmegaBrain]:
-    """Opens brains on one storage folder unless told another; closes them all at the end."""
-    brains = []
-
-    def open_brain(folder: str = "store", clock: Callable[[], int] | None = None, **options: object) -> OmegaBrain:
-        config = BrainConfig(
-            storage_path=tmp_path / folder, catalog_path=bundle, background_maintenance=False, **options
-        )
-        brains.append(OmegaBrain.open(config, clock or Clock()))
-        return brains[-1]
-
-    yield open_brain
-    for brain in brains:
-        brain.close()
-
-
-def viewing(row: int, watched: float = 0.9, minute: int = 0, context: ViewContext = EVENING) -> ViewingEvent:
-    return ViewingEvent(f"t{row:03d}", f"Título {row}", watched, 3600, NOW_MS - DAY_MS + minute * 60_000, context)
-
-
-def watch(brain: OmegaBrain, rows: list[int], context: ViewContext = EVENING) -> None:
-    for minute, row in enumerate(rows):
-        brain.observe(viewing(row, 0.2 if row % 4 == 3 else 0.9, minute, context))
-
-
-def listed(brain: OmegaBrain, k: int = 20, context: ViewContext = EVENING) -> list[str]:
-    return [shown.content_id for shown in brain.recommend(context, k)]
 
 
 def test_recommends_without_any_history(opened) -> None:
@@ -325,10 +272,6 @@ def test_export_then_import_restores_all(opened) -> None:
     assert other.withheld_counts("kid") == brain.withheld_counts("kid")
 
 
-def bytes_in(folder: Path, needle: bytes) -> list[str]:
-    return [str(path) for path in folder.rglob("*") if path.is_file() and needle in path.read_bytes()]
-
-
 def test_forget_leaves_neither_id_nor_title_in_any_file(opened, tmp_path: Path) -> None:
     brain = opened()
     unlike = ViewingEvent("secret-id-7", "Zebra Crossing 1999", 0.9, 60, NOW_MS, EVENING)
@@ -396,59 +339,6 @@ def test_a_clock_far_off_harms_nothing(opened) -> None:
     assert "t007" not in listed(brain, 100) and brain.withheld_counts()["seen"] == 4
 
 
-def pattern(identity: int, titles: list[int], success_rate: float = 0.9) -> ViewingPattern:
-    return ViewingPattern(
-        identity, success_rate, 50, NOW_MS, NOW_MS, references=tuple(TitleReference(f"t{row:03d}", 1.0) for row in titles)
-    )
-
-
-def test_global_patterns_and_trends_reach_the_list_and_are_idempotent(opened) -> None:
-    brain = opened()
-    sent = GlobalPatterns(7, (pattern(1, [30, 31]), pattern(2, [90])), (TrendSignal("t044", 1.0, 48),))
-    assert brain.explain("t030", EVENING).features["patterns"].value == 0
-    assert brain.apply_global_patterns(sent) > 0
-    assert brain.apply_global_patterns(sent) == 0
-    assert brain.explain("t030", EVENING).features["patterns"].value > 0
-    assert brain.explain("t044", EVENING).features["trend_short"].value == 1
-    assert brain.explain("t043", EVENING).features["trend_short"].value == 0
-    brain.close()
-    again = opened()
-    assert again.explain("t030", EVENING).features["patterns"].value > 0
-    assert again.stats()["global_version"] == 7
-    assert again.apply_global_patterns(GlobalPatterns(6, (pattern(9, [1]),))) == 0
-
-
-def test_an_embedded_pattern_speaks_for_its_nearest_titles(opened) -> None:
-    brain = opened()
-    vector = brain._catalog.codes[20] * brain._catalog.scale[20]
-    embedded = ViewingPattern(4, 0.9, 10, NOW_MS, NOW_MS, embedding=vector.astype("<f4").tobytes())
-    brain.apply_global_patterns(GlobalPatterns(1, (embedded,)))
-    assert brain.explain("t020", EVENING).features["patterns"].value == pytest.approx(1.0)
-
-
-def test_receive_composes_nothing(opened) -> None:
-    brain = opened()
-    watch(brain, [1, 2, 5])
-    assert brain.prepare_sync_delta() is None
-
-
-def test_a_delta_carries_titles_in_order_until_acknowledged(opened) -> None:
-    brain = opened(sharing="titles")
-    watch(brain, [1, 2, 3, 5])
-    delta = brain.prepare_sync_delta()
-    assert [title.content_id for title in delta.titles_finished] == ["t001", "t002", "t005"]
-    assert brain.prepare_sync_delta() == delta
-    brain.observe(viewing(6, minute=9))
-    with pytest.raises(ConfigError, match="prepared"):
-        brain.acknowledge_sync(delta.local_version + 1000)
-    brain.acknowledge_sync(delta.local_version)
-    following = brain.prepare_sync_delta()
-    assert [title.content_id for title in following.titles_finished] == ["t006"]
-    assert following.local_version > delta.local_version
-    brain.close()
-    assert [title.content_id for title in opened(sharing="titles").prepare_sync_delta().titles_finished] == ["t006"]
-
-
 def test_stats_name_the_configuration_and_hold_no_title(opened) -> None:
     brain = opened(diversity=0.25)
     watch(brain, [1, 2, 5])
@@ -490,50 +380,6 @@ def test_a_failed_open_lets_go_of_the_store(opened, tmp_path: Path) -> None:
     with pytest.raises(CatalogError, match="build or fetch"):
         OmegaBrain.open(BrainConfig(storage_path=tmp_path / "store", catalog_path=tmp_path / "foreign.bundle"))
     opened()
-
-
-def test_what_was_prepared_before_a_forget_cannot_be_acknowledged(opened, tmp_path: Path) -> None:
-    brain = opened(sharing="titles")
-    brain.observe(ViewingEvent("secret-id-7", "Zebra Crossing 1999", 0.9, 60, NOW_MS, EVENING))
-    watch(brain, [1, 2])
-    delta = brain.prepare_sync_delta()
-    brain.forget(content_id="secret-id-7")
-    with pytest.raises(ConfigError, match="prepare another"):
-        brain.acknowledge_sync(delta.local_version)
-    assert not bytes_in(tmp_path, b"secret-id-7")
-    assert [title.content_id for title in brain.prepare_sync_delta().titles_finished] == ["t001", "t002"]
-
-
-def test_titles_are_logged_exactly_while_they_are_shared(opened) -> None:
-    sharing = opened(sharing="titles")
-    watch(sharing, [1, 2])
-    exported = sharing.export()
-    sharing.forget(everything=True)
-    watch(sharing, [5])
-    assert [title.content_id for title in sharing.prepare_sync_delta().titles_finished] == ["t005"]
-    sharing.close()
-    silent = opened("silent")
-    silent.import_export(exported)
-    watch(silent, [6])
-    silent.close()
-    assert not opened("silent", sharing="titles").prepare_sync_delta().titles_finished
-
-
-def test_pages_are_acknowledged_title_by_title_even_when_an_answer_is_lost(opened) -> None:
-    brain = opened(sharing="titles")
-    watch(brain, [1, 2, 4, 5, 6])
-    received: list[str] = []
-    first = brain.prepare_sync_delta(max_titles=2)
-    received += [title.content_id for title in first.titles_finished]
-    wider = brain.prepare_sync_delta(max_titles=3)  # the answer to the first page was lost
-    assert first.more_pages and wider.more_pages and wider.local_version > first.local_version
-    with pytest.raises(ConfigError, match="prepare another"):
-        brain.acknowledge_sync(first.local_version)
-    brain.acknowledge_sync(wider.local_version)
-    rest = brain.prepare_sync_delta()
-    assert [title.content_id for title in rest.titles_finished] == ["t005", "t006"] and not rest.more_pages
-    with pytest.raises(ProtocolError, match="max_titles"):
-        brain.prepare_sync_delta(max_titles=0)
 
 
 @pytest.mark.parametrize(
@@ -579,37 +425,6 @@ def test_feedback_happens_at_the_household_s_time_of_day(opened) -> None:
     assert brain._memory.history("household", 1)[0].time_of_day == brain.now_context().time_of_day
 
 
-def test_a_trend_is_told_as_one_of_now_only_while_it_is(opened) -> None:
-    clock = Clock()
-    brain = opened(clock=clock)
-    by_trend = [one for one in brain.recommend(EVENING, 100) if one.trend is not None]
-    assert by_trend and all("in the last" in one.reason for one in by_trend)
-    clock.now_ms += 400 * DAY_MS
-    by_trend = [one for one in brain.recommend(EVENING, 100) if one.trend is not None]
-    assert by_trend and all(one.reason == "Popular in May 2013" for one in by_trend)
-
-
-def test_signals_of_unknown_titles_or_of_another_window_leave_the_trends_alone(opened) -> None:
-    brain = opened()
-    before = brain.explain("t044", EVENING).features
-    brain.apply_global_patterns(
-        GlobalPatterns(3, (), (TrendSignal("elsewhere", 1.0, 48), TrendSignal("t044", 1.0, 8784)))
-    )
-    assert brain.explain("t044", EVENING).features == before
-
-
-def test_following_a_pattern_is_remembered_for_young_profiles(opened) -> None:
-    clock = Clock()
-    brain = opened(clock=clock)
-    brain.apply_global_patterns(GlobalPatterns(1, (pattern(1, [30, 31]), pattern(2, [34]))))
-    assert {"t030", "t034"} <= set(listed(brain, 500))
-    clock.now_ms += 60_000
-    brain.observe(viewing(30))
-    brain.observe(viewing(33))  # no list was shown in between: no decision to learn from
-    outcomes = {one.pattern_id: (one.followed, one.not_followed) for one in brain._memory.patterns()}
-    assert outcomes == {1: (1, 0), 2: (0, 1)}
-
-
 def test_wrong_arguments_are_refused_by_name(opened) -> None:
     brain = opened()
     for call, named in (
@@ -625,3 +440,20 @@ def test_wrong_arguments_are_refused_by_name(opened) -> None:
     ):
         with pytest.raises(ConfigError, match=named):
             call()
+
+
+def test_a_profile_that_cannot_be_stored_does_not_hold(opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    brain = opened()
+    brain.set_profile(Profile("kid", "Kid", 6))
+
+    def full(*_arguments: object) -> None:
+        raise StoreFullError("no space left for the write")
+
+    monkeypatch.setattr(type(brain._memory._keeper.store), "write", full)
+    for profile in (Profile("kid", "Kid", 18), Profile("teen", "Teen")):
+        with pytest.raises(StoreFullError):
+            brain.set_profile(profile)
+    assert [(one.id, one.max_age_rating) for one in brain.profiles()] == [("household", None), ("kid", 6)]
+    assert brain.withheld_counts("kid")["age_rating"] > 0
+    with pytest.raises(ConfigError, match="teen"):
+        brain.withheld_counts("teen")

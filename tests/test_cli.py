@@ -321,6 +321,8 @@ def test_doctor_names_damage(cli: Cli, tmp_path: Path, bundle: Path) -> None:
     content[-100] ^= 1
     damaged.write_bytes(content)
     answer(cli("observe", "--json", stdin=watched("t001")))
+    # A forget moves all that is kept into the database.
+    answer(cli("forget", "--json", "--title", "t002"))
     database = tmp_path / "store" / "memory.mdb"
     pages = bytearray(database.read_bytes())
     place = bytes(pages).rindex(b"t001")

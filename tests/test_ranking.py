@@ -8,7 +8,9 @@ import pytest
 from omega_edge import ranking
 from omega_edge.catalog import Catalog
 from omega_edge.errors import CatalogError
-from omega_edge.ranking import FEATURES, HISTORY_HELD, HISTORY_WINDOW, History, Moment, Ranker, bucket_of
+from omega_edge.left_out import scores_without_each
+from omega_edge.ranker import Ranker
+from omega_edge.ranking import FEATURES, HISTORY_HELD, HISTORY_WINDOW, History, Moment, bucket_of
 from tests.synthetic import GENRES, PARAMETERS, catalog_of, sections_of
 
 
@@ -124,7 +126,7 @@ def test_scores_without_an_event_equal_a_ranking_that_never_had_it(events: int) 
     candidates = np.array([0, 7, 31, 59], np.uint32)
     for moment in MOMENTS.values():
         present = np.ascontiguousarray(ranking.features(catalog, history, moment, PARAMETERS)[:, candidates])
-        without = ranking.scores_without_each(catalog, history, moment, catalog.fusion, candidates, present)
+        without = scores_without_each(catalog, history, moment, catalog.fusion, candidates, present)
         assert without.shape == (min(events, HISTORY_WINDOW), len(candidates))
         for index in range(len(without)):
             matrix = ranking.features(catalog, history.without(index), moment, PARAMETERS)
@@ -208,7 +210,7 @@ def test_a_context_without_weight_changes_nothing_but_the_work() -> None:
         np.testing.assert_array_equal(ranked.raw, scores[ranked.rows])
         if events:
             complete = np.ascontiguousarray(complete[:, ranked.rows])
-            without = ranking.scores_without_each(
+            without = scores_without_each(
                 catalog, history, moment, catalog.fusion, ranked.rows, complete
             )
             np.testing.assert_allclose(ranked.raw - without, ranker.drops(history, moment, ranked), atol=1e-6)

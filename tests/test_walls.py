@@ -24,7 +24,7 @@ ROOMS = {
     "protocol": "errors validation protocol",
     "wire": "frame columns paging wire",
     "kernels": "_simd _simd._kernels",
-    "catalog": "bundle catalog",
+    "catalog": "bundle catalog_checks catalog",
     "datasets": "datasets",
     "inference": "tokenizer inference",
     "vectors": "vector_file vectors",
@@ -32,7 +32,7 @@ ROOMS = {
         "journal salvage store changes entries episodes skills reasoning viewers sharing_state keeper forgetting "
         "exporting importing memory"
     ),
-    "ranking": "ranking policy reasons",
+    "ranking": "ranking left_out ranker policy reasons",
     "brain": "config knowledge profile_view sharing recommender title_vectors brain",
     "doors": "configuration cli cli_* demo demo_* doctor __main__",
     "public names": "",

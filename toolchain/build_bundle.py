@@ -26,7 +26,8 @@ import numpy as np
 
 from cloud.model import Model, ModelSettings, TitleData, train
 from omega_edge._simd import kernels
-from omega_edge.catalog import MAX_GENRES, UNRATED, Title, lineage_of, title_sections, write_bundle
+from omega_edge.catalog import UNRATED, Title, lineage_of, title_sections, write_bundle
+from omega_edge.catalog_checks import MAX_GENRES
 from omega_edge.datasets import Dataset, DatasetTitle, read_dataset
 from omega_edge.errors import OmegaError
 from omega_edge.inference import InferenceEngine
