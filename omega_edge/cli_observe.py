@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from omega_edge.brain import OmegaBrain, wall_clock_ms
 from omega_edge.catalog import Catalog
-from omega_edge.cli import EXIT_DATA, EXIT_OK
+from omega_edge.cli_codes import EXIT_DATA, EXIT_OK
 from omega_edge.cli_output import counted, write_json
 from omega_edge.cli_session import open_brain, parse_moment
 from omega_edge.config import BrainConfig

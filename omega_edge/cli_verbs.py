@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from omega_edge.brain import Explanation
-from omega_edge.cli import EXIT_OK
+from omega_edge.cli_codes import EXIT_OK
 from omega_edge.cli_observe import observe
 from omega_edge.cli_output import Screen, as_plain, fit, in_bytes, in_minutes, write_json
 from omega_edge.cli_session import open_brain, parse_moment, require_file

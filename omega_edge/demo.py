@@ -20,7 +20,7 @@ import numpy as np
 
 from omega_edge import demo_measure
 from omega_edge.brain import OmegaBrain
-from omega_edge.cli import EXIT_OK
+from omega_edge.cli_codes import EXIT_OK
 from omega_edge.cli_output import Progress, Screen, as_plain, counted, in_minutes, write_json
 from omega_edge.config import BrainConfig
 from omega_edge.configuration import brain_config, settings_of

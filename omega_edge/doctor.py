@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from omega_edge.cli import EXIT_FOUND_FAULT, EXIT_OK
+from omega_edge.cli_codes import EXIT_FOUND_FAULT, EXIT_OK
 from omega_edge.cli_output import Screen, counted, in_bytes, write_json
 from omega_edge.config import BrainConfig
 from omega_edge.configuration import brain_config, settings_of

@@ -15,7 +15,7 @@ import pytest
 from omega_edge import errors
 from omega_edge.brain import OmegaBrain
 from omega_edge.catalog import write_bundle
-from omega_edge.cli import EXIT_BY_ERROR, EXIT_CODES_TEXT, exit_code_of
+from omega_edge.cli_codes import EXIT_BY_ERROR, EXIT_CODES_TEXT, exit_code_of
 from omega_edge.config import BrainConfig
 from tests.synthetic import NOW_MS, sections_of
 
