@@ -9,6 +9,7 @@ both spans, and everything else is trained once more on all events.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -22,13 +23,18 @@ from omega_edge.catalog import Catalog
 from omega_edge.catalog_checks import BUCKETS
 from omega_edge.datasets import Events
 from omega_edge.errors import ConfigError
-from omega_edge.ranking import FEATURES, POPULARITY, ROWS, TREND_LONG, TREND_SHORT
+from omega_edge.protocol import MAX_WINDOW_HOURS
+from omega_edge.ranking import DECAYS, FEATURES, POPULARITY, ROWS, TREND_LONG, TREND_SHORT
 
 Progress = Callable[[str], None]
 
 FIT_START, TEST_START = 0.6, 0.8
 BLOCKS_PER_SPAN = 4
 RELIABILITY_BINS = 5
+
+
+def _number(value: object) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,23 +62,31 @@ class ModelSettings:
     queries_per_bucket: int = 1000
 
     def __post_init__(self) -> None:
-        short, long = self.trend_window_hours
-        decays = [self.parameters.get(name, 0.0) for name in ("row_decay", "content_decay")]
+        windows, parameters = self.trend_window_hours, self.parameters
         for name, expected, holds in (
-            ("ridge", "a number above 0", self.ridge > 0),
-            ("half_life_days", "a number above 0", self.half_life_days > 0),
-            ("min_events", "1 or more", self.min_events >= 1),
-            ("row_budget_bytes", "0 or more", self.row_budget_bytes >= 0),
-            ("trend_window_hours", "1 or more and a longer one", 1 <= short < long),
-            ("queries_per_bucket", "1 or more", self.queries_per_bucket >= 1),
+            ("ridge", "a number above 0", _number(self.ridge) and self.ridge > 0),
+            ("half_life_days", "a number above 0", _number(self.half_life_days) and self.half_life_days > 0),
+            ("min_events", "an integer, 1 or more", type(self.min_events) is int and self.min_events >= 1),
+            ("row_budget_bytes", "an integer, 0 or more", type(self.row_budget_bytes) is int and self.row_budget_bytes >= 0),
+            (
+                "trend_window_hours",
+                f"two integers, the second greater, 1 to {MAX_WINDOW_HOURS}",
+                isinstance(windows, tuple)
+                and [type(hours) for hours in windows] == [int, int]
+                and 1 <= windows[0] < windows[1] <= MAX_WINDOW_HOURS,
+            ),
+            ("queries_per_bucket", "an integer, 1 or more", type(self.queries_per_bucket) is int and self.queries_per_bucket >= 1),
             (
                 "parameters",
-                "row_decay and content_decay above 0, at most 1, and failure_weight",
-                all(0 < decay <= 1 for decay in decays) and "failure_weight" in self.parameters,
+                f"{' and '.join(DECAYS)} above 0, at most 1, and failure_weight from -1 to 1",
+                isinstance(parameters, dict)
+                and all(_number(parameters.get(name)) and 0 < parameters[name] <= 1 for name in DECAYS)
+                and _number(parameters.get("failure_weight"))
+                and -1 <= parameters["failure_weight"] <= 1,
             ),
         ):
             if not holds:
-                raise ConfigError(f"{name}: expected {expected}, got {getattr(self, name)}")
+                raise ConfigError(f"{name}: expected {expected}, got {getattr(self, name)!r}")
 
 
 @dataclass(frozen=True, slots=True)

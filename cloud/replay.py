@@ -39,7 +39,8 @@ class Timeline:
 
     @staticmethod
     def of(events: Events, slots: np.ndarray) -> Timeline:
-        """The timeline of a data set's events. slots: see signals.slots_of."""
+        """The timeline of a data set's events, in time order. slots: see signals.slots_of."""
+        assert np.all(events.timestamp[1:] >= events.timestamp[:-1]), "events out of order would train on their future"
         pair = events.household.astype(np.int64) * (int(events.title.max(initial=0)) + 1) + events.title
         first = np.zeros(len(events), bool)
         first[np.unique(pair, return_index=True)[1]] = True

@@ -112,6 +112,15 @@ class Ranker:
         rows, raw = rows[:k], raw[:k]
         return Ranked(rows, raw, np.ascontiguousarray(matrix[:, rows]))
 
+    def contributing(self, history: History, events: int) -> np.ndarray:
+        """bool[e]: which of the newest events lend their own content or rows to scores.
+
+        Leaving out one that does not still moves the others' positions; that is no reason to name it.
+        """
+        prepared = self._prepared(history)
+        content = (prepared.content_weights != 0) & (history.scale > 0)
+        return (content | ((prepared.row_weights != 0) & (history.rows >= 0)))[:events]
+
     def drops(self, history: History, moment: Moment, ranked: Ranked) -> np.ndarray:
         """float32[e, k]: how much each event of the window lifts each ranked title's raw score."""
         if not len(history.rows) or not len(ranked.rows):

@@ -104,7 +104,7 @@ class Recommender:
         ranked = Ranked(rows, raw_scores(present, self._catalog.fusion, view.history.count, moment), present)
         told = self._told(view, moment, ranked, context, now_ms)[0]
         drops = self._ranker.drops(view.history, moment, ranked)
-        nameable = view.nameable(self._policy, len(drops), now_ms)
+        nameable = self._nameable(view, len(drops), now_ms)
         weights = weights_of(self._catalog.fusion, view.history.count, moment).tolist()
         return Explanation(
             content_id=content_id,
@@ -146,12 +146,16 @@ class Recommender:
         genres = ", ".join(self._catalog.genres)
         raise ProtocolError(f"mood_hint: expected a genre of the catalogue ({genres}), got {mood_hint!r}")
 
+    def _nameable(self, view: ProfileView, events: int, now_ms: int) -> np.ndarray:
+        """bool[e]: which of the newest events a reason may name: those that count, of titles that policy lets name."""
+        return view.nameable(self._policy, events, now_ms) & self._ranker.contributing(view.history, events)
+
     def _told(
         self, view: ProfileView, moment: Moment, ranked: Ranked, context: ViewContext, now_ms: int
     ) -> list[Recommendation]:
         """What is said of each ranked title."""
         drops = self._ranker.drops(view.history, moment, ranked)
-        nameable = view.nameable(self._policy, len(drops), now_ms)
+        nameable = self._nameable(view, len(drops), now_ms)
         strongest, falls = strongest_event_each(drops, nameable)
         catalog = self._catalog
         slope, intercept = catalog.fusion.calibration[bucket_of(view.history.count)].tolist()

@@ -83,6 +83,17 @@ def test_a_reason_names_the_event_whose_deletion_costs_most(opened) -> None:
     assert named >= 6
 
 
+def test_a_title_of_which_nothing_is_known_is_never_the_reason(opened) -> None:
+    brain = opened()
+    watch(brain, [3, 17])
+    for _ in range(3):
+        brain.observe(ViewingEvent("elsewhere", "Not in any catalogue", 0.9, 60, NOW_MS, EVENING))
+    shown = brain.recommend(EVENING, 100)
+    named = {event.content_id for one in shown for event in one.events}
+    assert named and "elsewhere" not in named
+    assert all(event.content_id != "elsewhere" for event in brain.explain(shown[0].content_id, EVENING).events)
+
+
 def test_profiles_are_apart(opened) -> None:
     brain = opened()
     brain.set_profile(Profile("kid", "Kid", 6))

@@ -317,6 +317,13 @@ def test_what_the_job_makes_is_a_catalogue_and_the_same_again(tribal_model):
         {"queries_per_bucket": 0},
         {"parameters": {"row_decay": 0.9, "content_decay": 0.0, "failure_weight": 0.5}},
         {"parameters": {"row_decay": 0.9}},
+        {"ridge": "5"},
+        {"ridge": float("inf")},
+        {"min_events": 2.5},
+        {"trend_window_hours": (48,)},
+        {"trend_window_hours": (48, 9000)},
+        {"parameters": None},
+        {"parameters": {"row_decay": 0.9, "content_decay": 0.9, "failure_weight": float("nan")}},
     ],
 )
 def test_settings_that_make_no_sense_are_refused(wrong):
