@@ -7,23 +7,44 @@ loading numpy. Data goes to standard output, progress and errors to standard err
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from omega_edge import errors
-from omega_edge.cli_codes import EXIT_BROKEN_PIPE, EXIT_CODES_TEXT, EXIT_INTERRUPTED, EXIT_OK, exit_code_of
+from omega_edge.cli_codes import (
+    EXIT_BROKEN_PIPE,
+    EXIT_CODES_TEXT,
+    EXIT_INTERRUPTED,
+    EXIT_IO,
+    EXIT_OK,
+    EXIT_USAGE,
+    exit_code_of,
+)
+from omega_edge.cli_process import end_on_fault, flush_output, let_go, occupy_standard_streams, say_error
 
 OPTIONS_TEXT = """\
 options come from flags, then OMEGA_* variables (OMEGA_STORAGE_PATH), then the TOML file that --config or
 OMEGA_CONFIG names (else ~/.config/omega-edge/config.toml, /etc/omega-edge/config.toml), then defaults;
-`omega-edge config show` tells which. NO_COLOR turns colour off."""
+`omega-edge config show` tells which. NO_COLOR turns colour off.
+
+errors are one line of text on standard error, with --json too."""
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=30, width=100)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        try:
+            super().error(message)
+        except OSError:
+            # Standard error takes nothing; the exit code still tells.
+            let_go(sys.stderr)
+            raise SystemExit(EXIT_USAGE) from None
 
 
 def _shared_flags() -> argparse.ArgumentParser:
@@ -128,7 +149,7 @@ def _add_demo(verbs: argparse._SubParsersAction, shared: argparse.ArgumentParser
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the whole command line."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="omega-edge",
         description="Recommends television on the television.",
         epilog=f"{OPTIONS_TEXT}\n\n{EXIT_CODES_TEXT}",
@@ -181,41 +202,57 @@ def _run(options: argparse.Namespace) -> int:
     return cli_verbs.run(options)
 
 
-def _let_go_of_output() -> None:
-    """Point standard output at nothing, so that the interpreter's last flush does not complain about the pipe."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
+def _answer(arguments: Sequence[str] | None) -> int:
     parser = build_parser()
-    options = parser.parse_args(arguments)
+    try:
+        options = parser.parse_args(arguments)
+        if not options.version:
+            _check_usage(parser, options)
+    except SystemExit as ended:
+        # argparse has printed the help, or what is wrong with the command line.
+        return ended.code
     if options.version:
         from omega_edge import __version__
 
         print(f"omega-edge {__version__}")
         return EXIT_OK
-    _check_usage(parser, options)
+    return _run(options)
+
+
+def _guarded(arguments: Sequence[str] | None) -> int:
+    """The answer's exit code, with every error that is foreseen told in one line."""
     try:
-        code = _run(options)
-        sys.stdout.flush()
+        return _answer(arguments)
     except BrokenPipeError:
-        _let_go_of_output()
         return EXIT_BROKEN_PIPE
     except KeyboardInterrupt:
-        print("omega-edge: interrupted", file=sys.stderr)
+        say_error("interrupted")
         return EXIT_INTERRUPTED
     except (errors.OmegaError, OSError) as error:
-        print(f"omega-edge: {_in_words(error)}", file=sys.stderr)
+        say_error(_in_words(error))
         return exit_code_of(error)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code. An exception that leaves it is an internal fault (EXIT_OTHER)."""
+    sys.excepthook = end_on_fault
+    occupy_standard_streams()
+    if sys.stdout is None:
+        say_error("standard output is closed: expected somewhere to answer to, such as /dev/null; nothing was done")
+        return EXIT_IO
+    code = _guarded(arguments)
+    unwritten = flush_output()
+    if isinstance(unwritten, BrokenPipeError):
+        return EXIT_BROKEN_PIPE if code == EXIT_OK else code
+    if unwritten is not None and code == EXIT_OK:
+        say_error(f"standard output: {_in_words(unwritten)}")
+        return EXIT_IO
     return code
 
 
 def _in_words(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return str(error)
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from omega_edge import errors
 
+DEBUG_VARIABLE = "OMEGA_DEBUG"
+"""1: an internal fault shows its traceback."""
+
 EXIT_OK = 0
 EXIT_FOUND_FAULT = 1
 EXIT_USAGE = 2
@@ -42,7 +45,7 @@ EXIT_CODES_TEXT = """exit codes:
    65  input, catalogue or store is damaged or not acceptable
    66  a file that was named is missing
    69  the text model, or something that the verb cannot do without, is not there
-   70  an error of no other kind
+   70  an internal fault; OMEGA_DEBUG=1 shows its traceback
    73  the storage folder cannot be written
    74  reading or writing failed, or the disk is full
    75  another process holds the store; try again later

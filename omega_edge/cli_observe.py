@@ -13,6 +13,7 @@ from omega_edge.brain import OmegaBrain, wall_clock_ms
 from omega_edge.catalog import Catalog
 from omega_edge.cli_codes import EXIT_DATA, EXIT_OK
 from omega_edge.cli_output import counted, write_json
+from omega_edge.cli_process import say_error
 from omega_edge.cli_session import open_brain, parse_moment
 from omega_edge.config import BrainConfig
 from omega_edge.errors import ConfigError, ProtocolError
@@ -40,7 +41,7 @@ def observe(options: argparse.Namespace, config: BrainConfig) -> int:
                 if options.content_id is not None:
                     raise
                 faults.append({"line": number, "error": str(fault)})
-                print(f"omega-edge: line {number}: {fault}", file=sys.stderr, flush=True)
+                say_error(f"line {number}: {fault}")
                 continue
             sequence = brain.observe(event).sequence
             recorded += 1

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 from omega_edge.brain import OmegaBrain, wall_clock_ms
 from omega_edge.config import BrainConfig
-from omega_edge.errors import ConfigError
+from omega_edge.errors import ConfigError, ProtocolError
 from omega_edge.protocol import check_timestamp
 
 
@@ -31,11 +31,14 @@ def parse_moment(text: str | None, zone: ZoneInfo) -> int | None:
     """Unix milliseconds of --at: a number as it is, ISO 8601 in the given zone unless it has an offset."""
     if text is None:
         return None
-    if text.isdigit():
-        return check_timestamp("--at", int(text))
     try:
+        # Other scripts' digits, and more of them than int() takes, are ValueErrors here too.
+        if text.isascii() and text.isdigit():
+            return check_timestamp("--at", int(text))
         moment = datetime.fromisoformat(text)
+    except ProtocolError:
+        raise
     except ValueError:
-        raise ConfigError(f"--at: expected a time such as 2026-03-01T20:15, or Unix ms, got {text!r}") from None
+        raise ConfigError(f"--at: expected a time such as 2026-03-01T20:15, or Unix ms, got {text[:80]!r}") from None
     moment = moment.replace(tzinfo=zone) if moment.tzinfo is None else moment
     return check_timestamp("--at", int(moment.timestamp() * 1000))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 
 from omega_edge.brain import Explanation
 from omega_edge.cli_codes import EXIT_OK
+from omega_edge.cli_export import export
 from omega_edge.cli_observe import observe
-from omega_edge.cli_output import Screen, as_plain, fit, in_bytes, in_minutes, write_json
+from omega_edge.cli_output import Screen, as_plain, fit, in_minutes, write_json
 from omega_edge.cli_session import open_brain, parse_moment, require_file
 from omega_edge.config import BrainConfig
 from omega_edge.configuration import Setting, brain_config, settings_of
@@ -152,32 +152,10 @@ def _set_profile(options: argparse.Namespace, config: BrainConfig) -> int:
 # The household's data --------------------------------------------------------------------------------------
 
 
-def _export(options: argparse.Namespace, config: BrainConfig) -> int:
-    with open_brain(config) as brain:
-        exported = brain.export()
-    if options.out is None:
-        write_json(exported)
-        return EXIT_OK
-    temporary = options.out.with_name(f".{options.out.name}.{os.getpid()}.tmp")
-    try:
-        # The file names what the household watched: for its owner only.
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-            write_json(exported, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, options.out)
-    finally:
-        temporary.unlink(missing_ok=True)
-    size_bytes = options.out.stat().st_size
-    if options.json:
-        write_json({"file": options.out, "bytes": size_bytes})
-    else:
-        print(f"{options.out}: {in_bytes(size_bytes)}")
-    return EXIT_OK
-
-
 def _import(options: argparse.Namespace, config: BrainConfig) -> int:
     if options.file == "-":
+        if sys.stdin is None:
+            raise FileNotFoundError("import: expected an export on standard input, which is closed")
         content = sys.stdin.buffer.read(MAX_IMPORT_BYTES + 1)
     else:
         require_file(Path(options.file), "import", "name a file that `omega-edge export` wrote, or -")
@@ -256,7 +234,7 @@ _VERBS = {
     "explain": _explain,
     "observe": observe,
     "feedback": _feedback,
-    "export": _export,
+    "export": export,
     "import": _import,
     "forget": _forget,
     "stats": _stats,

@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from omega_edge.cli_codes import DEBUG_VARIABLE
 from omega_edge.config import BrainConfig
 from omega_edge.errors import ConfigError
 
@@ -46,14 +47,29 @@ def source_checkout() -> Path | None:
     return root if (root / "toolchain" / "build_bundle.py").is_file() else None
 
 
-def _home(environment: Mapping[str, str], variable: str, fallback: str) -> Path:
+def _home(environment: Mapping[str, str], variable: str, fallback: str) -> Path | None:
+    """A folder of the user, or None for a user without a home, as a service may be: no HOME and no passwd entry."""
     named = environment.get(variable, "")
-    return Path(named) if named else Path("~").expanduser() / fallback
+    if named:
+        return Path(named)
+    try:
+        return Path("~").expanduser() / fallback
+    except RuntimeError:
+        return None
+
+
+def _expanded(name: str, text: str, origin: str) -> Path:
+    """The path with ~ and ~user put in full."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise ConfigError(f"{name} ({origin}): expected a path, got {text!r}: no such user, or one without a home") from None
 
 
 def default_paths(environment: Mapping[str, str]) -> dict[str, Path]:
     """Paths that hold where nothing else is said: the user's state directory and a source tree's build directory."""
-    paths = {"storage_path": _home(environment, "XDG_STATE_HOME", ".local/state") / "omega-edge"}
+    state = _home(environment, "XDG_STATE_HOME", ".local/state")
+    paths = {} if state is None else {"storage_path": state / "omega-edge"}
     root = source_checkout()
     if root is not None:
         paths["catalog_path"] = root / "build" / DEMONSTRATION_BUNDLE
@@ -68,8 +84,11 @@ def _find_file(named: Path | None, environment: Mapping[str, str]) -> Path | Non
     if environment.get(FILE_VARIABLE):
         return Path(environment[FILE_VARIABLE])
     for directory in (_home(environment, "XDG_CONFIG_HOME", ".config"), Path("/etc")):
+        if directory is None:
+            continue
         candidate = directory / "omega-edge" / "config.toml"
-        if candidate.is_file():
+        # False too in a folder that this user may not enter, such as a HOME left over from another user.
+        if os.path.isfile(candidate):
             return candidate
     return None
 
@@ -108,7 +127,7 @@ def _from_text(name: str, kinds: tuple[type, ...], text: str, origin: str) -> ob
                 return kind(text)
             except ValueError:
                 raise ConfigError(f"{name} ({origin}): expected {kind.__name__}, got {text!r}") from None
-    return Path(text).expanduser() if _is_path(name) else text
+    return _expanded(name, text, origin) if _is_path(name) else text
 
 
 def _from_file(name: str, kinds: tuple[type, ...], value: object, path: Path) -> object:
@@ -116,7 +135,7 @@ def _from_file(name: str, kinds: tuple[type, ...], value: object, path: Path) ->
     if value == NOTHING and types.NoneType in kinds:
         return None
     if _is_path(name) and isinstance(value, str):
-        return path.parent.resolve() / Path(value).expanduser()
+        return path.parent.resolve() / _expanded(name, value, f"file {path}")
     accepted = (*kinds, int) if float in kinds else kinds
     if isinstance(value, bool) and bool not in kinds or not isinstance(value, accepted):
         wanted = " or ".join(kind.__name__ for kind in kinds if kind is not types.NoneType)
@@ -159,7 +178,7 @@ def load_settings(
     variables = {
         key[len(VARIABLE_PREFIX) :].lower(): key
         for key in environment
-        if key.startswith(VARIABLE_PREFIX) and key != FILE_VARIABLE
+        if key.startswith(VARIABLE_PREFIX) and key not in (FILE_VARIABLE, DEBUG_VARIABLE)
     }
     _refuse_unknown(set(variables), fields, f"environment variables {VARIABLE_PREFIX}*")
     for name, key in variables.items():

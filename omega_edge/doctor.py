@@ -166,11 +166,23 @@ def _cosine_to_bundle(engine: object, config: BrainConfig) -> float | None:
     return min(cosines)
 
 
+def _nearest(path: Path) -> Path:
+    """The path, or the nearest folder above it that is there; the root at last."""
+    absolute = Path(os.path.abspath(path))
+    # os.path.exists, since Path.exists raises PermissionError below a folder that may not be entered.
+    return next((each for each in (absolute, *absolute.parents) if os.path.exists(each)), Path("/"))
+
+
 def _check_store(config: BrainConfig) -> Finding:
     """Open the store read-only, which reads every record and checks it, and count what is sound."""
     from omega_edge.store import DATABASE_NAME, Store
 
-    if not (config.storage_path / DATABASE_NAME).exists():
+    ground = _nearest(config.storage_path)
+    if not ground.is_dir():
+        return Finding("store", FAILED, f"{config.storage_path}: expected a folder, {ground} is none; see --storage")
+    if not os.path.exists(config.storage_path / DATABASE_NAME):
+        if not os.access(ground, os.W_OK | os.X_OK):
+            return Finding("store", DEGRADED, f"{config.storage_path}: it cannot be made, {ground} cannot be written")
         return Finding("store", OK, f"{config.storage_path}: nothing stored yet; it is made at the first use")
     try:
         store = Store(config.storage_path, read_only=True)
@@ -190,9 +202,7 @@ def _check_store(config: BrainConfig) -> Finding:
 
 
 def _check_disk(config: BrainConfig) -> Finding:
-    folder = config.storage_path
-    while not folder.exists():
-        folder = folder.parent
+    folder = _nearest(config.storage_path)
     usage = shutil.disk_usage(folder)
     if os.statvfs(folder).f_flag & os.ST_RDONLY or not os.access(folder, os.W_OK):
         return Finding("disk", DEGRADED, f"{folder} cannot be written: it recommends, and learns nothing new")

@@ -189,7 +189,9 @@ def test_the_title_refused_is_gone_and_ranks_before_are_those_of_the_first_list(
         if row["content_id"] in ranks:
             assert row["rank_before"] == ranks[row["content_id"]]
         else:
-            assert row["rank_before"] is None or row["rank_before"] > 5
+            # Not among the first five, and either ranked further down or not ranked at all.
+            assert row["rank_before"] in (None, *range(6, 21))
+        assert (row["rank_before"] is None) == (row["score_before"] is None)
 
 
 def test_children_get_only_what_is_rated_for_them(shown: Shown) -> None:

@@ -18,6 +18,8 @@ readonly BUNDLE_INPUTS=("$DATA_SET"/* toolchain/{build_bundle,title_rules}.py cl
     omega_edge/{bundle,catalog,catalog_checks,datasets,inference,protocol,ranking,tokenizer,validation,vectors}.py)
 
 export OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
+# onnxruntime reports its use unless told not to; the product tells it too.
+export ORT_DISABLE_TELEMETRY=1
 # Decimal points in EPOCHREALTIME and printf whatever the language of the user.
 LC_NUMERIC=C
 
