@@ -12,10 +12,11 @@ from typing import Any
 import cbor2
 
 from omega_edge.changes import Change, Tier, tombstone_row
+from omega_edge.entries import MAX_DECISION_LATENCY_MS
 from omega_edge.episodes import Episode, EpisodeKind
 from omega_edge.errors import ProtocolError
 from omega_edge.exporting import FORMAT, VERSION
-from omega_edge.forgetting import replace_records
+from omega_edge.forgetting import replace_records, whole_or_not
 from omega_edge.keeper import Keeper, new_epoch, state_rows
 from omega_edge.protocol import (
     DEFAULT_PROFILE,
@@ -49,16 +50,22 @@ from omega_edge.validation import (
 from omega_edge.viewers import MAX_PROFILES, Viewer, viewer_rows
 
 _U32_MAX = (1 << 32) - 1
-_COUNT_MAX = (1 << 53) - 1
-"""The largest integer that every JSON reader keeps exact."""
+_COUNT_MAX = 1 << 52
+"""Half of what every JSON reader keeps exact, so that counters can go on from here."""
+_SKILL_ID_MAX = 1 << 31
+_SKILL_IDS_AHEAD = 1 << 20
+"""How far the next skill's id may be ahead of every one in use."""
+_SAMPLES_MAX = 1 << 31
+_MICRO = 1_000_000
 _MAX_STATE_BYTES = 1 << 20
+_MAX_STATE_DEPTH = 32
 
 
 def import_records(keeper: Keeper, exported: object) -> None:
     """Check an export, then put it in the place of everything. Raises ProtocolError; then nothing has changed."""
     rows = _Importer(exported, keeper.episodes.must_store_vector).rows(keeper.last_sequence)
-    keeper.commit()
-    replace_records(keeper, rows)
+    with whole_or_not(keeper):
+        replace_records(keeper, rows)
 
 
 class _Fields:
@@ -106,6 +113,46 @@ def _object(name: str, value: object) -> dict:
 
 def _count(name: str, value: object) -> int:
     return check_integer(name, value, 0, _COUNT_MAX)
+
+
+def _number_of(text: str) -> int:
+    """The u32 that is the key of an acknowledged pattern."""
+    plain = isinstance(text, str) and len(text) <= 10 and text.isascii() and text.isdecimal()
+    if not plain or int(text) > _U32_MAX or text != str(int(text)):
+        raise refuse("acknowledged", "ids of patterns, as decimal text", text)
+    return int(text)
+
+
+def _check_plain(name: str, state: dict) -> None:
+    """A state may hold what JSON, CBOR and UTF-8 all can, nested at most _MAX_STATE_DEPTH deep."""
+    level: list[object] = [state]
+    for _depth in range(_MAX_STATE_DEPTH):
+        for value in level:
+            if isinstance(value, str):
+                _check_unicode(name, value)
+            elif type(value) is int:
+                check_integer(name, value, -(1 << 63), (1 << 64) - 1)
+            elif isinstance(value, float):
+                check_finite(name, value)
+            elif isinstance(value, dict):
+                for key in value:
+                    _check_unicode(f"{name}: key", key)
+            elif not (value is None or isinstance(value, (bool, list))):
+                raise refuse(name, "only what JSON can hold", value)
+        holders = [value for value in level if isinstance(value, (dict, list))]
+        level = [item for value in holders for item in (value.values() if isinstance(value, dict) else value)]
+        if not level:
+            return
+    raise refuse(name, f"values nested at most {_MAX_STATE_DEPTH} deep", state)
+
+
+def _check_unicode(name: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise refuse(name, "text", value)
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise refuse(name, "text that UTF-8 can hold (no lone surrogates)", value) from None
 
 
 def _base64(name: str, value: object, length: int) -> bytes:
@@ -159,13 +206,14 @@ class _Importer:
         self._versions: list[int] = []
         self._profiles: list[str] = []
         self._seen_sequences: list[int] = []
+        self._highest_skill_id = 0
 
     def rows(self, sequence_used: int) -> list[Row]:
         """Every record of the export. Sequences go on behind what this memory has used, whatever the export says."""
         counters = self._all.take("counters", _Fields)
         last_sequence = counters.take("last_sequence", _count)
         local_version = counters.take("local_version", _count)
-        next_skill_id = counters.take("next_skill_id", check_integer, 1, _U32_MAX)
+        next_skill_id = counters.take("next_skill_id", check_integer, 1, _SKILL_ID_MAX)
         complete_from = counters.take("complete_from", check_integer, 0, local_version)
         counters.end()
         rows: list[Row] = []
@@ -177,6 +225,7 @@ class _Importer:
             raise refuse("export.profiles", f"1 to {MAX_PROFILES}, among them {DEFAULT_PROFILE!r}", self._profiles)
         rows += [self._episode(value, last_sequence, next_skill_id) for value in self._all.take("episodes", _list)]
         rows += [self._skill(value, last_sequence, next_skill_id) for value in self._all.take("skills", _list)]
+        check_integer("counters.next_skill_id", next_skill_id, 1, self._highest_skill_id + _SKILL_IDS_AHEAD)
         for value in self._all.take("patterns", _list):
             rows += self._reasoning(value)
         rows += self._removed(self._all.take("removed", _list))
@@ -227,6 +276,8 @@ class _Importer:
             kind = reason.take("kind", check_enum, FeedbackKind)
             until = reason.take("until", _optional, check_timestamp)
             reason.end()
+            if kind is FeedbackKind.LIKE or (until is None) != (kind is not FeedbackKind.NOT_NOW):
+                raise refuse("hidden", "dislike or never without an end, or not_now with one", kind)
             viewer.hidden[check_content_id("hidden", content_id)] = (kind, until)
         fields.end()
         self._profiles.append(profile.id)
@@ -255,30 +306,42 @@ class _Importer:
             self._note(fields, Tier.EPISODES, sequence),
         )
         fields.end()
+        if (episode.watch_percentage is None) and episode.kind is EpisodeKind.WATCHED:
+            raise refuse("episode.watch_percentage", "a number for a title that was watched", None)
+        self._highest_skill_id = max(self._highest_skill_id, episode.skill_id)
         return episode.row(with_vector=self._must_store_vector(episode))
 
     def _skill(self, value: object, last_sequence: int, next_skill_id: int) -> Row:
         fields = _Fields("skill", value)
         skill_id = fields.take("skill_id", check_integer, 1, next_skill_id - 1)
         code, scale = fields.take("vector", _vector)
+        members = [self._member(title, last_sequence) for title in fields.take("titles", _list)]
+        check_distinct("skill: titles", [content_id for content_id, _member in members])
         skill = Skill(
             skill_id,
             fields.take("profile", self._known_profile),
             fields.take("part_of_day", _part_of_day),
             code,
             scale,
-            fields.take("successes", _count),
-            fields.take("failures", _count),
+            fields.take("successes", check_integer, 0, _SAMPLES_MAX),
+            fields.take("failures", check_integer, 0, _SAMPLES_MAX),
             fields.take("reward_micro", _count),
             fields.take("created_at", check_timestamp),
             fields.take("updated_at", check_timestamp),
             fields.take("last_sequence", check_integer, 1, last_sequence),
-            dict(self._member(title, last_sequence) for title in fields.take("titles", _list)),
+            dict(members),
             self._note(fields, Tier.SKILLS, skill_id),
         )
         fields.end()
-        check_integer("skill: successes and failures", skill.sample_count, 1, _U32_MAX)
+        check_integer("skill: successes and failures", skill.sample_count, 1, _SAMPLES_MAX)
+        check_integer("skill.reward_micro", skill.reward_micro, 0, skill.sample_count * _MICRO)
         check_integer("skill: titles", len(skill.titles), 1, MAX_MEMBERS)
+        named = skill.titles.values()
+        successes, episodes = sum(member.successes for member in named), sum(member.episodes for member in named)
+        check_integer("skill: successes of its titles", successes, 0, skill.successes)
+        check_integer("skill: failures of its titles", episodes - successes, 0, skill.failures)
+        check_integer("skill: reward_micro of its titles", sum(one.reward_micro for one in named), 0, skill.reward_micro)
+        self._highest_skill_id = max(self._highest_skill_id, skill_id)
         return skill.row()
 
     def _member(self, value: object, last_sequence: int) -> tuple[str, Member]:
@@ -286,12 +349,14 @@ class _Importer:
         content_id = fields.take("content_id", check_content_id)
         member = Member(
             fields.take("content_title", check_text, MAX_TITLE_BYTES),
-            fields.take("episodes", check_integer, 1, _U32_MAX),
+            fields.take("episodes", check_integer, 1, _SAMPLES_MAX),
             fields.take("successes", _count),
             fields.take("reward_micro", _count),
             fields.take("last_sequence", check_integer, 1, last_sequence),
         )
         fields.end()
+        check_integer("skill.title.successes", member.successes, 0, member.episodes)
+        check_integer("skill.title.reward_micro", member.reward_micro, 0, member.episodes * _MICRO)
         return content_id, member
 
     def _reasoning(self, value: object) -> list[Row]:
@@ -307,15 +372,20 @@ class _Importer:
             fields.take("references", _references),
             code,
             scale,
-            fields.take("followed", _count),
+            fields.take("followed", check_integer, 0, _SAMPLES_MAX),
             fields.take("followed_reward_micro", _count),
-            fields.take("not_followed", _count),
+            fields.take("not_followed", check_integer, 0, _SAMPLES_MAX),
             fields.take("not_followed_reward_micro", _count),
             fields.take("latency_ms_sum", _count),
             fields.take("outcome_version", _count),
             self._note(fields, Tier.REASONING, pattern_id),
         )
         fields.end()
+        check_integer("pattern.followed_reward_micro", pattern.followed_reward_micro, 0, pattern.followed * _MICRO)
+        not_followed_most = pattern.not_followed * _MICRO
+        check_integer("pattern.not_followed_reward_micro", pattern.not_followed_reward_micro, 0, not_followed_most)
+        latest = pattern.outcomes * MAX_DECISION_LATENCY_MS
+        check_integer("pattern.latency_ms_sum", pattern.latency_ms_sum, 0, latest)
         self._versions.append(pattern.outcome_version)
         return [pattern.row(), pattern.outcome_row()] if pattern.outcomes else [pattern.row()]
 
@@ -348,10 +418,9 @@ class _Importer:
             entry.end()
         check_distinct("finished: versions", [key for _table, key, _fields in rows])
         acknowledged = {}
-        for number, value in fields.take("acknowledged", _object).items():
-            if not number.isascii() or not number.isdecimal() or int(number) > _U32_MAX:
-                raise refuse("acknowledged", "ids of patterns, as decimal text", number)
-            acknowledged[int(number)] = None if value is None else _pattern(int(number), value)
+        for text, value in fields.take("acknowledged", _object).items():
+            number = _number_of(text)
+            acknowledged[number] = None if value is None else _pattern(number, value)
         fields.end()
         return [*rows, sharing_row(titles, acknowledged_version, acknowledged)]
 
@@ -359,7 +428,8 @@ class _Importer:
         rows: list[Row] = []
         for name, state in states.items():
             check_text("states: name", name, MAX_MOOD_HINT_BYTES)
-            if len(cbor2.dumps(_object("state", state))) > _MAX_STATE_BYTES:
+            _check_plain("state", _object("state", state))
+            if len(cbor2.dumps(state)) > _MAX_STATE_BYTES:
                 raise refuse("state", f"at most {_MAX_STATE_BYTES} bytes", state)
             rows.append(("states", name.encode(), {1: state}))
         return rows

@@ -12,6 +12,10 @@ later. The first record may have any sequence; each further one the next.
 Nothing is written to empty the journal: once the database holds every record, the next append starts over at the
 first byte, and reading back ignores sequences that the database has applied.
 
+Where a record fails its checksum, what follows tells a torn tail from damage. If the next record chains from the broken
+one, both were once written whole: so it is damage, the one record is passed over and the rest taken. Nothing behind a
+torn record chains from it, because a sector that holds a record's end holds it no later than the next one's beginning.
+
 The header carries the seal of the database file: what it looked like after its last commit (see store.py).
 """
 
@@ -19,6 +23,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import struct
 import zlib
 from dataclasses import dataclass
@@ -37,6 +42,9 @@ _FORMAT = 1
 _HEADER = struct.Struct(">8sHQI")
 _CHECKSUM = struct.Struct(">I")
 _RECORD = struct.Struct(">IIQ")
+_SECTOR_BYTES = 512
+_LENGTH_BYTES = 4
+_SEQUENCE_OFFSET = 8
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _READ_ONLY = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 
@@ -81,6 +89,8 @@ class Journal:
         self._unsynced: list[tuple[int, bytes]] = []
         self._rewrite_before_sync = False
         self.seal: Seal | None = None
+        self.damaged: tuple[int, ...] = ()
+        """Sequences that the last replay() had to pass over."""
         self.bytes_written = 0
         try:
             self._descriptor = os.open(path, os.O_RDONLY if read_only else os.O_RDWR | os.O_CREAT, 0o600)
@@ -105,25 +115,49 @@ class Journal:
     def replay(self, applied: int) -> list[tuple[int, bytes]]:
         """Records (sequence, payload) with a sequence above `applied`, in order, up to the first torn one.
 
-        The next append follows the last of them.
+        Damaged ones among them are passed over and named in `damaged`. The next append follows the last of them.
         """
         image = self._read_records()
-        found = []
+        found: list[tuple[int, bytes]] = []
+        damaged: list[int] = []
         offset, chain, expected = 0, 0, None
         self.restart()
         while offset + _RECORD.size <= len(image):
             length, checksum, sequence = _RECORD.unpack_from(image, offset)
-            end = offset + _RECORD.size + length
-            if not 0 < length <= MAX_PAYLOAD_BYTES or end > len(image) or expected not in (None, sequence):
-                break
-            payload = image[offset + _RECORD.size : end]
-            if checksum != _record_checksum(length, sequence, payload, chain):
-                break
+            if _is_whole(image, offset, chain, expected):
+                end = offset + _RECORD.size + length
+                if sequence > applied:
+                    found.append((sequence, image[offset + _RECORD.size : end]))
+            else:
+                passed = _pass_over(image, offset, chain, (sequence, applied + 1) if expected is None else (expected,))
+                if passed is None:
+                    break
+                end, checksum, sequence = passed
+                if sequence > applied:
+                    damaged.append(sequence)
             offset, chain, expected = end, checksum, sequence + 1
             if sequence > applied:
-                found.append((sequence, payload))
                 self._position, self._chain = HEADER_BYTES + offset, chain
+        self.damaged = tuple(damaged)
+        if not self._read_only:
+            self._clear_beyond(image, max(applied + 1, expected or 0))
         return found
+
+    def holds_bytes(self) -> bool:
+        """Whether anything was ever recorded here, since the file was made or wiped."""
+        return bool(self._read_records().strip(b"\0"))
+
+    def _clear_beyond(self, image: bytes, sequence: int) -> None:
+        """Overwrite what a power cut left beyond a lost record: records with the sequence that is appended next, or a
+        later one. They were never told of, and must not come to follow one that is appended now."""
+        beyond = image[self._position - HEADER_BYTES :].rstrip(b"\0")
+        for prefix in (sequence >> 16, (sequence >> 16) + 1):
+            pattern = rb"\x00\x00(?:\x00[\x01-\xff]|[\x01-\x10].)....%s(..)" % re.escape(prefix.to_bytes(6, "big"))
+            for match in re.finditer(pattern, beyond, re.DOTALL):
+                if (prefix << 16) + int.from_bytes(match[1], "big") >= sequence:
+                    self._write(self._position, bytes(len(beyond)))
+                    self._sync_file()
+                    return
 
     def _read_records(self) -> bytes:
         if self._descriptor < 0:
@@ -203,10 +237,7 @@ class Journal:
         size_bytes = os.fstat(self._descriptor).st_size
         if size_bytes > HEADER_BYTES:
             self._write(HEADER_BYTES, bytes(size_bytes - HEADER_BYTES))
-        try:
-            os.fdatasync(self._descriptor)
-        except OSError as fault:
-            raise store_error(fault, self._path) from fault
+        self._sync_file()
         self.restart()
 
     def write_seal(self, seal: Seal) -> None:
@@ -229,6 +260,12 @@ class Journal:
             return
         self._allocated_bytes = CAPACITY_BYTES
 
+    def _sync_file(self) -> None:
+        try:
+            os.fdatasync(self._descriptor)
+        except OSError as fault:
+            raise store_error(fault, self._path) from fault
+
     def _write(self, offset: int, content: bytes) -> None:
         try:
             written = os.pwrite(self._descriptor, content, offset)
@@ -241,3 +278,39 @@ class Journal:
 
 def _record_checksum(length: int, sequence: int, payload: bytes, chain: int) -> int:
     return zlib.crc32(payload, zlib.crc32(_RECORD.pack(length, 0, sequence), chain))
+
+
+def _is_whole(image: bytes, offset: int, chain: int, expected: int | None) -> bool:
+    """Whether a record that chains from `chain`, of the expected sequence (None: any), lies there whole."""
+    if offset + _RECORD.size > len(image):
+        return False
+    length, checksum, sequence = _RECORD.unpack_from(image, offset)
+    end = offset + _RECORD.size + length
+    if not 0 < length <= MAX_PAYLOAD_BYTES or end > len(image) or expected not in (None, sequence):
+        return False
+    return checksum == _record_checksum(length, sequence, image[offset + _RECORD.size : end], chain)
+
+
+def _pass_over(image: bytes, offset: int, chain: int, sequences: tuple[int, ...]) -> tuple[int, int, int] | None:
+    """Where a damaged record ends, the checksum that the next chains from, and its sequence, one of those given.
+
+    None if no next one proves that it was once written whole.
+    """
+    length, stored, _sequence = _RECORD.unpack_from(image, offset)
+    # Between the length and the checksum of a header that two sectors share, a power cut may leave the second alone.
+    split = 0 < -offset % _SECTOR_BYTES <= _LENGTH_BYTES
+    payload = offset + _RECORD.size
+    for sequence in sequences:
+        following = (sequence + 1).to_bytes(9, "big")[1:]
+        last = payload + MAX_PAYLOAD_BYTES + _RECORD.size
+        at = image.find(following, payload + 1 + _SEQUENCE_OFFSET, last)
+        while at >= 0:
+            end = at - _SEQUENCE_OFFSET
+            checksums = [] if split and length != end - payload else [stored]
+            if length == end - payload:
+                checksums.append(_record_checksum(length, sequence, image[payload:end], chain))
+            for checksum in checksums:
+                if _is_whole(image, end, checksum, sequence + 1):
+                    return end, checksum, sequence
+            at = image.find(following, at + 1, last)
+    return None

@@ -67,6 +67,8 @@ class Keeper:
         try:
             self.load()
             self._replay()
+            if self.viewers.new and not self.store.read_only:
+                self.commit()  # so that a store whose profiles are missing later is known to have lost them
         except BaseException:
             self.store.close()
             raise
@@ -80,14 +82,16 @@ class Keeper:
 
     @property
     def unsaved(self) -> bool:
-        """Whether the database lacks anything."""
-        return self.waiting_entries > 0 or self.changed_beside_journal
+        """Whether the database lacks anything, or a forget its last steps."""
+        return self.waiting_entries > 0 or self.changed_beside_journal or self._wipe_wanted
 
     def take(self, entry: Entry) -> int:
         """Record an entry. It counts, and survives the end of the process, on return. Returns its sequence.
 
         Raises StoreFullError if neither the journal nor the database has room; then nothing was recorded.
         """
+        if self._wipe_wanted and not self.waiting_entries:
+            self._retry_forgetting()
         sequence = self.last_sequence + 1
         payload = encode_entry(entry)
         try:
@@ -100,12 +104,13 @@ class Keeper:
         return sequence
 
     def checkpoint_if_due(self) -> None:
-        """Checkpoint when enough events wait; outcomes alone are no reason.
+        """Checkpoint when enough events wait, fewer while a forget lacks its last steps; outcomes alone are no reason.
 
         If that fails they wait on: the journal holds them, and readers have them, so only when it is full, too, is
         there nothing left to do.
         """
-        if self._waiting_events < max(self._checkpoint_events, self._retry_at_events):
+        due_events = min(self._checkpoint_events, RETRY_EVENTS) if self._wipe_wanted else self._checkpoint_events
+        if self._waiting_events < max(due_events, self._retry_at_events):
             return
         try:
             self.commit()
@@ -288,7 +293,7 @@ class Keeper:
         self.apply_pending()
         rows = [row for part in self._parts() for row in part.rows()]
         states = [("states", name.encode(), {1: state}) for name, state in self._unsaved_states.items()]
-        self.store.write([*rows, *states, *self.state_rows()])
+        self.store.write([*rows, *states, *self.state_rows(self._wipe_wanted)])
         for part in self._parts():
             part.saved()
         self._unsaved_states.clear()
@@ -298,6 +303,8 @@ class Keeper:
         self._retry_at_events = 0
         self.faults.pop("checkpoint", None)
         self.store.journal.restart()
+        if self._wipe_wanted:
+            self._retry_forgetting()
 
     def all_rows(self) -> list[Row]:
         """Every record but the state's. To be called when nothing is unsaved in the store's own tables."""
@@ -323,7 +330,7 @@ class Keeper:
         self.skills = SkillLibrary(self.store, self.changes, max_skills, state[3])
         self.reasoning = ReasoningBank(self.store, self.changes, max_reasoning)
         self.sharing = SharingState(self.store, self.changes)
-        self.viewers = Viewers(self.store, window)
+        self.viewers = Viewers(self.store, window, new=not self.store.holds_anything())
         self.viewers.load_recent(self.episodes)
         self._pending: deque[Episode | Revision] = deque()
         self._unsaved_states: dict[str, dict] = {}
@@ -348,9 +355,7 @@ class Keeper:
         return {1: last_sequence, 2: max(versions), 3: last("skills") + 1, 4: new_epoch(), 5: 0, 6: False}
 
     def _replay(self) -> None:
-        """Take in what the journal holds and the database does not."""
-        if self._wipe_wanted and not self.store.read_only:
-            self.finish_forgetting()
+        """Take in what the journal holds and the database does not; then finish a forget that lacks its last steps."""
         for sequence, payload in self.store.journal.replay(self._applied_sequence):
             entry = decode_entry(payload)
             if entry is None:
@@ -360,18 +365,40 @@ class Keeper:
                     self.viewers.owner(entry.profile)
                 self._note(sequence, entry)
             self.last_sequence = sequence
+        damaged = self.store.journal.damaged
+        for sequence in damaged:
+            self.store.damage.add("journal", sequence.to_bytes(8, "big"))
+        if damaged:
+            self.store.damage.notes.append(f"journal damaged: {len(damaged)} of its records were lost")
         if self._pending:
             # A reader may have been told versions of what is now taken in again, perhaps with other vectors, so that
             # it is counted otherwise. None of those versions is used twice.
             self.changes.advance(VERSIONS_SKIPPED)
+        if self._wipe_wanted and not self.store.read_only:
+            try:
+                self.commit()  # what the journal holds has to be in the database before it is wiped
+            except StoreError as fault:
+                self.faults["forget"] = str(fault)
+
+    def _retry_forgetting(self) -> None:
+        """Try finish_forgetting() again; if it fails, it stays wanted. To be called when no entry waits."""
+        try:
+            self.finish_forgetting()
+        except StoreError as fault:
+            self.faults["forget"] = str(fault)
 
     def finish_forgetting(self) -> None:
-        """The last steps of a forget: no trace in the journal, no damaged file kept aside. Safe to repeat."""
+        """The last steps of a forget: no trace in the journal, no damaged file kept aside. Safe to repeat.
+
+        To be called when the database holds every entry of the journal, which is wiped.
+        """
         self.store.journal.wipe()
         self.store.remove_quarantined()
         state = self._stored_state()
         if state is not None:
             self.store.write(("meta", key, {**state, 6: False}) for key in _STATE_KEYS)
+        self._wipe_wanted = False
+        self.faults.pop("forget", None)
 
 
 def vector_of_arrays(code: np.ndarray, scale: float) -> Vector:

@@ -30,7 +30,7 @@ from pathlib import Path
 import cbor2
 import lmdb
 
-from omega_edge.errors import StoreBusyError, StoreDamagedError, StoreFullError, StoreReadOnlyError
+from omega_edge.errors import StoreBusyError, StoreDamagedError, StoreError, StoreFullError, StoreReadOnlyError
 from omega_edge.journal import Journal, Seal, store_error
 from omega_edge.salvage import Salvaged, salvage
 
@@ -174,6 +174,15 @@ class Store:
         with self._environment.begin() as transaction:
             return transaction.stat(self._databases[table])["entries"]
 
+    def holds_anything(self) -> bool:
+        """Whether something is, or by the traces of damage was, in the tables but `meta`, or in the journal."""
+        return bool(
+            self.damage.records
+            or any(self.path.glob(f"{DATABASE_NAME}{DAMAGED_SUFFIX}*"))
+            or any(self.count(table) for table in TABLES if table != "meta")
+            or self.journal.holds_bytes()
+        )
+
     def write(self, rows: Iterable[Row]) -> None:
         """Put and delete records, all or none, durably; then seal the file.
 
@@ -210,10 +219,13 @@ class Store:
         self._rebuild((table, key, encode_record(table, key, fields)) for table, key, fields in rows)
 
     def remove_quarantined(self) -> None:
-        """Delete damaged database files that were kept aside, durably."""
-        for name in sorted(self.path.glob(f"{DATABASE_NAME}{DAMAGED_SUFFIX}*")):
-            name.unlink()
-        self._sync_folder()
+        """Delete damaged database files that were kept aside, durably. Raises StoreError if it cannot be done."""
+        try:
+            for name in sorted(self.path.glob(f"{DATABASE_NAME}{DAMAGED_SUFFIX}*")):
+                name.unlink()
+            self._sync_folder()
+        except OSError as fault:
+            raise store_error(fault, self.path) from fault
 
     def size_bytes(self) -> int:
         """Bytes that the store's files take."""
@@ -348,10 +360,11 @@ class Store:
             os.replace(rebuilt, database)
             self._sync_folder()
         except (lmdb.Error, OSError) as fault:
+            error = _write_error(fault, rebuilt, sum(len(key) + len(record) for _table, key, record in ordered))
             rebuilt.unlink(missing_ok=True)
             if self._environment is None and database.exists():
                 self._open_environment()
-            raise store_error(fault, rebuilt) from fault
+            raise error from fault
         self._open_environment()
         self._seal()
 
@@ -381,18 +394,12 @@ class Store:
         self._environment.set_mapsize(self._map_bytes)
 
     def _recover_from(self, fault: lmdb.Error, wanted_bytes: int) -> None:
-        """After a commit that failed: the last one stands, but the library may refuse to go on. Then raise.
-
-        LMDB says EIO also where a page could be written only in part, which is how a disk that fills up may show.
-        """
+        """After a commit that failed: the last one stands, but the library may refuse to go on. Then raise."""
         database = self.path / DATABASE_NAME
         self._close_environment()
         self._open_environment()
         self._seal()
-        error = store_error(fault, database)
-        if str(fault).endswith(os.strerror(errno.EIO)) and _room_for(database) < 2 * wanted_bytes:
-            error = StoreFullError(f"{database}: no space left for the write; free some and try again")
-        raise error from fault
+        raise _write_error(fault, database, wanted_bytes) from fault
 
     def _seal(self) -> None:
         database = self.path / DATABASE_NAME
@@ -403,9 +410,21 @@ class Store:
 
 
 def _environment_at(path: Path, map_bytes: int) -> lmdb.Environment:
+    name = os.fsencode(path)  # a path need not be UTF-8, which is all that the library makes of a str
     return lmdb.open(
-        str(path), map_size=map_bytes, subdir=False, lock=False, max_dbs=len(TABLES), mode=0o600, readahead=False
+        name, map_size=map_bytes, subdir=False, lock=False, max_dbs=len(TABLES), mode=0o600, readahead=False
     )
+
+
+def _write_error(fault: Exception, path: Path, wanted_bytes: int) -> StoreError:
+    """The error for a write of so many bytes that failed.
+
+    LMDB says EIO also where a page could be written only in part, which is how a disk that fills up may show.
+    """
+    cut_short = isinstance(fault, lmdb.Error) and str(fault).endswith(os.strerror(errno.EIO)) and path.exists()
+    if cut_short and _room_for(path) < 2 * wanted_bytes:
+        return StoreFullError(f"{path}: no space left for the write; free some and try again")
+    return store_error(fault, path)
 
 
 def _room_for(path: Path) -> int:

@@ -15,7 +15,14 @@ import numpy as np
 from omega_edge.entries import Rated, Watched
 from omega_edge.episodes import Episode, EpisodeKind, ReflexionMemory
 from omega_edge.errors import ConfigError
-from omega_edge.protocol import DEFAULT_PROFILE, SUCCESS_THRESHOLD, FeedbackKind, Profile, TimeOfDay
+from omega_edge.protocol import (
+    DEFAULT_PROFILE,
+    MAX_TIMESTAMP_MS,
+    SUCCESS_THRESHOLD,
+    FeedbackKind,
+    Profile,
+    TimeOfDay,
+)
 from omega_edge.store import Row, Store
 
 MAX_PROFILES = 15
@@ -74,7 +81,7 @@ class Viewer:
 
     seen: content id to the time last watched; seen_sequence: to the event that says so. finished: those watched with
     success at least once. hidden: content id to the feedback that hides it and until when, None for ever. recent:
-    newest last.
+    newest last. restored: whether its own record was lost, so that its limit is not the one that was set.
     """
 
     profile: Profile
@@ -85,23 +92,27 @@ class Viewer:
     seen_sequence: dict[str, int] = field(default_factory=dict)
     finished: set[str] = field(default_factory=set)
     hidden: dict[str, tuple[FeedbackKind, int | None]] = field(default_factory=dict)
+    restored: bool = False
 
 
 class Viewers:
     """All profiles. Changes are kept until rows() was written."""
 
-    def __init__(self, store: Store, window: int) -> None:
-        """Load profiles, seen and hidden sets. window: recent episodes kept of each profile."""
+    def __init__(self, store: Store, window: int, *, new: bool) -> None:
+        """Load profiles, seen and hidden sets. window: recent episodes kept of each profile. new: whether the store
+        never held anything; only there is a default profile made that may see everything."""
         self._window = window
         self._viewers: dict[str, Viewer] = {}
         self._unsaved: set[tuple[str, str, str]] = set()
         self._outdated: set[int] = set()
-        self.restored: list[str] = []
         loaded = sorted(store.items("profiles"), key=lambda item: item[1][3])
         for key, record in loaded:
             profile = Profile(key.decode(), record[1], record[2])
             self._viewers[profile.id] = Viewer(profile, record[3], deque(maxlen=window), record[4])
-        if not self._viewers:
+            self._viewers[profile.id].restored = record.get(5, False)
+        self.new = new and not loaded
+        """Whether the default profile was made because there was nothing."""
+        if self.new:
             self.set_profile(Profile(DEFAULT_PROFILE, "Household"))
         for key, record in store.items("seen"):
             viewer, content_id = self.owner(record[1]), record[2]
@@ -126,6 +137,11 @@ class Viewers:
             )
         return viewer
 
+    @property
+    def restored(self) -> list[str]:
+        """Profiles whose record was lost and that were not set again since."""
+        return [viewer.profile.id for viewer in self if viewer.restored]
+
     def load_recent(self, episodes: ReflexionMemory) -> None:
         """Take the recent episodes from the tier."""
         for profile in episodes.profiles():
@@ -134,12 +150,12 @@ class Viewers:
             viewer.event_count = max(viewer.event_count, len(viewer.recent))
         self.owner(DEFAULT_PROFILE)
 
-    def set_profile(self, profile: Profile) -> Profile | None:
-        """Add a profile, or change the name or limit of the one with this id. Returns what it was before, None if new."""
+    def set_profile(self, profile: Profile) -> tuple[Profile, bool] | None:
+        """Add a profile, or change the name or limit of the one with this id. Returns what undo_set_profile() needs."""
         known = self._viewers.get(profile.id)
-        before = None if known is None else known.profile
+        before = None if known is None else (known.profile, known.restored)
         if known is not None:
-            known.profile = profile
+            known.profile, known.restored = profile, False
         elif len(self._viewers) >= MAX_PROFILES:
             raise ConfigError(
                 f"profile: expected at most {MAX_PROFILES} profiles; forget one before adding {profile.id!r}"
@@ -150,10 +166,10 @@ class Viewers:
         self._unsaved.add(("profiles", profile.id, ""))
         return before
 
-    def undo_set_profile(self, profile_id: str, before: Profile | None) -> None:
+    def undo_set_profile(self, profile_id: str, before: tuple[Profile, bool] | None) -> None:
         """Take back a set_profile that could not be stored."""
         if before is not None:
-            self._viewers[profile_id].profile = before
+            self._viewers[profile_id].profile, self._viewers[profile_id].restored = before
         else:
             del self._viewers[profile_id]
             self._unsaved.discard(("profiles", profile_id, ""))
@@ -255,6 +271,7 @@ class Viewers:
         if profile == DEFAULT_PROFILE:
             emptied = Profile(DEFAULT_PROFILE, "Household", viewer.profile.max_age_rating)
             self._viewers[profile] = Viewer(emptied, viewer.position, deque(maxlen=self._window))
+            self._viewers[profile].restored = viewer.restored
 
     def _hide(self, viewer: Viewer, entry: Rated) -> None:
         standing = viewer.hidden.get(entry.content_id)
@@ -263,7 +280,7 @@ class Viewers:
         elif entry.kind in _FOR_EVER:
             viewer.hidden[entry.content_id] = (entry.kind, None)
         elif standing is None or standing[0] is FeedbackKind.NOT_NOW:
-            viewer.hidden[entry.content_id] = (entry.kind, entry.timestamp + SNOOZE_MS)
+            viewer.hidden[entry.content_id] = (entry.kind, min(entry.timestamp + SNOOZE_MS, MAX_TIMESTAMP_MS))
         self._unsaved.add(("hidden", entry.profile, entry.content_id))
 
     def _push(self, viewer: Viewer, episode: Episode) -> None:
@@ -275,8 +292,8 @@ class Viewers:
         """The viewer that a record belongs to. Where the profile's own record was damaged, it comes back under its id,
         and may see nothing that is not for everyone until set_profile() says otherwise: it may be a child's."""
         if profile not in self._viewers:
-            self.restored.append(profile)
             self.set_profile(Profile(profile, profile, max_age_rating=0))
+            self._viewers[profile].restored = True
         return self._viewers[profile]
 
 
@@ -292,6 +309,8 @@ def _row(table: str, viewer: Viewer, content_id: str) -> Row:
     profile = viewer.profile
     if table == "profiles":
         fields = {1: profile.name, 2: profile.max_age_rating, 3: viewer.position, 4: viewer.event_count}
+        if viewer.restored:
+            fields[5] = True
         return table, profile.id.encode(), fields
     if table == "seen":
         fields = {1: profile.id, 2: content_id, 3: viewer.seen[content_id], 4: content_id in viewer.finished}

@@ -23,7 +23,7 @@ def test_a_power_cut_loses_nothing_that_was_acknowledged_as_durable(tmp_path, re
 
 def test_images_of_a_store_that_does_not_sync_are_found_out(tmp_path, recorder):
     """The check itself is checked: where syncs are ignored, most images lack something acknowledged."""
-    verdict = power_cut.check_images(tmp_path, recorder, seed=3, images=40, steps=60, ignore_syncs=True)
+    verdict = power_cut.check_images(tmp_path, recorder, seed=3, images=50, steps=60, ignore_syncs=True)
     assert verdict.after_acknowledgement > 30
     assert len(verdict.faults) >= 0.9 * verdict.after_acknowledgement
 

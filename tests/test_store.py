@@ -301,6 +301,25 @@ class TestFull:
         store.close()
 
 
+    @pytest.mark.parametrize("spare_bytes", [100, 5_000, 50_000, 300_000])
+    def test_a_rebuild_that_does_not_fit_is_a_full_disk_whatever_the_library_calls_it(self, tmp_path, spare_bytes):
+        store = Store(tmp_path)
+        store.write(rows(20))
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        former = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (600_000 + spare_bytes, hard))
+        try:
+            with pytest.raises(StoreFullError, match="no space left"):
+                store.rebuild(rows(20_000))
+            assert contents(store) == expected(rows(20))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+            signal.signal(signal.SIGXFSZ, former)
+        store.rebuild(rows(20_000))
+        assert len(contents(store)) == 20_000
+        store.close()
+
+
 class TestReadOnly:
     def test_it_reads_and_refuses_to_write(self, tmp_path):
         store = Store(tmp_path)
