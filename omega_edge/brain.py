@@ -165,7 +165,9 @@ class OmegaBrain:
                 code=code,
                 scale=scale,
             )
-            self._views = {**self._views, profile: view.with_event(self._catalog, item)}
+            view = view.with_event(self._catalog, item)
+            self._views = {**self._views, profile: view}
+            self._recommender.prepare(view)
             if code is None:
                 self._awaiting_vector.add(profile)
             self._note_outcome(event)

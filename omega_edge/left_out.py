@@ -67,7 +67,7 @@ def prepared_scores_without_each(
     growth = 1.0 / fusion.parameters["content_decay"]
     kernels.left_out_sums(history.codes, history.scale, prepared.content_weights, growth, directions[:events])
     for at, index in enumerate(touched, events):
-        directions[at] = recent_vector(catalog, history, moment, prepared.last_two(index))
+        directions[at] = recent_vector(history, prepared.last_two(index))
     cosines = np.empty((len(directions), len(candidates)), np.float32)
     kernels.cosines(codes, scale, *quantised_directions(directions), cosines)
     values[CONTENT_PROFILE] = cosines[:events]

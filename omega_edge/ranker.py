@@ -12,14 +12,15 @@ from omega_edge.catalog import Catalog
 from omega_edge.errors import CatalogError
 from omega_edge.left_out import prepared_scores_without_each
 from omega_edge.ranking import (
-    CONTEXT,
     DECAYS,
     FEATURES,
+    PERSONAL,
     History,
     Moment,
     Prepared,
     bucket_of,
     feature_count,
+    fill_momentary,
     fill_personal,
     fill_shared,
     trends_of,
@@ -54,29 +55,52 @@ def _check_rankable(catalog: Catalog) -> None:
     raise CatalogError(f"the bundle has {found}, this version expects {expected}: build or fetch a bundle for it")
 
 
+@dataclass(frozen=True, slots=True)
+class _Personal:
+    """What one history says of every title: the personal feature rows, float32[3, n], and what they came from."""
+
+    prepared: Prepared
+    rows: np.ndarray
+
+
 class Ranker:
-    """Ranks one catalogue. Thread-safe: every thread has its own scratch matrix, 36 bytes a title."""
+    """Ranks one catalogue. Thread-safe: every thread has its own scratch matrix, 36 bytes a title.
+
+    What the newest few histories say of every title is kept, 12 bytes a title each: it changes with an event, not with
+    the hour, the trends or the wishes.
+    """
 
     CANDIDATES = 100
     """Titles that the fusion hands to the diversity stage."""
+    HISTORIES_KEPT = 4
 
     def __init__(self, catalog: Catalog) -> None:
         _check_rankable(catalog)
         self.catalog = catalog
         self._scratch = threading.local()
-        self._newest: Prepared | None = None
+        self._kept: tuple[_Personal, ...] = ()
 
-    def _prepared(self, history: History) -> Prepared:
-        newest = self._newest
-        if newest is None or newest.history is not history:
-            newest = self._newest = Prepared.of(self.catalog, history, self.catalog.fusion.parameters)
-        return newest
+    def prepare(self, history: History) -> None:
+        """Do the part of the work that depends on the history alone, so that the next list need not."""
+        self._personal(history)
+
+    def _personal(self, history: History) -> _Personal:
+        kept = self._kept
+        for one in kept:
+            if one.prepared.history is history:
+                return one
+        prepared = Prepared.of(self.catalog, history, self.catalog.fusion.parameters)
+        personal = _Personal(prepared, np.empty((PERSONAL.stop, self.catalog.count), np.float32))
+        fill_personal(self.catalog, prepared, personal.rows)
+        # Replaced whole: of two threads at once one may lose its entry, which costs it the work again.
+        self._kept = (personal, *kept[: self.HISTORIES_KEPT - 1])
+        return personal
 
     def features(self, history: History, moment: Moment) -> np.ndarray:
         """Feature matrix of the whole catalogue, see features(); valid until this thread's next call."""
-        return self._filled(history, moment, with_context=True)
+        return self._filled(history, moment, None)
 
-    def _filled(self, history: History, moment: Moment, with_context: bool) -> np.ndarray:
+    def _filled(self, history: History, moment: Moment, wanted: np.ndarray | None) -> np.ndarray:
         scratch = self._scratch
         if getattr(scratch, "matrix", None) is None:
             scratch.matrix, scratch.trends = np.empty((len(FEATURES) + 1, self.catalog.count), np.float32), None
@@ -86,7 +110,10 @@ class Ranker:
             fill_shared(self.catalog, moment, scratch.matrix)
             scratch.trends = trends
         matrix = scratch.matrix[: feature_count(moment)]
-        return fill_personal(self.catalog, self._prepared(history), moment, matrix, with_context)
+        personal = self._personal(history)
+        matrix[PERSONAL] = personal.rows
+        fill_momentary(self.catalog, personal.prepared, moment, matrix, wanted)
+        return matrix
 
     def rank(self, history: History, moment: Moment, allowed: np.ndarray, k: int, diversity: float) -> Ranked:
         """The best k titles among those allowed, spread by maximal marginal relevance.
@@ -95,9 +122,10 @@ class Ranker:
         the scores, 1 ignores them (Carbonell and Goldstein, 1998: lambda is 1 - diversity, over scores
         scaled to 0–1 among the candidates).
         """
-        # Where the model job found no use for the time of day, neither this score nor one without an event reads it.
+        # What has no weight, the time of day where the model job found no use for it, neither this score nor one
+        # without an event reads.
         buckets = [bucket_of(history.count), bucket_of(history.count - 1)]
-        matrix = self._filled(history, moment, with_context=bool(self.catalog.fusion.weights[buckets, CONTEXT].any()))
+        matrix = self._filled(history, moment, self.catalog.fusion.weights[buckets].any(axis=0))
         wanted = max(k, self.CANDIDATES) if diversity > 0 else k
         rows, raw = np.empty(wanted, np.uint32), np.empty(wanted, np.float32)
         weights = weights_of(self.catalog.fusion, history.count, moment)
@@ -117,7 +145,7 @@ class Ranker:
 
         Leaving out one that does not still moves the others' positions; that is no reason to name it.
         """
-        prepared = self._prepared(history)
+        prepared = self._personal(history).prepared
         content = (prepared.content_weights != 0) & (history.scale > 0)
         return (content | ((prepared.row_weights != 0) & (history.rows >= 0)))[:events]
 
@@ -126,6 +154,6 @@ class Ranker:
         if not len(history.rows) or not len(ranked.rows):
             return np.zeros((0, len(ranked.rows)), np.float32)
         without = prepared_scores_without_each(
-            self.catalog, self._prepared(history), moment, self.catalog.fusion, ranked.rows, ranked.features
+            self.catalog, self._personal(history).prepared, moment, self.catalog.fusion, ranked.rows, ranked.features
         )
         return ranked.raw[None, :] - without

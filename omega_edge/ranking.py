@@ -12,6 +12,7 @@ et al., 2021).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -36,6 +37,8 @@ WISH = "mood"
 MOOD_WEIGHT = 2.0
 """Weight of the wish, in units of the raw score: titles wholly of the genre move up as if e^2 times as likely."""
 ROWS, CONTENT_PROFILE, CONTENT_RECENT, POPULARITY, TREND_SHORT, TREND_LONG, CONTEXT, PATTERNS = range(len(FEATURES))
+PERSONAL = slice(ROWS, CONTENT_RECENT + 1)
+"""The rows that depend on the history alone: one stretch of the matrix, computed once after each event."""
 
 DECAYS = ("row_decay", "content_decay")
 HISTORY_WINDOW = 64
@@ -236,8 +239,11 @@ def features(
     """
     if out is None:
         out = np.empty((feature_count(moment), catalog.count), np.float32)
+    prepared = Prepared.of(catalog, history, parameters)
     fill_shared(catalog, moment, out)
-    return fill_personal(catalog, Prepared.of(catalog, history, parameters), moment, out)
+    fill_personal(catalog, prepared, out[PERSONAL])
+    fill_momentary(catalog, prepared, moment, out)
+    return out
 
 
 def feature_count(moment: Moment) -> int:
@@ -262,10 +268,8 @@ def fill_shared(catalog: Catalog, moment: Moment, out: np.ndarray) -> None:
     out[TREND_SHORT], out[TREND_LONG] = trends_of(catalog, moment)
 
 
-def fill_personal(
-    catalog: Catalog, prepared: Prepared, moment: Moment, out: np.ndarray, with_context: bool = True
-) -> np.ndarray:
-    """Fill the rows that depend on the history; the context row with zeros where its values are not wanted."""
+def fill_personal(catalog: Catalog, prepared: Prepared, out: np.ndarray) -> None:
+    """Fill the rows PERSONAL of a feature matrix, float32[3, n]: those that depend on the history alone."""
     out[ROWS] = 0
     inside = int(np.searchsorted(prepared.known, HISTORY_WINDOW))
     if catalog.rows is not None and inside:
@@ -278,19 +282,39 @@ def fill_personal(
             prepared.row_weights[prepared.known[:inside]],
             out[ROWS],
         )
-    _content(catalog, prepared, moment, out)
-    if with_context:
+    history = prepared.history
+    weights = prepared.content_weights[:HISTORY_WINDOW] * history.scale[:HISTORY_WINDOW]
+    directions = np.empty((2, EMBEDDING_DIMENSIONS), np.float32)
+    np.matmul(weights, history.codes[:HISTORY_WINDOW].astype(np.float32), out=directions[0])
+    directions[1] = recent_vector(history, prepared.last_two())
+    kernels.cosines(
+        catalog.codes, catalog.scale, *quantised_directions(directions), out[CONTENT_PROFILE : CONTENT_RECENT + 1]
+    )
+
+
+def fill_momentary(
+    catalog: Catalog, prepared: Prepared, moment: Moment, out: np.ndarray, wanted: np.ndarray | None = None
+) -> None:
+    """Fill the rows that depend on the moment, the personal rows of `out` being filled.
+
+    wanted: bool[8], None for all; of the rows that it leaves out, context and patterns are zeros.
+    """
+    if moment.recent_rows:
+        told = recent_vector(catalog, moment.recent_rows[:2])[None]
+        kernels.cosines(
+            catalog.codes, catalog.scale, *quantised_directions(told), out[CONTENT_RECENT : CONTENT_RECENT + 1]
+        )
+    if wanted is None or wanted[CONTEXT]:
         kernels.genre_means(catalog.genre_masks, _lift_now(catalog, prepared, moment), out[CONTEXT])
     else:
         out[CONTEXT] = 0
     out[PATTERNS] = 0
-    if len(moment.pattern_rows):
+    if len(moment.pattern_rows) and (wanted is None or wanted[PATTERNS]):
         np.add.at(out[PATTERNS], moment.pattern_rows, moment.pattern_weights)
     if moment.mood_genre >= 0:
         wished = np.zeros(len(catalog.genres), np.float32)
         wished[moment.mood_genre] = 1.0
         kernels.genre_means(catalog.genre_masks, wished, out[len(FEATURES)])
-    return out
 
 
 def _lift_now(catalog: Catalog, prepared: Prepared, moment: Moment) -> np.ndarray:
@@ -302,20 +326,8 @@ def _lift_now(catalog: Catalog, prepared: Prepared, moment: Moment) -> np.ndarra
     )[0]
 
 
-def _content(catalog: Catalog, prepared: Prepared, moment: Moment, out: np.ndarray) -> None:
-    """Fill the two content rows: cosine to the decayed profile, and to the mean of the last two successes."""
-    history = prepared.history
-    weights = prepared.content_weights[:HISTORY_WINDOW] * history.scale[:HISTORY_WINDOW]
-    directions = np.empty((2, EMBEDDING_DIMENSIONS), np.float32)
-    np.matmul(weights, history.codes[:HISTORY_WINDOW].astype(np.float32), out=directions[0])
-    directions[1] = recent_vector(catalog, history, moment, prepared.last_two())
-    codes, scale = quantised_directions(directions)
-    kernels.cosines(catalog.codes, catalog.scale, codes, scale, out[CONTENT_PROFILE : CONTENT_RECENT + 1])
-
-
-def recent_vector(catalog: Catalog, history: History, moment: Moment, indices: list[int]) -> np.ndarray:
-    """float32[384]: direction of the last two titles, from the moment if it names any, else from the history."""
-    source, chosen = (catalog, moment.recent_rows[:2]) if moment.recent_rows else (history, indices)
+def recent_vector(source: History | Catalog, chosen: Sequence[int]) -> np.ndarray:
+    """float32[384]: direction of the last two titles, by their indices in a history or rows of a catalogue."""
     direction = np.zeros(EMBEDDING_DIMENSIONS, np.float32)
     for index in chosen:
         direction += source.codes[index] * source.scale[index]

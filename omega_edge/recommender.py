@@ -76,6 +76,10 @@ class Recommender:
         self._diversity = diversity
         self._ranker = Ranker(catalog)
 
+    def prepare(self, view: ProfileView) -> None:
+        """Do after an event what the next list would have to do first."""
+        self._ranker.prepare(view.history)
+
     def recommend(
         self, view: ProfileView, context: ViewContext, now_ms: int, k: int
     ) -> tuple[np.ndarray, list[Recommendation]]:
