@@ -228,8 +228,8 @@ class Store:
             raise store_error(fault, self.path) from fault
 
     def size_bytes(self) -> int:
-        """Bytes that the store's files take."""
-        return sum(file.stat().st_blocks * 512 for file in self.path.glob("memory.*"))
+        """Bytes of the store's files. None is sparse, and blocks would depend on when the disk allocates them."""
+        return sum(file.stat().st_size for file in self.path.glob("memory.*"))
 
     def _decoded(self, table: str, key: bytes, record: bytes) -> dict[int, object] | None:
         fields = decode_record(table, key, record)
