@@ -23,6 +23,7 @@ import errno
 import os
 import struct
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
@@ -73,7 +74,8 @@ def write_vectors(path: Path, stamp: int, table: VectorTable) -> None:
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # where the folder itself cannot be entered there is nothing to remove
+            temporary.unlink()
         raise _refusal(path, error) from error
 
 
