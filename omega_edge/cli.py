@@ -10,7 +10,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from omega_edge import errors
 from omega_edge.cli_codes import (
@@ -45,6 +45,12 @@ class _Parser(argparse.ArgumentParser):
             # Standard error takes nothing; the exit code still tells.
             let_go(sys.stderr)
             raise SystemExit(EXIT_USAGE) from None
+
+    def _print_message(self, message: str, file: TextIO | None = None) -> None:
+        # As argparse does it, but for newer versions of it that drop an error of the write: help that nobody got must
+        # not end with 0.
+        if message:
+            (file or sys.stderr).write(message)
 
 
 def _shared_flags() -> argparse.ArgumentParser:

@@ -67,7 +67,9 @@ def shell(command: str, variables: dict[str, str]) -> Result:
 
 
 def as_user(user: int, variables: dict[str, str], *arguments: str | Path, stdin: str = "") -> Result:
-    """Run the command as another user where this process may become one. Modules are loaded before the change."""
+    """Run the command as another user where this process may become one."""
+    if any(not folder.stat().st_mode & 0o001 for folder in Path(os.__file__).resolve().parents):
+        pytest.skip("this Python lies in a folder that other users cannot enter")
     code = (
         "import os, sys\n"
         "from omega_edge import cli, cli_verbs, doctor\n"
