@@ -183,11 +183,6 @@ class Journal:
         """Appended records that a power cut can still take."""
         return len(self._unsynced)
 
-    @property
-    def used_bytes(self) -> int:
-        """Bytes of records that the database has not applied."""
-        return self._position - HEADER_BYTES
-
     def append(self, sequence: int, payload: bytes) -> None:
         """Write one record behind the last. It survives the end of the process at once, a power cut after sync().
 

@@ -87,7 +87,8 @@ class Recommender:
         moment = self._moment(context, view)
         allowed = self._policy.allowed(view.household, now_ms, moment.recent_rows)
         ranked = self._ranker.rank(view.history, moment, allowed, k, self._diversity)
-        return ranked.rows, self._told(view, moment, ranked, context, now_ms)
+        drops, nameable = self._drops(view, moment, ranked, now_ms)
+        return ranked.rows, self._told(view, moment, ranked, drops, nameable, context, now_ms)
 
     def explain(self, view: ProfileView, content_id: str, context: ViewContext, now_ms: int) -> Explanation:
         """The score of one title taken apart. Raises ConfigError for a title that the catalogue does not hold, or that
@@ -106,9 +107,8 @@ class Recommender:
         rows = np.array([row], np.uint32)
         present = np.ascontiguousarray(self._ranker.features(view.history, moment)[:, rows])
         ranked = Ranked(rows, raw_scores(present, self._catalog.fusion, view.history.count, moment), present)
-        told = self._told(view, moment, ranked, context, now_ms)[0]
-        drops = self._ranker.drops(view.history, moment, ranked)
-        nameable = self._nameable(view, len(drops), now_ms)
+        drops, nameable = self._drops(view, moment, ranked, now_ms)
+        told = self._told(view, moment, ranked, drops, nameable, context, now_ms)[0]
         weights = weights_of(self._catalog.fusion, view.history.count, moment).tolist()
         return Explanation(
             content_id=content_id,
@@ -150,16 +150,26 @@ class Recommender:
         genres = ", ".join(self._catalog.genres)
         raise ProtocolError(f"mood_hint: expected a genre of the catalogue ({genres}), got {mood_hint!r}")
 
-    def _nameable(self, view: ProfileView, events: int, now_ms: int) -> np.ndarray:
-        """bool[e]: which of the newest events a reason may name: those that count, of titles that policy lets name."""
-        return view.nameable(self._policy, events, now_ms) & self._ranker.contributing(view.history, events)
+    def _drops(
+        self, view: ProfileView, moment: Moment, ranked: Ranked, now_ms: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """What each event of the window lends each ranked title, float32[e, k], and which events a reason may name,
+        bool[e]: those that count, of titles that policy lets name."""
+        drops = self._ranker.drops(view.history, moment, ranked)
+        nameable = view.nameable(self._policy, len(drops), now_ms)
+        return drops, nameable & self._ranker.contributing(view.history, len(drops))
 
     def _told(
-        self, view: ProfileView, moment: Moment, ranked: Ranked, context: ViewContext, now_ms: int
+        self,
+        view: ProfileView,
+        moment: Moment,
+        ranked: Ranked,
+        drops: np.ndarray,
+        nameable: np.ndarray,
+        context: ViewContext,
+        now_ms: int,
     ) -> list[Recommendation]:
         """What is said of each ranked title."""
-        drops = self._ranker.drops(view.history, moment, ranked)
-        nameable = self._nameable(view, len(drops), now_ms)
         strongest, falls = strongest_event_each(drops, nameable)
         catalog = self._catalog
         slope, intercept = catalog.fusion.calibration[bucket_of(view.history.count)].tolist()
