@@ -468,3 +468,15 @@ def test_a_profile_that_cannot_be_stored_does_not_hold(opened, monkeypatch: pyte
     assert brain.withheld_counts("kid")["age_rating"] > 0
     with pytest.raises(ConfigError, match="teen"):
         brain.withheld_counts("teen")
+
+
+def test_a_title_outside_the_catalogue_counts_once_maintenance_has_embedded_it(opened, model_dir: Path) -> None:
+    brain = opened(model_path=model_dir)
+    brain.observe(ViewingEvent("elsewhere", "Arrival (2016)", 0.9, 60, NOW_MS, EVENING))
+    assert brain.explain("t003", EVENING).features["content_profile"].value == 0
+    brain.maintain()
+    embedded = brain.explain("t003", EVENING).features["content_profile"].value
+    assert embedded != 0 and brain.stats()["memory"]["episodes_without_vector"] == 0
+    brain.close()
+    again = opened(model_path=model_dir)
+    assert again.explain("t003", EVENING).features["content_profile"].value == pytest.approx(embedded)
