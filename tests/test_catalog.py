@@ -154,8 +154,18 @@ def catalog_with(titles: list[Title], genres: tuple[str, ...]) -> Catalog:
     )
 
 
+ID_TEXTS = st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1, max_size=12)
+
+
+@pytest.mark.parametrize("text", [" ", "\u3000", "\u2028 ", "a\x85b", "a\x07b"])
+def test_texts_that_no_message_could_carry_are_refused(text):
+    for wrong in (title(text, "Name"), title("id", text)):
+        with pytest.raises(CatalogError, match="blank|control characters"):
+            catalog_with([title("first", "First"), wrong], ())
+
+
 @settings(max_examples=60, deadline=None)
-@given(st.sets(st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1, max_size=12), min_size=1, max_size=30))
+@given(st.sets(ID_TEXTS.filter(lambda text: not text.isspace()), min_size=1, max_size=30))
 def test_ids_of_any_script_are_found(ids):
     ids = sorted(ids, key=lambda text: hashlib.sha256(text.encode()).digest())
     catalog = catalog_with([title(content_id) for content_id in ids], ())
