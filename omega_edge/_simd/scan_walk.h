@@ -397,10 +397,29 @@ size_t SCAN(rank)(const omega_halves *table, const int8_t *query, float query_sc
     return top_k_finish(&s.best, rows_out, scores_out);
 }
 
-/* The candidates of the first stage, in any order: nearest->keys. */
-static inline void walk_signs(const omega_signs *signs, const uint8_t *tables, const uint8_t *filter, top_k *nearest)
+/* How many candidates have which score, in steps of 16: the threshold follows from it at once, where a selection would
+ * let through many rows more before it is due. */
+typedef struct {
+    uint32_t counts[1024]; /* scores are below 2^14 */
+    size_t above;          /* candidates in the steps from least on */
+    uint32_t least;
+} score_steps;
+
+/* Counts a score of step least or above; raises least while so many candidates lie above it. */
+static inline void count_score(score_steps *steps, uint32_t score, size_t wanted)
 {
-    const size_t n = signs->rows, d = signs->dimensions;
+    steps->counts[score >> 4]++;
+    steps->above++;
+    while (steps->above - steps->counts[steps->least] >= wanted) /* the last step is never left: wanted is above 0 */
+        steps->above -= steps->counts[steps->least++];
+}
+
+/* The candidates of the first stage, in any order: nearest->keys. */
+static ALWAYS_INLINE void walk_signs(const omega_signs *signs, size_t d, const uint8_t *tables, const uint8_t *filter,
+                                     top_k *nearest)
+{
+    const size_t n = signs->rows;
+    score_steps steps = {{0}, 0, 0};
     for (size_t first = 0; first < n; first += OMEGA_SIGN_ROWS) {
         uint32_t allowed = UINT32_MAX;
         if (filter || n - first < OMEGA_SIGN_ROWS) {
@@ -411,17 +430,18 @@ static inline void walk_signs(const omega_signs *signs, const uint8_t *tables, c
             if (!allowed)
                 continue;
         }
-        const uint8_t *block = signs->blocks + first * (d / 8);
-        const sign_lanes scores = sign_scores(block, tables, d);
-        const int32_t threshold = nearest->threshold < 0.0f ? -1 : (int32_t)nearest->threshold;
-        uint32_t beating = allowed & signs_above(scores, threshold);
+        const sign_lanes scores = sign_scores(signs->blocks + first * (d / 8), tables, d);
+        uint32_t beating = allowed & signs_above(scores, (int32_t)(16 * steps.least) - 1);
         if (!beating)
             continue;
         uint16_t values[OMEGA_SIGN_ROWS];
         signs_store(values, scores);
         for (; beating; beating &= beating - 1) {
-            const int lane = __builtin_ctz(beating);
-            top_k_append(nearest, (float)values[lane], (uint32_t)first + (uint32_t)lane);
+            const uint32_t lane = (uint32_t)__builtin_ctz(beating), score = values[lane];
+            if (score < 16 * steps.least || (float)score <= nearest->threshold)
+                continue;
+            count_score(&steps, score, nearest->k);
+            top_k_append(nearest, (float)score, (uint32_t)first + lane);
         }
     }
     if (nearest->count > nearest->k) {
@@ -438,7 +458,10 @@ size_t SCAN(search_two_stage)(const omega_signs *signs, const omega_halves *tabl
     _Alignas(64) uint8_t tables[OMEGA_MAX_DIMENSIONS * 4];
     omega_sign_tables(query, d, tables);
     top_k nearest = top_k_begin(candidates < table->rows ? candidates : table->rows, workspace);
-    walk_signs(signs, tables, filter, &nearest);
+    if (d == USUAL_DIMENSIONS)
+        walk_signs(signs, USUAL_DIMENSIONS, tables, filter, &nearest);
+    else
+        walk_signs(signs, d, tables, filter, &nearest);
     /* Every candidate's cosine is a key of the second list: it is never full, and takes them in any order. */
     uint64_t *const second = workspace + OMEGA_TOP_K_WORDS(nearest.k);
     scan s;
