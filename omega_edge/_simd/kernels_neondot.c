@@ -163,13 +163,13 @@ const omega_kernels omega_kernels_neondot = {
     .fuse = omega_neon_fuse,
     .fuse_top_k = omega_neon_fuse_top_k,
     .diversify = diversify,
-    .halve = omega_scalar_halve,
-    .join = omega_scalar_join,
+    .halve = omega_neon_halve,
+    .join = omega_neon_join,
     .search_halves = search_halves,
     .search_batch = search_batch,
-    .put_signs = omega_scalar_put_signs,
-    .search_two_stage = omega_scalar_search_two_stage,
-    .rescore = omega_scalar_rescore,
+    .put_signs = omega_neon_put_signs,
+    .search_two_stage = search_two_stage,
+    .rescore = omega_neon_rescore,
     .rank = rank,
 };
 

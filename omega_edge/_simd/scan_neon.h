@@ -157,7 +157,7 @@ static inline uint32x4_t may_beat_four(const halves_query *query, const halves_b
         fails = vcltq_f32(score, vdupq_n_f32(ranked->limits->least_similarity));
         score = rank_four(score, block, lane, ranked);
     }
-    return vmvnq_u32(vorrq_u32(fails, vcleq_f32(score, vdupq_n_f32(threshold))));
+    return vmvnq_u32(vorrq_u32(fails, vcltq_f32(score, vdupq_n_f32(threshold))));
 }
 
 static inline void scan_block(const omega_halves *table, halves_query *query, const halves_block *block,
@@ -188,7 +188,8 @@ static inline void scan_block(const omega_halves *table, halves_query *query, co
                 continue;
             score = omega_rank_score(score, ranked->columns, row, ranked->weights, ranked->limits);
         }
-        if (score > query->best.threshold)
+        /* Not above only: candidates come in no order of rows, and an equal score may win by its row. */
+        if (score >= query->best.threshold && score > -INFINITY)
             top_k_append(&query->best, score, row);
     }
 }
@@ -239,6 +240,26 @@ static size_t rank(const omega_halves *table, const int8_t *query, float query_s
     for (size_t row = 0; row < table->rows;) {
         row = take_block(table, &ranked, filter, row, &block);
         scan_block(table, &one, &block, &ranked);
+    }
+    return top_k_finish(&one.best, rows_out, scores_out);
+}
+
+static size_t search_two_stage(const omega_signs *signs, const omega_halves *table, const int8_t *query,
+                               float query_scale, const uint8_t *filter, size_t candidates, size_t k,
+                               uint64_t *workspace, uint32_t *rows_out, float *scores_out)
+{
+    const size_t wanted = candidates < table->rows ? candidates : table->rows, least = k < table->rows ? k : table->rows;
+    uint64_t *const keys = workspace + OMEGA_TOP_K_WORDS(least);
+    const size_t count = omega_neon_sign_candidates(signs, query, filter, wanted, keys, 6 * wanted + 128);
+    halves_query one;
+    halves_block block;
+    start_query(query, table->dimensions, query_scale, least, workspace, &one);
+    for (size_t first = 0; first < count; first += SHARED_ROWS) {
+        block.count = count - first < SHARED_ROWS ? count - first : SHARED_ROWS;
+        for (size_t lane = 0; lane < block.count; lane++)
+            block.listed[lane] = top_k_row(keys[first + lane]);
+        gather(table, NULL, &block);
+        scan_block(table, &one, &block, NULL);
     }
     return top_k_finish(&one.best, rows_out, scores_out);
 }
