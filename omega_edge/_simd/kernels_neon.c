@@ -13,7 +13,7 @@
 
 #include <arm_neon.h>
 
-#include "kernels_scalar.h"
+#include "kernels_neon_shared.h"
 
 #define LANE_LIMIT 258 /* 127 * 258 = 32766 */
 
@@ -245,6 +245,22 @@ static int32x4_t half_dots_four(const uint8_t *const row[4], const int8_t *query
         add_half_blocks(sums, row, query, block, HALF_BLOCKS);
     if (block < d / 32)
         add_half_blocks(sums, row, query, block, d / 32 - block);
+    return vpaddq_s32(vpaddq_s32(sums[0], sums[1]), vpaddq_s32(sums[2], sums[3]));
+}
+
+static int32x4_t joined_dots_four(const uint8_t *const high[4], const uint8_t *const low[4], const int8_t *query, size_t d)
+{
+    int32x4_t sums[4] = {vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0)};
+    for (size_t i = 0; i < d; i += 32) {
+        const int8x16_t first = vld1q_s8(query + i), second = vld1q_s8(query + i + 16);
+        for (size_t lane = 0; lane < 4; lane++) {
+            const int8x16x2_t codes = join_halves(high[lane] + i / 2, low[lane] + i / 2);
+            const int16x8_t low_products = vmull_s8(vget_low_s8(codes.val[0]), vget_low_s8(first));
+            const int16x8_t high_products = vmull_s8(vget_low_s8(codes.val[1]), vget_low_s8(second));
+            sums[lane] = vpadalq_s16(sums[lane], vmlal_high_s8(low_products, codes.val[0], first));
+            sums[lane] = vpadalq_s16(sums[lane], vmlal_high_s8(high_products, codes.val[1], second));
+        }
+    }
     return vpaddq_s32(vpaddq_s32(sums[0], sums[1]), vpaddq_s32(sums[2], sums[3]));
 }
 

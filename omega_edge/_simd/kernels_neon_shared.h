@@ -27,6 +27,14 @@ size_t omega_neon_sign_candidates(const omega_signs *signs, const int8_t *query,
 size_t omega_neon_rescore(const uint16_t *vectors, size_t d, const float *query, float query_factor, const uint32_t *rows,
                           size_t m, size_t k, uint64_t *workspace, uint32_t *rows_out, float *scores_out);
 
+/* 32 codes from the halves that 16 bytes of either plane hold. */
+static inline int8x16x2_t join_halves(const uint8_t *high, const uint8_t *low)
+{
+    const uint8x16_t lower = vld1q_u8(low), upper = veorq_u8(vld1q_u8(high), vdupq_n_u8(0x88)); /* - 128 */
+    return (int8x16x2_t){{vreinterpretq_s8_u8(vsliq_n_u8(lower, upper, 4)),
+                          vreinterpretq_s8_u8(vsriq_n_u8(upper, lower, 4))}};
+}
+
 /* Sixteen lanes of all ones or all zeros as a word of four bits a lane. */
 static inline uint64_t lane_bits(const uint32x4_t lanes[4])
 {

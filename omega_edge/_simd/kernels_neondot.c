@@ -9,7 +9,7 @@
 
 #include <arm_neon.h>
 
-#include "kernels_scalar.h"
+#include "kernels_neon_shared.h"
 
 typedef struct {
     const int8_t *codes;
@@ -143,6 +143,19 @@ static int32x4_t half_dots_four(const uint8_t *const row[4], const int8_t *query
             const uint8x16_t both = vld1q_u8(row[lane] + i / 2);
             sums[lane] = vdotq_s32(sums[lane], vreinterpretq_s8_u8(vandq_u8(both, vdupq_n_u8(15))), first);
             sums[lane] = vdotq_s32(sums[lane], vreinterpretq_s8_u8(vshrq_n_u8(both, 4)), second);
+        }
+    }
+    return vpaddq_s32(vpaddq_s32(sums[0], sums[1]), vpaddq_s32(sums[2], sums[3]));
+}
+
+static int32x4_t joined_dots_four(const uint8_t *const high[4], const uint8_t *const low[4], const int8_t *query, size_t d)
+{
+    int32x4_t sums[4] = {vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0)};
+    for (size_t i = 0; i < d; i += 32) {
+        const int8x16_t first = vld1q_s8(query + i), second = vld1q_s8(query + i + 16);
+        for (size_t lane = 0; lane < 4; lane++) {
+            const int8x16x2_t codes = join_halves(high[lane] + i / 2, low[lane] + i / 2);
+            sums[lane] = vdotq_s32(vdotq_s32(sums[lane], codes.val[0], first), codes.val[1], second);
         }
     }
     return vpaddq_s32(vpaddq_s32(sums[0], sums[1]), vpaddq_s32(sums[2], sums[3]));

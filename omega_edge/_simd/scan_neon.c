@@ -36,10 +36,9 @@ void omega_neon_join(const omega_halves *table, const uint32_t *rows, size_t m, 
     for (size_t i = 0; i < m; i++) {
         const uint8_t *high = table->high + rows[i] * half, *low = table->low + rows[i] * half;
         for (size_t j = 0; j < half; j += 16, codes_out += 32) {
-            const uint8x16_t upper = vld1q_u8(high + j), lower = vld1q_u8(low + j);
-            const uint8x16_t first = vsliq_n_u8(lower, upper, 4), second = vsriq_n_u8(upper, lower, 4);
-            vst1q_s8(codes_out, vreinterpretq_s8_u8(veorq_u8(first, vdupq_n_u8(128))));
-            vst1q_s8(codes_out + 16, vreinterpretq_s8_u8(veorq_u8(second, vdupq_n_u8(128))));
+            const int8x16x2_t codes = join_halves(high + j, low + j);
+            vst1q_s8(codes_out, codes.val[0]);
+            vst1q_s8(codes_out + 16, codes.val[1]);
         }
     }
 }
@@ -64,25 +63,31 @@ void omega_neon_put_signs(const int8_t *codes, size_t first, size_t n, size_t d,
     }
 }
 
-/* The first stage's scores of 32 rows. A byte holds four groups' (4 * 63). */
+/* What four groups of codes give 32 rows: at most 4 * 63, a byte. */
+static inline __attribute__((always_inline)) void add_four_groups(const uint8_t *block, const uint8_t *tables,
+                                                                  uint16x8_t scores[4])
+{
+    const uint8x16x4_t bits = vld1q_u8_x4(block), table = vld1q_u8_x4(tables);
+    uint8x16_t lower = vqtbl1q_u8(table.val[0], vandq_u8(bits.val[0], vdupq_n_u8(15)));
+    uint8x16_t upper = vqtbl1q_u8(table.val[0], vshrq_n_u8(bits.val[0], 4));
+    for (size_t i = 1; i < 4; i++) {
+        lower = vaddq_u8(lower, vqtbl1q_u8(table.val[i], vandq_u8(bits.val[i], vdupq_n_u8(15))));
+        upper = vaddq_u8(upper, vqtbl1q_u8(table.val[i], vshrq_n_u8(bits.val[i], 4)));
+    }
+    scores[0] = vaddw_u8(scores[0], vget_low_u8(lower));
+    scores[1] = vaddw_high_u8(scores[1], lower);
+    scores[2] = vaddw_u8(scores[2], vget_low_u8(upper));
+    scores[3] = vaddw_high_u8(scores[3], upper);
+}
+
+/* The first stage's scores of 32 rows; groups is a multiple of eight. */
 static inline void score_signs(const uint8_t *block, const uint8_t *tables, size_t groups, uint16x8_t scores[4])
 {
-    const uint8x16_t low_half = vdupq_n_u8(15);
     for (size_t part = 0; part < 4; part++)
         scores[part] = vdupq_n_u16(0);
-    for (size_t group = 0; group < groups; group += 4, block += 64, tables += 64) {
-        uint8x16_t lower = vdupq_n_u8(0), upper = lower;
-        for (size_t i = 0; i < 4; i++) {
-            const uint8x16_t bits = vld1q_u8(block + 16 * i), table = vld1q_u8(tables + 16 * i);
-            const uint8x16_t first = vqtbl1q_u8(table, vandq_u8(bits, low_half));
-            const uint8x16_t second = vqtbl1q_u8(table, vshrq_n_u8(bits, 4));
-            lower = i ? vaddq_u8(lower, first) : first;
-            upper = i ? vaddq_u8(upper, second) : second;
-        }
-        scores[0] = vaddw_u8(scores[0], vget_low_u8(lower));
-        scores[1] = vaddw_high_u8(scores[1], lower);
-        scores[2] = vaddw_u8(scores[2], vget_low_u8(upper));
-        scores[3] = vaddw_high_u8(scores[3], upper);
+    for (const uint8_t *end = block + 16 * groups; block != end; block += 128, tables += 128) {
+        add_four_groups(block, tables, scores);
+        add_four_groups(block + 64, tables + 64, scores);
     }
 }
 

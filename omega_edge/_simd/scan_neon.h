@@ -1,6 +1,7 @@
 /* What the NEON files of 64-bit ARM share of the scans over halves and signs. Included after kernels_neon.h; the file
  * that includes it has defined
- *     half_dots_four(rows, query, d)    sums of query * half byte, for four rows of a plane
+ *     half_dots_four(rows, query, d)           sums of query * half byte, for four rows of a plane
+ *     joined_dots_four(high, low, query, d)    dot products of four rows, from both planes
  *
  * A block of rows goes through three steps: the upper plane's sums; the bounds, sixteen at a time, which nearly all rows
  * fail; the lower plane's sums of the survivors, four at a time. Rows past the last whole sixteen, and rows that a filter
@@ -157,7 +158,7 @@ static inline uint32x4_t may_beat_four(const halves_query *query, const halves_b
         fails = vcltq_f32(score, vdupq_n_f32(ranked->limits->least_similarity));
         score = rank_four(score, block, lane, ranked);
     }
-    return vmvnq_u32(vorrq_u32(fails, vcltq_f32(score, vdupq_n_f32(threshold))));
+    return vmvnq_u32(vorrq_u32(fails, vcleq_f32(score, vdupq_n_f32(threshold))));
 }
 
 static inline void scan_block(const omega_halves *table, halves_query *query, const halves_block *block,
@@ -188,8 +189,7 @@ static inline void scan_block(const omega_halves *table, halves_query *query, co
                 continue;
             score = omega_rank_score(score, ranked->columns, row, ranked->weights, ranked->limits);
         }
-        /* Not above only: candidates come in no order of rows, and an equal score may win by its row. */
-        if (score >= query->best.threshold && score > -INFINITY)
+        if (score > query->best.threshold)
             top_k_append(&query->best, score, row);
     }
 }
@@ -249,19 +249,28 @@ static size_t search_two_stage(const omega_signs *signs, const omega_halves *tab
                                uint64_t *workspace, uint32_t *rows_out, float *scores_out)
 {
     const size_t wanted = candidates < table->rows ? candidates : table->rows, least = k < table->rows ? k : table->rows;
-    uint64_t *const keys = workspace + OMEGA_TOP_K_WORDS(least);
-    const size_t count = omega_neon_sign_candidates(signs, query, filter, wanted, keys, 6 * wanted + 128);
-    halves_query one;
-    halves_block block;
-    start_query(query, table->dimensions, query_scale, least, workspace, &one);
-    for (size_t first = 0; first < count; first += SHARED_ROWS) {
-        block.count = count - first < SHARED_ROWS ? count - first : SHARED_ROWS;
-        for (size_t lane = 0; lane < block.count; lane++)
-            block.listed[lane] = top_k_row(keys[first + lane]);
-        gather(table, NULL, &block);
-        scan_block(table, &one, &block, NULL);
+    const size_t count = omega_neon_sign_candidates(signs, query, filter, wanted, workspace, 6 * wanted + 128);
+    const size_t half = table->dimensions / 2;
+    size_t kept = 0; /* a candidate's key makes room for the key of its cosine */
+    for (size_t first = 0; first < count; first += 4) {
+        const size_t lanes = count - first < 4 ? count - first : 4;
+        const uint8_t *high[4], *low[4];
+        uint32_t rows[4];
+        int32_t dots[4];
+        for (size_t lane = 0; lane < 4; lane++) {
+            rows[lane] = top_k_row(workspace[first + (lane < lanes ? lane : 0)]);
+            high[lane] = table->high + rows[lane] * half;
+            low[lane] = table->low + rows[lane] * half;
+        }
+        vst1q_s32(dots, joined_dots_four(high, low, query, table->dimensions));
+        for (size_t lane = 0; lane < lanes; lane++) {
+            const float score = (float)dots[lane] * table->scale[rows[lane]] * query_scale + 0.0f;
+            if (score > -INFINITY)
+                workspace[kept++] = top_k_key(score, rows[lane]);
+        }
     }
-    return top_k_finish(&one.best, rows_out, scores_out);
+    top_k best = {workspace, kept, kept + 1, least, -INFINITY};
+    return top_k_finish(&best, rows_out, scores_out);
 }
 
 #endif
