@@ -248,19 +248,29 @@ static int32x4_t half_dots_four(const uint8_t *const row[4], const int8_t *query
     return vpaddq_s32(vpaddq_s32(sums[0], sums[1]), vpaddq_s32(sums[2], sums[3]));
 }
 
+static inline __attribute__((always_inline)) void add_joined(int32x4_t sums[4], const uint8_t *const high[4],
+                                                             const uint8_t *const low[4], const int8_t *query, size_t i)
+{
+    const int8x16_t first = vld1q_s8(query + i), second = vld1q_s8(query + i + 16);
+    for (size_t lane = 0; lane < 4; lane++) {
+        const int8x16x2_t codes = join_halves(high[lane] + i / 2, low[lane] + i / 2);
+        const int16x8_t low_products = vmull_s8(vget_low_s8(codes.val[0]), vget_low_s8(first));
+        const int16x8_t high_products = vmull_s8(vget_low_s8(codes.val[1]), vget_low_s8(second));
+        sums[lane] = vpadalq_s16(sums[lane], vmlal_high_s8(low_products, codes.val[0], first));
+        sums[lane] = vpadalq_s16(sums[lane], vmlal_high_s8(high_products, codes.val[1], second));
+    }
+}
+
 static int32x4_t joined_dots_four(const uint8_t *const high[4], const uint8_t *const low[4], const int8_t *query, size_t d)
 {
     int32x4_t sums[4] = {vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0)};
-    for (size_t i = 0; i < d; i += 32) {
-        const int8x16_t first = vld1q_s8(query + i), second = vld1q_s8(query + i + 16);
-        for (size_t lane = 0; lane < 4; lane++) {
-            const int8x16x2_t codes = join_halves(high[lane] + i / 2, low[lane] + i / 2);
-            const int16x8_t low_products = vmull_s8(vget_low_s8(codes.val[0]), vget_low_s8(first));
-            const int16x8_t high_products = vmull_s8(vget_low_s8(codes.val[1]), vget_low_s8(second));
-            sums[lane] = vpadalq_s16(sums[lane], vmlal_high_s8(low_products, codes.val[0], first));
-            sums[lane] = vpadalq_s16(sums[lane], vmlal_high_s8(high_products, codes.val[1], second));
-        }
+    size_t i = 0;
+    for (; i + 64 <= d; i += 64) {
+        add_joined(sums, high, low, query, i);
+        add_joined(sums, high, low, query, i + 32);
     }
+    if (i < d)
+        add_joined(sums, high, low, query, i);
     return vpaddq_s32(vpaddq_s32(sums[0], sums[1]), vpaddq_s32(sums[2], sums[3]));
 }
 

@@ -63,32 +63,38 @@ void omega_neon_put_signs(const int8_t *codes, size_t first, size_t n, size_t d,
     }
 }
 
+typedef struct {
+    uint16x8_t eight[4]; /* rows 0-7, 8-15, 16-23, 24-31 */
+} sign_scores;
+
 /* What four groups of codes give 32 rows: at most 4 * 63, a byte. */
-static inline __attribute__((always_inline)) void add_four_groups(const uint8_t *block, const uint8_t *tables,
-                                                                  uint16x8_t scores[4])
+static inline __attribute__((always_inline)) sign_scores add_four_groups(sign_scores scores, uint8x16x4_t bits,
+                                                                         uint8x16x4_t table)
 {
-    const uint8x16x4_t bits = vld1q_u8_x4(block), table = vld1q_u8_x4(tables);
     uint8x16_t lower = vqtbl1q_u8(table.val[0], vandq_u8(bits.val[0], vdupq_n_u8(15)));
     uint8x16_t upper = vqtbl1q_u8(table.val[0], vshrq_n_u8(bits.val[0], 4));
     for (size_t i = 1; i < 4; i++) {
         lower = vaddq_u8(lower, vqtbl1q_u8(table.val[i], vandq_u8(bits.val[i], vdupq_n_u8(15))));
         upper = vaddq_u8(upper, vqtbl1q_u8(table.val[i], vshrq_n_u8(bits.val[i], 4)));
     }
-    scores[0] = vaddw_u8(scores[0], vget_low_u8(lower));
-    scores[1] = vaddw_high_u8(scores[1], lower);
-    scores[2] = vaddw_u8(scores[2], vget_low_u8(upper));
-    scores[3] = vaddw_high_u8(scores[3], upper);
+    return (sign_scores){{vaddw_u8(scores.eight[0], vget_low_u8(lower)), vaddw_high_u8(scores.eight[1], lower),
+                          vaddw_u8(scores.eight[2], vget_low_u8(upper)), vaddw_high_u8(scores.eight[3], upper)}};
 }
 
 /* The first stage's scores of 32 rows; groups is a multiple of eight. */
-static inline void score_signs(const uint8_t *block, const uint8_t *tables, size_t groups, uint16x8_t scores[4])
+static inline sign_scores score_signs(const uint8_t *block, const uint8_t *tables, size_t groups)
 {
-    for (size_t part = 0; part < 4; part++)
-        scores[part] = vdupq_n_u16(0);
-    for (const uint8_t *end = block + 16 * groups; block != end; block += 128, tables += 128) {
-        add_four_groups(block, tables, scores);
-        add_four_groups(block + 64, tables + 64, scores);
+    const uint16x8_t zero = vdupq_n_u16(0);
+    sign_scores scores = {{zero, zero, zero, zero}};
+    for (const uint8_t *end = block + 16 * groups; block != end;) {
+        for (size_t half = 0; half < 2; half++) {
+            const uint8x16x4_t bits = vld1q_u8_x4(block), table = vld1q_u8_x4(tables);
+            block += 64;
+            tables += 64;
+            scores = add_four_groups(scores, bits, table);
+        }
     }
+    return scores;
 }
 
 /* The rows seen whose score is worth a key. A histogram of their scores tells, at any time, a score that as many rows as
@@ -135,7 +141,6 @@ size_t omega_neon_sign_candidates(const omega_signs *signs, const int8_t *query,
     omega_sign_tables(query, d, tables);
     sign_candidates list = {.keys = keys, .capacity = capacity, .wanted = wanted};
     for (size_t first = 0; first < signs->rows; first += OMEGA_SIGN_ROWS) {
-        uint16x8_t scores[4];
         uint64_t bits[2] = {UINT64_MAX, UINT64_MAX};
         const size_t left = signs->rows - first;
         if (filter || left < OMEGA_SIGN_ROWS) {
@@ -151,24 +156,30 @@ size_t omega_neon_sign_candidates(const omega_signs *signs, const int8_t *query,
             bits[0] = allowed_lanes(bytes, 0);
             bits[1] = allowed_lanes(bytes, 16);
         }
-        score_signs(signs->blocks + first * d / 8, tables, d / 4, scores);
+        const sign_scores scores = score_signs(signs->blocks + first * d / 8, tables, d / 4);
         const uint16_t limit = (uint16_t)(list.floor * SCORE_STEP);
         uint16_t each[OMEGA_SIGN_ROWS];
         for (size_t part = 0; part < 4; part++)
-            vst1q_u16(each + 8 * part, scores[part]);
+            vst1q_u16(each + 8 * part, scores.eight[part]);
         for (size_t half = 0; half < 2; half++) {
-            bits[half] &= signs_above(scores[2 * half], scores[2 * half + 1], limit) & 0x1111111111111111u;
+            bits[half] &= signs_above(scores.eight[2 * half], scores.eight[2 * half + 1], limit) & 0x1111111111111111u;
             for (uint64_t left_bits = bits[half]; left_bits; left_bits &= left_bits - 1) {
                 const size_t row = 16 * half + ((size_t)__builtin_ctzll(left_bits) >> 2);
                 add_candidate(&list, each[row], (uint32_t)(first + row));
             }
         }
     }
-    if (list.count > wanted) {
-        top_k_select(keys, list.count, wanted);
-        list.count = wanted;
+    size_t count = 0; /* most of the keys have been passed over since: a pass is cheaper than a selection among all */
+    for (size_t i = 0; i < list.count; i++) {
+        const uint64_t key = keys[i];
+        keys[count] = key;
+        count += (key >> 32) / SCORE_STEP >= list.floor;
     }
-    return list.count;
+    if (count > wanted) {
+        top_k_select(keys, count, wanted);
+        count = wanted;
+    }
+    return count;
 }
 
 static inline float eight_lane_total(float32x4_t low, float32x4_t high)

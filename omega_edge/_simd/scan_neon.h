@@ -256,18 +256,18 @@ static size_t search_two_stage(const omega_signs *signs, const omega_halves *tab
         const size_t lanes = count - first < 4 ? count - first : 4;
         const uint8_t *high[4], *low[4];
         uint32_t rows[4];
-        int32_t dots[4];
+        float scores[4];
         for (size_t lane = 0; lane < 4; lane++) {
             rows[lane] = top_k_row(workspace[first + (lane < lanes ? lane : 0)]);
             high[lane] = table->high + rows[lane] * half;
             low[lane] = table->low + rows[lane] * half;
+            scores[lane] = table->scale[rows[lane]];
         }
-        vst1q_s32(dots, joined_dots_four(high, low, query, table->dimensions));
-        for (size_t lane = 0; lane < lanes; lane++) {
-            const float score = (float)dots[lane] * table->scale[rows[lane]] * query_scale + 0.0f;
-            if (score > -INFINITY)
-                workspace[kept++] = top_k_key(score, rows[lane]);
-        }
+        const int32x4_t dots = joined_dots_four(high, low, query, table->dimensions);
+        vst1q_f32(scores, cosine_four(dots, vld1q_f32(scores), query_scale));
+        for (size_t lane = 0; lane < lanes; lane++)
+            if (scores[lane] > -INFINITY)
+                workspace[kept++] = top_k_key(scores[lane], rows[lane]);
     }
     top_k best = {workspace, kept, kept + 1, least, -INFINITY};
     return top_k_finish(&best, rows_out, scores_out);
