@@ -91,37 +91,47 @@ static inline sign_scores score_signs(const uint8_t *block, const uint8_t *table
             const uint8x16x4_t bits = vld1q_u8_x4(block), table = vld1q_u8_x4(tables);
             block += 64;
             tables += 64;
+            __asm__("" : "+r"(block), "+r"(tables)); /* or gcc 12 adds by four instructions what a load can */
             scores = add_four_groups(scores, bits, table);
         }
     }
     return scores;
 }
 
-/* The rows seen whose score is worth a key. A histogram of their scores tells, at any time, a score that as many rows as
- * are wanted have passed: rows up to it, earlier or later, are not among the best. So few keys are made, and few of them
- * are left to choose from at the end; with a threshold that only a full buffer raises, it would be twice as many. */
+/* The rows seen whose score is worth a key. A histogram of their scores tells, after every 32 rows, a step that as many
+ * rows as are wanted are above: rows up to it, earlier or later, are not among the best. So few keys are made, and few of
+ * them are left to choose from at the end; with a threshold that only a full buffer raises, it would be twice as many. */
 typedef struct {
     uint64_t *keys;
     size_t count, capacity, wanted;
-    size_t above;    /* rows seen in the steps above floor */
-    uint32_t floor;  /* steps up to this one are passed over */
-    uint32_t seen[OMEGA_MAX_DIMENSIONS / 4 * 63 / SCORE_STEP + 2]; /* rows by step; step 0 stands for no score */
+    size_t above;  /* rows seen in the steps from least on */
+    uint32_t least; /* steps of scores below it are passed over */
+    uint32_t seen[OMEGA_MAX_DIMENSIONS / 4 * 63 / SCORE_STEP + 1]; /* rows by step */
 } sign_candidates;
 
-static inline void add_candidate(sign_candidates *list, uint32_t score, uint32_t row)
+static inline void raise_least(sign_candidates *list)
 {
-    const uint32_t step = score / SCORE_STEP + 1;
-    if (step <= list->floor)
-        return;
-    list->seen[step]++;
-    list->above++;
-    while (list->above - list->seen[list->floor + 1] >= list->wanted)
-        list->above -= list->seen[++list->floor];
-    list->keys[list->count++] = (uint64_t)score << 32 | (UINT32_MAX - row);
-    if (list->count < list->capacity)
+    while (list->above - list->seen[list->least] >= list->wanted)
+        list->above -= list->seen[list->least++];
+    if (list->count + OMEGA_SIGN_ROWS <= list->capacity)
         return;
     top_k_select(list->keys, list->count, list->wanted);
     list->count = list->wanted;
+}
+
+/* Makes keys for the rows named by bits, four a row. */
+static inline void add_candidates(sign_candidates *list, uint64_t bits, const uint16_t *scores, size_t first)
+{
+    uint64_t *key = list->keys + list->count;
+    const uint64_t place = UINT32_MAX - (uint32_t)first; /* never below the row in 16 that is taken off */
+    __asm__("" : "+r"(scores)); /* or gcc 12 computes their place on the stack for each row */
+    for (bits &= 0x1111111111111111u; bits; bits &= bits - 1) {
+        const size_t row = (size_t)__builtin_ctzll(bits) >> 2;
+        *key++ = ((uint64_t)scores[row] << 32) + place - row;
+        list->seen[scores[row] / SCORE_STEP]++;
+    }
+    list->above += (size_t)(key - list->keys) - list->count;
+    list->count = (size_t)(key - list->keys);
 }
 
 /* Four bits for each of 16 rows: whether the score is above the steps passed over. */
@@ -131,6 +141,28 @@ static inline uint64_t signs_above(uint16x8_t low, uint16x8_t high, uint16_t lim
     const uint8x16_t above = vuzp1q_u8(vreinterpretq_u8_u16(vcgeq_u16(low, least)),
                                        vreinterpretq_u8_u16(vcgeq_u16(high, least)));
     return vget_lane_u64(vreinterpret_u64_u8(vshrn_n_u16(vreinterpretq_u16_u8(above), 4)), 0);
+}
+
+/* Moves the best to the front. Steps above the least are among them; only those of the least itself must be compared. */
+static size_t best_candidates(sign_candidates *list)
+{
+    uint64_t *const keys = list->keys;
+    size_t count = 0, sure = 0;
+    for (size_t i = 0; i < list->count; i++) {
+        const uint64_t key = keys[i];
+        keys[count] = key;
+        count += (key >> 32) / SCORE_STEP >= list->least;
+    }
+    for (size_t i = 0; i < count; i++) {
+        const uint64_t key = keys[i];
+        keys[i] = keys[sure];
+        keys[sure] = key;
+        sure += (key >> 32) / SCORE_STEP > list->least;
+    }
+    if (count <= list->wanted)
+        return count;
+    top_k_select(keys + sure, count - sure, list->wanted - sure); /* sure is below wanted, or least would be higher */
+    return list->wanted;
 }
 
 size_t omega_neon_sign_candidates(const omega_signs *signs, const int8_t *query, const uint8_t *filter, size_t wanted,
@@ -157,29 +189,17 @@ size_t omega_neon_sign_candidates(const omega_signs *signs, const int8_t *query,
             bits[1] = allowed_lanes(bytes, 16);
         }
         const sign_scores scores = score_signs(signs->blocks + first * d / 8, tables, d / 4);
-        const uint16_t limit = (uint16_t)(list.floor * SCORE_STEP);
+        const uint16_t limit = (uint16_t)(list.least * SCORE_STEP);
         uint16_t each[OMEGA_SIGN_ROWS];
         for (size_t part = 0; part < 4; part++)
             vst1q_u16(each + 8 * part, scores.eight[part]);
         for (size_t half = 0; half < 2; half++) {
-            bits[half] &= signs_above(scores.eight[2 * half], scores.eight[2 * half + 1], limit) & 0x1111111111111111u;
-            for (uint64_t left_bits = bits[half]; left_bits; left_bits &= left_bits - 1) {
-                const size_t row = 16 * half + ((size_t)__builtin_ctzll(left_bits) >> 2);
-                add_candidate(&list, each[row], (uint32_t)(first + row));
-            }
+            const uint64_t above = signs_above(scores.eight[2 * half], scores.eight[2 * half + 1], limit);
+            add_candidates(&list, bits[half] & above, each + 16 * half, first + 16 * half);
         }
+        raise_least(&list);
     }
-    size_t count = 0; /* most of the keys have been passed over since: a pass is cheaper than a selection among all */
-    for (size_t i = 0; i < list.count; i++) {
-        const uint64_t key = keys[i];
-        keys[count] = key;
-        count += (key >> 32) / SCORE_STEP >= list.floor;
-    }
-    if (count > wanted) {
-        top_k_select(keys, count, wanted);
-        count = wanted;
-    }
-    return count;
+    return best_candidates(&list);
 }
 
 static inline float eight_lane_total(float32x4_t low, float32x4_t high)
