@@ -248,30 +248,57 @@ static int32x4_t half_dots_four(const uint8_t *const row[4], const int8_t *query
     return vpaddq_s32(vpaddq_s32(sums[0], sums[1]), vpaddq_s32(sums[2], sums[3]));
 }
 
+/* The products of 16 * parts codes; groups, a constant, says where the int16 lanes are summed. */
 static inline __attribute__((always_inline)) void add_joined(int32x4_t sums[4], const uint8_t *const high[4],
-                                                             const uint8_t *const low[4], const int8_t *query, size_t i)
+                                                             const uint8_t *const low[4], const int8_t *query, size_t i,
+                                                             size_t parts, int groups)
 {
-    const int8x16_t first = vld1q_s8(query + i), second = vld1q_s8(query + i + 16);
-    for (size_t lane = 0; lane < 4; lane++) {
-        const int8x16x2_t codes = join_halves(high[lane] + i / 2, low[lane] + i / 2);
-        const int16x8_t low_products = vmull_s8(vget_low_s8(codes.val[0]), vget_low_s8(first));
-        const int16x8_t high_products = vmull_s8(vget_low_s8(codes.val[1]), vget_low_s8(second));
-        sums[lane] = vpadalq_s16(sums[lane], vmlal_high_s8(low_products, codes.val[0], first));
-        sums[lane] = vpadalq_s16(sums[lane], vmlal_high_s8(high_products, codes.val[1], second));
+    int8x16x2_t codes[4];
+    int16x8_t lanes[4];
+    int start = 1;
+#pragma GCC unroll 4
+    for (size_t part = 0; part < parts; part++) {
+        const int8x16_t sixteen = vld1q_s8(query + i + 16 * part);
+        for (size_t lane = 0; lane < 4; lane++) {
+            if (part % 2 == 0)
+                codes[lane] = join_halves(high[lane] + i / 2 + 8 * part, low[lane] + i / 2 + 8 * part);
+            const int8x16_t some = codes[lane].val[part % 2];
+            const int8x8_t lower = vget_low_s8(some), with = vget_low_s8(sixteen);
+            lanes[lane] = start ? vmull_s8(lower, with) : vmlal_s8(lanes[lane], lower, with);
+            if (groups >> 2 * part & 1) {
+                sums[lane] = vpadalq_s16(sums[lane], lanes[lane]);
+                lanes[lane] = vmull_high_s8(some, sixteen);
+            } else {
+                lanes[lane] = vmlal_high_s8(lanes[lane], some, sixteen);
+            }
+            if (groups >> (2 * part + 1) & 1 || part + 1 == parts)
+                sums[lane] = vpadalq_s16(sums[lane], lanes[lane]);
+        }
+        start = groups >> (2 * part + 1) & 1;
     }
 }
 
-static int32x4_t joined_dots_four(const uint8_t *const high[4], const uint8_t *const low[4], const int8_t *query, size_t d)
+static inline __attribute__((always_inline)) int32x4_t joined_grouped(const uint8_t *const high[4],
+                                                                      const uint8_t *const low[4], const int8_t *query,
+                                                                      size_t d, int groups)
 {
     int32x4_t sums[4] = {vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0)};
     size_t i = 0;
-    for (; i + 64 <= d; i += 64) {
-        add_joined(sums, high, low, query, i);
-        add_joined(sums, high, low, query, i + 32);
-    }
+    for (; i + 64 <= d; i += 64)
+        add_joined(sums, high, low, query, i, 4, groups);
     if (i < d)
-        add_joined(sums, high, low, query, i);
+        add_joined(sums, high, low, query, i, 2, groups);
     return vpaddq_s32(vpaddq_s32(sums[0], sums[1]), vpaddq_s32(sums[2], sums[3]));
+}
+
+static int32x4_t joined_dots_four(const uint8_t *const high[4], const uint8_t *const low[4], const query_form *query,
+                                  size_t d)
+{
+    if (query->groups == GROUPS_OF_FOUR)
+        return joined_grouped(high, low, query->codes, d, GROUPS_OF_FOUR);
+    if (query->groups == GROUPS_OF_THREE)
+        return joined_grouped(high, low, query->codes, d, GROUPS_OF_THREE);
+    return joined_grouped(high, low, query->codes, d, GROUPS_OF_TWO);
 }
 
 #include "kernels_neon.h"

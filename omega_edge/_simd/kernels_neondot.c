@@ -148,11 +148,12 @@ static int32x4_t half_dots_four(const uint8_t *const row[4], const int8_t *query
     return vpaddq_s32(vpaddq_s32(sums[0], sums[1]), vpaddq_s32(sums[2], sums[3]));
 }
 
-static int32x4_t joined_dots_four(const uint8_t *const high[4], const uint8_t *const low[4], const int8_t *query, size_t d)
+static int32x4_t joined_dots_four(const uint8_t *const high[4], const uint8_t *const low[4], const query_form *query,
+                                  size_t d)
 {
     int32x4_t sums[4] = {vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0)};
     for (size_t i = 0; i < d; i += 32) {
-        const int8x16_t first = vld1q_s8(query + i), second = vld1q_s8(query + i + 16);
+        const int8x16_t first = vld1q_s8(query->codes + i), second = vld1q_s8(query->codes + i + 16);
         for (size_t lane = 0; lane < 4; lane++) {
             const int8x16x2_t codes = join_halves(high[lane] + i / 2, low[lane] + i / 2);
             sums[lane] = vdotq_s32(vdotq_s32(sums[lane], codes.val[0], first), codes.val[1], second);

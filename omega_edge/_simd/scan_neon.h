@@ -1,7 +1,7 @@
 /* What the NEON files of 64-bit ARM share of the scans over halves and signs. Included after kernels_neon.h; the file
  * that includes it has defined
  *     half_dots_four(rows, query, d)           sums of query * half byte, for four rows of a plane
- *     joined_dots_four(high, low, query, d)    dot products of four rows, from both planes
+ *     joined_dots_four(high, low, form, d)     dot products of four rows, from both planes
  *
  * A block of rows goes through three steps: the upper plane's sums; the bounds, sixteen at a time, which nearly all rows
  * fail; the lower plane's sums of the survivors, four at a time. Rows past the last whole sixteen, and rows that a filter
@@ -251,6 +251,8 @@ static size_t search_two_stage(const omega_signs *signs, const omega_halves *tab
     const size_t wanted = candidates < table->rows ? candidates : table->rows, least = k < table->rows ? k : table->rows;
     const size_t count = omega_neon_sign_candidates(signs, query, filter, wanted, workspace, 6 * wanted + 128);
     const size_t half = table->dimensions / 2;
+    query_form form;
+    form_query(query, table->dimensions, &form);
     size_t kept = 0; /* a candidate's key makes room for the key of its cosine */
     for (size_t first = 0; first < count; first += 4) {
         const size_t lanes = count - first < 4 ? count - first : 4;
@@ -263,7 +265,7 @@ static size_t search_two_stage(const omega_signs *signs, const omega_halves *tab
             low[lane] = table->low + rows[lane] * half;
             scores[lane] = table->scale[rows[lane]];
         }
-        const int32x4_t dots = joined_dots_four(high, low, query, table->dimensions);
+        const int32x4_t dots = joined_dots_four(high, low, &form, table->dimensions);
         vst1q_f32(scores, cosine_four(dots, vld1q_f32(scores), query_scale));
         for (size_t lane = 0; lane < lanes; lane++)
             if (scores[lane] > -INFINITY)
