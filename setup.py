@@ -32,6 +32,7 @@ kernels = Extension(
         f"{SIMD}/kernels_neon.c",
         f"{SIMD}/kernels_neondot.c",
         f"{SIMD}/scan_neon.c",
+        f"{SIMD}/kernels_neon32.c",
     ],
     depends=[path for ending in ("h", "pxd", "pxi") for path in sorted(glob(f"{SIMD}/*.{ending}"))],
     include_dirs=[SIMD],

@@ -226,6 +226,9 @@ extern const omega_kernels omega_kernels_avx2;
 #elif defined(__aarch64__)
 extern const omega_kernels omega_kernels_neon;    /* every processor */
 extern const omega_kernels omega_kernels_neondot; /* those with the dot product */
+#elif defined(__arm__) && defined(__ARM_FP) && __ARM_ARCH >= 7 && (defined(__ARM_NEON) || !defined(__clang__))
+#define OMEGA_NEON32 1 /* clang needs -mfpu=neon for it; gcc takes it for one file */
+extern const omega_kernels omega_kernels_neon32;
 #endif
 
 /* Instruction sets that this processor runs, best first; NULL past the last one. */

@@ -6,8 +6,7 @@
 
 #include "kernels_neon_shared.h"
 #include "scan.h"
-
-#define SCORE_STEP 8 /* scores of a first stage that one count of the histogram covers */
+#include "sign_candidates.h"
 
 void omega_neon_halve(const int8_t *codes, size_t n, size_t d, uint8_t *high_out, uint8_t *low_out, uint8_t *spread_out)
 {
@@ -98,27 +97,6 @@ static inline sign_scores score_signs(const uint8_t *block, const uint8_t *table
     return scores;
 }
 
-/* The rows seen whose score is worth a key. A histogram of their scores tells, after every 32 rows, a step that as many
- * rows as are wanted are above: rows up to it, earlier or later, are not among the best. So few keys are made, and few of
- * them are left to choose from at the end; with a threshold that only a full buffer raises, it would be twice as many. */
-typedef struct {
-    uint64_t *keys;
-    size_t count, capacity, wanted;
-    size_t above;  /* rows seen in the steps from least on */
-    uint32_t least; /* steps of scores below it are passed over */
-    uint32_t seen[OMEGA_MAX_DIMENSIONS / 4 * 63 / SCORE_STEP + 1]; /* rows by step */
-} sign_candidates;
-
-static inline void raise_least(sign_candidates *list)
-{
-    while (list->above - list->seen[list->least] >= list->wanted)
-        list->above -= list->seen[list->least++];
-    if (list->count + OMEGA_SIGN_ROWS <= list->capacity)
-        return;
-    top_k_select(list->keys, list->count, list->wanted);
-    list->count = list->wanted;
-}
-
 /* Makes keys for the rows named by bits, four a row. */
 static inline void add_candidates(sign_candidates *list, uint64_t bits, const uint16_t *scores, size_t first)
 {
@@ -141,28 +119,6 @@ static inline uint64_t signs_above(uint16x8_t low, uint16x8_t high, uint16_t lim
     const uint8x16_t above = vuzp1q_u8(vreinterpretq_u8_u16(vcgeq_u16(low, least)),
                                        vreinterpretq_u8_u16(vcgeq_u16(high, least)));
     return vget_lane_u64(vreinterpret_u64_u8(vshrn_n_u16(vreinterpretq_u16_u8(above), 4)), 0);
-}
-
-/* Moves the best to the front. Steps above the least are among them; only those of the least itself must be compared. */
-static size_t best_candidates(sign_candidates *list)
-{
-    uint64_t *const keys = list->keys;
-    size_t count = 0, sure = 0;
-    for (size_t i = 0; i < list->count; i++) {
-        const uint64_t key = keys[i];
-        keys[count] = key;
-        count += (key >> 32) / SCORE_STEP >= list->least;
-    }
-    for (size_t i = 0; i < count; i++) {
-        const uint64_t key = keys[i];
-        keys[i] = keys[sure];
-        keys[sure] = key;
-        sure += (key >> 32) / SCORE_STEP > list->least;
-    }
-    if (count <= list->wanted)
-        return count;
-    top_k_select(keys + sure, count - sure, list->wanted - sure); /* sure is below wanted, or least would be higher */
-    return list->wanted;
 }
 
 size_t omega_neon_sign_candidates(const omega_signs *signs, const int8_t *query, const uint8_t *filter, size_t wanted,
