@@ -29,6 +29,8 @@ kernels = Extension(
         f"{SIMD}/scan_scalar.c",
         f"{SIMD}/rank_scalar.c",
         f"{SIMD}/kernels_avx2.c",
+        f"{SIMD}/scan_avx2.c",
+        f"{SIMD}/rescore_avx2.c",
     ],
     depends=[path for ending in ("h", "pxd", "pxi") for path in sorted(glob(f"{SIMD}/*.{ending}"))],
     include_dirs=[SIMD],

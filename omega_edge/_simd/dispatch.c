@@ -5,7 +5,9 @@
 static int has_avx2(void)
 {
     __builtin_cpu_init();
-    return __builtin_cpu_supports("avx2"); /* the processor has it, and the system saves its registers */
+    /* The processor has it, and the system saves its registers. Every processor with AVX2 has F16C, but a virtual one
+     * may hide it. */
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c");
 }
 #endif
 
