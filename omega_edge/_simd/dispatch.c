@@ -1,6 +1,14 @@
 /* The only file that knows processors. */
 #include "kernels.h"
 
+#if defined(__linux__) && defined(__aarch64__)
+#include <sys/auxv.h>
+
+#if !defined(HWCAP_ASIMDDP)
+#define HWCAP_ASIMDDP (1 << 20) /* as Linux defines it; older headers of C libraries do not */
+#endif
+#endif
+
 #if defined(__x86_64__)
 static int has_avx2(void)
 {
@@ -13,11 +21,15 @@ static int has_avx2(void)
 
 const omega_kernels *omega_kernels_at(size_t index)
 {
-    const omega_kernels *usable[2];
+    const omega_kernels *usable[3];
     size_t count = 0;
 #if defined(__x86_64__)
     if (has_avx2())
         usable[count++] = &omega_kernels_avx2;
+#elif defined(__aarch64__)
+    if (getauxval(AT_HWCAP) & HWCAP_ASIMDDP)
+        usable[count++] = &omega_kernels_neondot;
+    usable[count++] = &omega_kernels_neon;
 #endif
     usable[count++] = &omega_kernels_scalar;
     return index < count ? usable[index] : NULL;
