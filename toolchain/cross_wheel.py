@@ -1,6 +1,6 @@
 """Builds the wheel for 64-bit ARM televisions on another machine, checks it, and only then puts it in its place.
 
-    python -m toolchain.cross_build --python-headers DIR --out DIR
+    python -m toolchain.cross_wheel --python-headers DIR --out DIR
 
 The build runs in a temporary copy of the sources, by the ordinary setup.py, with a cross compiler named in the
 environment, so nothing in the tree changes and nothing left over from another build gets in. The same sources, Python
@@ -111,7 +111,7 @@ def build_wheel(headers: Path, out: Path, compiler: str = COMPILER) -> Path:
 
 def main(arguments: list[str] | None = None) -> int:
     """Build one wheel and print its path; 0, or 65 if it is not sound, or 70 if the build failed."""
-    parser = argparse.ArgumentParser(prog="python -m toolchain.cross_build", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m toolchain.cross_wheel", description=__doc__.split("\n")[0])
     parser.add_argument("--python-headers", type=Path, required=True, help="folder with Python.h for the television")
     parser.add_argument("--out", type=Path, required=True, help="folder for the wheel")
     parser.add_argument("--compiler", default=COMPILER, help=f"C compiler for {MACHINE} (default: {COMPILER})")
