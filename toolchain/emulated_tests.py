@@ -81,7 +81,7 @@ class Outcome:
     log: Path
 
 
-def test_files(modules: Iterable[str], tests: Path) -> list[Path]:
+def files_of(modules: Iterable[str], tests: Path) -> list[Path]:
     """The files that patterns of modules name, in order; FileNotFoundError for a pattern that names none."""
     files: list[Path] = []
     for pattern in modules:
@@ -124,7 +124,7 @@ def write_python(folder: Path, cpu: str) -> Path:
 def run_tests(run: Run, folder: Path, model: Path) -> Outcome:
     """Run one set of tests; what pytest says goes to a log in folder/logs."""
     here = folder / "tests" / run.cpu
-    files = [str(path.relative_to(here)) for path in test_files(run.modules, here / "tests")]
+    files = [str(path.relative_to(here)) for path in files_of(run.modules, here / "tests")]
     environment = os.environ | {
         "OMEGA_EXPECTED_ISA": EXPECTED_ISA[run.cpu],
         "OMEGA_EXPECTED_PACKAGE": str(folder / "installed"),
@@ -170,7 +170,7 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = [run for run in RUNS if run.cpu in (options.cpu or EXPECTED_ISA) and run.name in (options.run or [run.name])]
     if options.list:
         for run in chosen:
-            print(f"{run.name} on {run.cpu}:", *(path.stem for path in test_files(run.modules, PROJECT / "tests")))
+            print(f"{run.name} on {run.cpu}:", *(path.stem for path in files_of(run.modules, PROJECT / "tests")))
         return 0
     folder, model = options.folder.resolve(), options.model.resolve()
     for needed in (folder / "sysroot", folder / "site", folder / "installed", model / "manifest.json"):
