@@ -25,8 +25,11 @@
 #define ROW_ENTRIES 200
 #define EVENTS 64
 #define TARGETS 20
-#define CANDIDATES 100
+#define MARGINAL_CANDIDATES 100
 #define PICKS 20
+#define TWO_STAGE_CANDIDATES 500 /* recall@50 of .997 among 10,000 titles */
+#define RESCORED 64
+#define NOW 1000000
 #define OUTPUTS (QUERIES * ROWS)
 
 static int8_t codes[(ROWS + QUERIES) * DIMENSIONS];
@@ -35,16 +38,24 @@ static const int8_t *const queries = codes + (size_t)ROWS * DIMENSIONS;
 static const float *const query_scale = scale + ROWS;
 static const omega_codes table = {codes, scale, ROWS, DIMENSIONS};
 
+static uint8_t high[ROWS * DIMENSIONS / 2], low[ROWS * DIMENSIONS / 2], spread[ROWS];
+static const omega_halves halves = {high, low, scale, spread, ROWS, DIMENSIONS};
+static uint8_t blocks[(ROWS + OMEGA_SIGN_ROWS - 1) / OMEGA_SIGN_ROWS * DIMENSIONS * 4];
+static const omega_signs signs = {blocks, ROWS, DIMENSIONS};
+static uint16_t half_floats[ROWS * DIMENSIONS];
+static float success[ROWS], trend[ROWS];
+static uint32_t watched_at[ROWS];
+
 static uint8_t tenth[(ROWS + 7) / 8]; /* a filter that one row in ten passes */
-static float features[FEATURES * ROWS], weights[EVENTS], values[CANDIDATES];
+static float features[FEATURES * ROWS], weights[EVENTS], values[MARGINAL_CANDIDATES];
 static uint64_t genre_masks[ROWS];
 static uint32_t matrix_offsets[MATRIX_ROWS + 1], matrix_columns[MATRIX_ROWS * ROW_ENTRIES];
 static int8_t matrix_values[MATRIX_ROWS * ROW_ENTRIES];
 static const omega_rows matrix = {matrix_offsets, matrix_columns, matrix_values, scale, MATRIX_ROWS,
                                   MATRIX_ROWS * ROW_ENTRIES};
-static uint32_t events[EVENTS], targets[TARGETS], candidates[CANDIDATES];
+static uint32_t events[EVENTS], targets[TARGETS], candidates[MARGINAL_CANDIDATES];
 
-static uint64_t workspace[OMEGA_TOP_K_WORDS(ROWS)];
+static uint64_t workspace[OMEGA_BATCH_WORDS(K) + OMEGA_TWO_STAGE_WORDS(TWO_STAGE_CANDIDATES, K)];
 static int8_t codes_out[ROWS * DIMENSIONS];
 static uint32_t rows_out[ROWS];
 static float out[OUTPUTS];
@@ -102,8 +113,11 @@ static void read_codes(const char *path)
         for (size_t i = 0; i < DIMENSIONS; i++)
             squares += codes[row * DIMENSIONS + i] * codes[row * DIMENSIONS + i];
         scale[row] = (float)(1.0 / sqrt((double)squares));
-        for (size_t i = 0; row < ROWS && i < DIMENSIONS; i++)
-            vectors[row * DIMENSIONS + i] = (float)codes[row * DIMENSIONS + i] * scale[row];
+        for (size_t at = row * DIMENSIONS; row < ROWS && at < (row + 1) * DIMENSIONS; at++) {
+            vectors[at] = (float)codes[at] * scale[row];
+            const __fp16 rounded = (__fp16)vectors[at];
+            memcpy(&half_floats[at], &rounded, sizeof rounded);
+        }
     }
 }
 
@@ -113,6 +127,9 @@ static void make_rest(void)
         features[i] = drawn_float();
     for (size_t row = 0; row < ROWS; row++) {
         tenth[row >> 3] |= (uint8_t)((drawn(10) == 0) << (row & 7));
+        success[row] = (float)drawn(1 << 10) / (1 << 10);
+        trend[row] = (float)drawn(1 << 10) / (1 << 10);
+        watched_at[row] = drawn(NOW);
         genre_masks[row] = (uint64_t)1 << drawn(GENRES) | (uint64_t)1 << drawn(GENRES) | (uint64_t)1 << drawn(GENRES);
     }
     for (size_t entry = 0; entry < MATRIX_ROWS * ROW_ENTRIES; entry++) {
@@ -128,8 +145,8 @@ static void make_rest(void)
     }
     for (size_t i = 0; i < TARGETS; i++)
         targets[i] = drawn(ROWS);
-    for (uint32_t i = 0; i < CANDIDATES; i++) {
-        candidates[i] = i * (ROWS / CANDIDATES) + drawn(ROWS / CANDIDATES);
+    for (uint32_t i = 0; i < MARGINAL_CANDIDATES; i++) {
+        candidates[i] = i * (ROWS / MARGINAL_CANDIDATES) + drawn(ROWS / MARGINAL_CANDIDATES);
         values[i] = drawn_float();
     }
 }
@@ -224,19 +241,110 @@ static void diversify(const omega_kernels *kernels)
 {
     omega_fault fault;
     size_t found;
-    COUNTED(fault = kernels->diversify(&table, candidates, values, CANDIDATES, 0.7f, PICKS, out, rows_out, &found));
+    COUNTED(fault = kernels->diversify(&table, candidates, values, MARGINAL_CANDIDATES, 0.7f, PICKS, out, rows_out, &found));
     expect_fine(fault);
     take_in(rows_out, found * sizeof *rows_out);
 }
 
-/* What is counted: add a kernel by one function above and one line here. A name that the contract does not have tells
- * what is different in the call: one row in ten passes the filter of search_tenth. */
+static void halve(const omega_kernels *kernels)
+{
+    COUNTED(kernels->halve(codes, ROWS, DIMENSIONS, high, low, spread));
+    take_in(high, sizeof high);
+    take_in(low, sizeof low);
+    take_in(spread, sizeof spread);
+}
+
+static void join(const omega_kernels *kernels)
+{
+    COUNTED(kernels->join(&halves, candidates, MARGINAL_CANDIDATES, codes_out));
+    take_in(codes_out, MARGINAL_CANDIDATES * DIMENSIONS);
+}
+
+static void put_signs(const omega_kernels *kernels)
+{
+    COUNTED(kernels->put_signs(codes, 0, ROWS, DIMENSIONS, blocks));
+    take_in(blocks, sizeof blocks);
+}
+
+static void search_halves(const omega_kernels *kernels)
+{
+    size_t found;
+    COUNTED(found = kernels->search_halves(&halves, queries, query_scale[0], NULL, K, workspace, rows_out, out));
+    take_in_best(found);
+}
+
+static void search_halves_tenth(const omega_kernels *kernels)
+{
+    size_t found;
+    COUNTED(found = kernels->search_halves(&halves, queries, query_scale[0], tenth, K, workspace, rows_out, out));
+    take_in_best(found);
+}
+
+static void search_batch(const omega_kernels *kernels)
+{
+    size_t found[QUERIES];
+    COUNTED(kernels->search_batch(&halves, queries, query_scale, QUERIES, NULL, K, workspace, found, rows_out, out));
+    for (size_t j = 0; j < QUERIES; j++) {
+        take_in(rows_out + j * K, found[j] * sizeof *rows_out);
+        take_in(out + j * K, found[j] * sizeof *out);
+    }
+}
+
+static void search_two_stage(const omega_kernels *kernels)
+{
+    size_t found;
+    COUNTED(found = kernels->search_two_stage(&signs, &halves, queries, query_scale[0], NULL, TWO_STAGE_CANDIDATES, K,
+                                              workspace, rows_out, out));
+    take_in_best(found);
+}
+
+static void rescore(const omega_kernels *kernels)
+{
+    size_t found;
+    COUNTED(found = kernels->rescore(half_floats, DIMENSIONS, vectors, 1.0f, candidates, RESCORED, K, workspace,
+                                     rows_out, out));
+    take_in_best(found);
+}
+
+static void rank_by(const omega_kernels *kernels, const uint8_t *filter)
+{
+    const omega_rank_columns columns = {success, watched_at, trend};
+    const omega_rank_weights parts = {1.0f, 0.2f, 0.2f, 0.1f};
+    const omega_rank_limits limits = {NOW, 10.0f / NOW, -2.0f};
+    size_t found;
+    COUNTED(found = kernels->rank(&halves, queries, query_scale[0], &columns, &parts, &limits, filter, K, workspace,
+                                  rows_out, out));
+    take_in_best(found);
+}
+
+static void rank(const omega_kernels *kernels)
+{
+    rank_by(kernels, NULL);
+}
+
+static void rank_tenth(const omega_kernels *kernels)
+{
+    rank_by(kernels, tenth);
+}
+
+/* What is counted, in an order in which halve and put_signs have filled what others read: add a kernel
+ * by a function above and a line here. Names in _tenth are calls whose filter one row in ten passes. */
 static const struct {
     const char *kernel;
     void (*run)(const omega_kernels *kernels);
     const char *per;
     size_t count;
 } COUNTS[] = {
+    {"halve", halve, "vector", ROWS},
+    {"put_signs", put_signs, "vector", ROWS},
+    {"search_two_stage", search_two_stage, "vector", ROWS},
+    {"search_halves", search_halves, "vector", ROWS},
+    {"search_halves_tenth", search_halves_tenth, "vector", ROWS},
+    {"search_batch", search_batch, "vector-query", ROWS * QUERIES},
+    {"rank", rank, "vector", ROWS},
+    {"rank_tenth", rank_tenth, "vector", ROWS},
+    {"rescore", rescore, "candidate", RESCORED},
+    {"join", join, "vector", MARGINAL_CANDIDATES},
     {"search", search, "vector", ROWS},
     {"search_tenth", search_tenth, "vector", ROWS},
     {"cosines", cosines, "vector-query", ROWS * QUERIES},
@@ -247,7 +355,7 @@ static const struct {
     {"row_scatter_add", row_scatter_add, "entry", EVENTS * ROW_ENTRIES},
     {"row_lookup", row_lookup, "event-title", EVENTS * TARGETS},
     {"left_out_sums", left_out_sums, "event", EVENTS},
-    {"diversify", diversify, "candidate-pick", CANDIDATES * PICKS},
+    {"diversify", diversify, "candidate-pick", MARGINAL_CANDIDATES * PICKS},
 };
 
 int main(int argc, char **argv)

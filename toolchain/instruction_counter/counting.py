@@ -131,7 +131,7 @@ def build_kernels(folder: Path) -> Path:
     """counted_kernels.c with the C core, one static program for arm64."""
     program = folder / "counted_kernels"
     sources = [HERE / "counted_kernels.c", *sorted(SIMD.glob("[!_]*.c"))]
-    flags = [*compile_flags(), "-march=armv8-a", "-Werror", "-static", f"-I{SIMD}", f"-I{HERE}"]
+    flags = [*compile_flags(), "-march=armv8-a", "-Werror", "-static", f"-I{SIMD}", f"-I{ROOT / 'include'}", f"-I{HERE}"]
     _run([COMPILER, *flags, "-o", program, *sources, "-lm"])
     return program
 
