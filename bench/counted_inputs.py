@@ -1,9 +1,9 @@
-"""What the counted calls and kernels work on: `python -m bench.counted_inputs FOLDER`, as toolchain/count_instructions
-starts it, on the machine that counts and without the emulator.
+"""What the counted kernels and calls work on: `python -m bench.counted_inputs FOLDER kernels|calls`, as
+toolchain/count_instructions starts it, on the machine that counts and without the emulator.
 
-FOLDER gets the full store of the other measurements; request.json, with the viewings that follow it and texts of 16
-tokens; and codes.int8: those of the catalogue, filled up to ROWS with mixtures of two titles, which lie where titles
-lie, then the queries, mixtures too, as a household's taste is.
+For the kernels FOLDER gets codes.int8: the catalogue's codes, filled up to ROWS with mixtures of two titles, which lie
+where titles lie, then the queries, mixtures too, as a household's taste is. For the calls it gets the full store of the
+other measurements and request.json, with the viewings that follow it and texts of 16 tokens.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.full_store import FULL as FULL_STORE
 from bench.full_store import build
 from bench.machine import ROOT
 from bench.metrics import FULL, Settings
@@ -28,6 +27,8 @@ CATALOG = ROOT / "build/movietweetings-70k.bundle"
 MODEL = ROOT / "build/model"
 DATA = ROOT / "bench/data/movietweetings-70k"
 ROWS, QUERIES = 10_000, 8
+COUNTED_STORE = "storage"
+"""Folder of the copy of the full store that the counted calls open, and write into."""
 SAMPLES = 20
 """Viewings and texts that the counted calls may take."""
 TOKENS = 16
@@ -56,18 +57,22 @@ def _viewing(watched: Watched, mood: str) -> dict:
     }
 
 
-def make_inputs(folder: Path) -> None:
-    """Write the inputs into an existing folder."""
+def make_kernel_inputs(folder: Path) -> None:
+    """Write codes.int8 into an existing folder."""
+    with Catalog.open(CATALOG) as catalog:
+        codes = filled_codes(catalog, ROWS + QUERIES, seed=1)
+    (folder / "codes.int8").write_bytes(codes.tobytes())
+
+
+def make_call_inputs(folder: Path) -> None:
+    """Build the store in an existing folder, and write request.json."""
     settings = asdict(Settings(str(CATALOG), str(MODEL), str(DATA), str(folder), FULL))
     build(settings)
     facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
-    catalog = Catalog.open(CATALOG)
-    codes = filled_codes(catalog, ROWS + QUERIES, seed=1)
-    (folder / "codes.int8").write_bytes(codes.tobytes())
     genres = facts["genres"]
     stream = read_viewing(DATA, FULL.episodes, FULL.observes).stream[:SAMPLES]
     request = {
-        "storage": str(folder / FULL_STORE),
+        "storage": str(folder / COUNTED_STORE),
         "catalog": str(CATALOG),
         "model": str(MODEL),
         "clock_ms": facts["clock_ms"],
@@ -78,4 +83,4 @@ def make_inputs(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    make_inputs(Path(sys.argv[1]))
+    {"kernels": make_kernel_inputs, "calls": make_call_inputs}[sys.argv[2]](Path(sys.argv[1]))

@@ -86,9 +86,7 @@ def work_folder() -> Iterator[Path]:
 
 
 def table(counts: Sequence[Count], limits: Limits, cpus: Sequence[str]) -> Iterator[str]:
-    """Lines of a table of one metric: a kernel or call each, a column a processor; * where the limit is another
-    number.
-    """
+    """Lines of a table of one metric: a kernel or call each, a column a processor, with the change from the limit."""
     found = {(count.name, count.cpu): count for count in counts}
     titles = {count.cpu: f"{count.cpu} {count.isa}" if count.isa else count.cpu for count in counts}
     yield f"{'instructions':42}" + "".join(f"{titles[cpu]:>24}" for cpu in cpus)
@@ -98,8 +96,9 @@ def table(counts: Sequence[Count], limits: Limits, cpus: Sequence[str]) -> Itera
 
 
 def _cell(count: Count, limits: Limits) -> str:
-    shown = f"{count.value:,.1f}" if count.metric == KERNELS else f"{count.value:,.0f}"
-    return shown if limits.of(count) == count.value else f"{shown}*"
+    limit = limits.of(count)
+    change = "no limit" if limit is None else f"{count.value / limit - 1:+.1%}"
+    return f"{count.value:,.1f} {change:>8}" if count.metric == KERNELS else f"{count.value:,.0f} {change:>8}"
 
 
 def goals(counts: Sequence[Count]) -> Iterator[str]:
@@ -119,7 +118,6 @@ def report(counts: Sequence[Count], spans: dict[str, float], limits: Limits, cpu
         return
     for metric in dict.fromkeys(count.metric for count in counts):
         print(*table([count for count in counts if count.metric == metric], limits, cpus), "", sep="\n")
-    print("* the limit is another number, or there is none")
     if spans:
         shown = ", ".join(f"{name} {span:.1%}" for name, span in spans.items())
         print(f"from the least to the most instructions of a call on other input: {shown}")

@@ -39,6 +39,8 @@ PACKAGES = {
     "setarch": "util-linux",
 }
 """Debian packages by the program that is needed of them."""
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+"""Environment of programs whose libraries would start more."""
 NOTHING = "nothing"
 """The call that counts what two marks cost by themselves."""
 _SECONDS = 600
@@ -149,8 +151,7 @@ def emulate(
     emulator = ["setarch", "-R", EMULATOR, "-cpu", cpu, "-seed", "1", "-plugin", f"file={plugin},out={out}"]
     if sysroot is not None:
         emulator += ["-L", sysroot]
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    environment = {"PATH": os.environ["PATH"], "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"} | threads
+    environment = {"PATH": os.environ["PATH"], "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"} | ONE_THREAD
     if site is not None:
         environment["PYTHONPATH"] = str(site)
     printed = _run([*emulator, *command], environment)
@@ -159,13 +160,12 @@ def emulate(
     return printed, read_marks(out.read_text(encoding="ascii", errors="replace"))
 
 
-def make_inputs(folder: Path) -> None:
-    """Write codes, store and request into the folder, in a process of its own: measurements are not imported here."""
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    if not (ROOT / "build/movietweetings-70k.bundle").exists() or not (ROOT / "build/model").exists():
+def make_inputs(folder: Path, what: str) -> None:
+    """Write the input of "kernels" or "calls" into the folder, in a process of its own: measurements are not imported."""
+    if not all((ROOT / path).exists() for path in ("build/movietweetings-70k.bundle", "build/model")):
         raise ToolMissing("build/ has no catalogue and no model to count with; run ./check once, which makes them")
-    environment = os.environ | threads | {"PYTHONPATH": str(ROOT)}
-    _run([sys.executable, "-m", "bench.counted_inputs", str(folder)], environment)
+    environment = os.environ | ONE_THREAD | {"PYTHONPATH": str(ROOT)}
+    _run([sys.executable, "-m", "bench.counted_inputs", str(folder), what], environment)
 
 
 def count_kernels(plugin: Path, program: Path, codes: Path, cpu: str) -> list[Count]:
@@ -206,13 +206,17 @@ def run_counts(folder: Path, cpus: Sequence[str], target: Target | None, say: Pr
     """Every count: of the kernels and, where there is a target, of the calls; and the widest span of each call."""
     say("building the plugin, the kernels and their input")
     plugin, program = build_plugin(folder), build_kernels(folder)
-    make_inputs(folder)
+    make_inputs(folder, "kernels")
     counts: list[Count] = []
     widest: dict[str, float] = {}
     for cpu in cpus:
         say(f"{cpu}: kernels")
         counts += count_kernels(plugin, program, folder / "codes.int8", cpu)
-    for cpu in cpus if target is not None else ():
+    if target is None:
+        return counts, widest
+    say("building the household for the calls")
+    make_inputs(folder, "calls")
+    for cpu in cpus:
         say(f"{cpu}: calls")
         found, spans = count_calls(plugin, folder, cpu, target)
         counts += found
