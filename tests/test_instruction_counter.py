@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,12 +17,13 @@ from toolchain.instruction_counter.counting import (
     CPUS,
     EMULATOR,
     HERE,
-    Target,
+    ONE_THREAD,
     ToolMissing,
     build_plugin,
     check_tools,
     compile_flags,
     emulate,
+    make_inputs,
 )
 from toolchain.instruction_counter.limits import CALLS, KERNELS, Comparison, Count, Limits, LimitsError
 from toolchain.instruction_counter.marks import (
@@ -321,7 +323,7 @@ class TestCounter:
 
     def test_a_missing_python_for_arm64_says_how_to_get_it(self, tmp_path: Path) -> None:
         with pytest.raises(ToolMissing, match=r"check --aarch64 makes it, --kernels counts without it"):
-            check_tools(Target(tmp_path, tmp_path))
+            check_tools(tmp_path)
 
     def test_an_emulator_without_plugins_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         static = tmp_path / EMULATOR
@@ -330,6 +332,26 @@ class TestCounter:
         monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
         with pytest.raises(ToolMissing, match=r"takes no plugins; .*qemu-user"):
             check_tools(None)
+
+
+HAS_BUILD = all((PROJECT / path).exists() for path in ("build/movietweetings-70k.bundle", "build/model"))
+needs_build = pytest.mark.skipif(not HAS_BUILD, reason="build/ is empty: ./check fills it")
+
+
+@needs_build
+def test_the_counted_calls_do_their_work_on_this_machine_too(tmp_path: Path) -> None:
+    make_inputs(tmp_path, "calls")
+    shutil.copytree(tmp_path / "full", tmp_path / "storage")
+    done = subprocess.run(
+        [sys.executable, "-P", HERE / "counted_calls.py", tmp_path / "request.json"],
+        cwd=tmp_path,
+        env=os.environ | ONE_THREAD | {"PYTHONPATH": str(PROJECT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert {"nothing", "observe", "recommend", "vector_search", "embed_16_tokens"} <= set(read_calls(done.stdout).values())
 
 
 @pytest.fixture(scope="module")
@@ -342,7 +364,7 @@ def counted_limits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @needs_tools
-@pytest.mark.skipif(not (PROJECT / "build/movietweetings-70k.bundle").exists(), reason="build/ is empty: ./check fills it")
+@needs_build
 class TestWholeRun:
     def test_counts_repeat_to_the_last_instruction(self, counted_limits: Path) -> None:
         done = run("--kernels", "--cpu", A53, "--check", "--json", "--limits", counted_limits)

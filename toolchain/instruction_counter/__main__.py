@@ -18,9 +18,7 @@ from pathlib import Path
 from toolchain.instruction_counter.counting import (
     CPUS,
     ROOT,
-    SITE,
-    SYSROOT,
-    Target,
+    TELEVISION,
     ToolMissing,
     check_tools,
     run_counts,
@@ -58,8 +56,9 @@ def parser() -> argparse.ArgumentParser:
     which.add_argument("--check", action="store_true", help="fail if a count is over 2 %% above its limit, or has none")
     which.add_argument("--update", action="store_true", help="write the counts as the new limits")
     made.add_argument("--limits", type=Path, default=LIMITS, metavar="FILE", help="default: %(default)s")
-    made.add_argument("--sysroot", type=Path, default=SYSROOT, metavar="FOLDER", help="default: %(default)s")
-    made.add_argument("--site", type=Path, default=SITE, metavar="FOLDER", help="packages; default: %(default)s")
+    made.add_argument(
+        "--folder", type=Path, default=TELEVISION, help="with sysroot, site and installed; default: %(default)s"
+    )
     return made
 
 
@@ -145,12 +144,12 @@ def verdict(counts: Sequence[Count], limits: Limits, cpus: Sequence[str], versio
 def count(options: argparse.Namespace) -> int:
     """Count and answer; the exit code."""
     cpus = [cpu for cpu in CPUS if options.cpu is None or cpu in options.cpu]
-    target = None if options.kernels else Target(options.sysroot, options.site)
+    television = None if options.kernels else options.folder.resolve()
     limits = Limits.read(options.limits)
-    check_tools(target)
+    check_tools(television)
     versions = tool_versions()
     with work_folder() as folder:
-        counts, spans = run_counts(folder, cpus, target, say)
+        counts, spans = run_counts(folder, cpus, television, say)
     if options.update:
         limits = limits.updated(counts, versions, cpus)
         limits.write(options.limits)

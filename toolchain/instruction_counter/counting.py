@@ -9,7 +9,6 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from toolchain.instruction_counter.limits import CALLS, KERNELS, Count
@@ -25,9 +24,9 @@ from toolchain.instruction_counter.marks import (
 ROOT = Path(__file__).resolve().parent.parent.parent
 HERE = Path(__file__).resolve().parent
 SIMD = ROOT / "omega_edge/_simd"
-SYSROOT = ROOT / "build/aarch64/sysroot"
-SITE = ROOT / "build/aarch64/site"
-PYTHON = "usr/bin/python3.11"
+TELEVISION = ROOT / "build/aarch64"
+"""What ./check --aarch64 makes: sysroot, Debian's root for arm64; site, the packages; installed, the wheel."""
+PYTHON = "sysroot/usr/bin/python3.11"
 
 CPUS = ("cortex-a53", "cortex-a72", "cortex-a76")
 """Without dot product in order, without out of order, and with."""
@@ -53,16 +52,8 @@ class ToolMissing(Exception):
     """A program or folder is needed that is not there; the message says how to get it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Where the televisions' Python lies. sysroot: of arm64; site: folder of the installed packages, ours among them."""
-
-    sysroot: Path = SYSROOT
-    site: Path = SITE
-
-
-def check_tools(target: Target | None) -> None:
-    """Raises ToolMissing, once for everything. target: None where no Python is run."""
+def check_tools(television: Path | None) -> None:
+    """Raises ToolMissing, once for everything. television: its folder, or None where no Python is run."""
     packages = [package for program, package in PACKAGES.items() if shutil.which(program) is None]
     if packages:
         raise ToolMissing(
@@ -72,11 +63,10 @@ def check_tools(target: Target | None) -> None:
         raise ToolMissing(
             f"{shutil.which(EMULATOR)} takes no plugins; install Debian's dynamic one: apt-get install -y qemu-user"
         )
-    if target is None:
-        return
-    for path in (target.sysroot / PYTHON, target.site / "omega_edge/brain.py", target.sysroot / "proc/cpuinfo"):
-        if not path.exists():
-            raise ToolMissing(f"{path} is missing; ./check --aarch64 makes it, --kernels counts without it")
+    # onnxruntime ends by a signal if it reads this machine's cpuinfo.
+    for name in (PYTHON, "sysroot/proc/cpuinfo", "site/numpy", "installed/omega_edge") if television is not None else ():
+        if not (television / name).exists():
+            raise ToolMissing(f"{television / name} is missing; ./check --aarch64 makes it, --kernels counts without it")
 
 
 def tool_versions() -> dict[str, str]:
@@ -139,9 +129,9 @@ def build_kernels(folder: Path) -> Path:
 
 
 def emulate(
-    plugin: Path, cpu: str, command: Sequence[str | Path], *, sysroot: Path | None = None, site: Path | None = None
+    plugin: Path, cpu: str, command: Sequence[str | Path], television: Path | None = None
 ) -> tuple[str, dict[int, list[int]]]:
-    """Standard output of an arm64 program, and its counts by mark.
+    """Standard output of an arm64 program, and its counts by mark. television: the folder whose libraries it takes.
 
     Nothing random is left that can be taken away: the address space, the random bytes of the C library, Python's
     hashes, and an environment that is empty but for what is set here.
@@ -149,11 +139,10 @@ def emulate(
     out = plugin.with_name("marks")
     out.unlink(missing_ok=True)
     emulator = ["setarch", "-R", EMULATOR, "-cpu", cpu, "-seed", "1", "-plugin", f"file={plugin},out={out}"]
-    if sysroot is not None:
-        emulator += ["-L", sysroot]
     environment = {"PATH": os.environ["PATH"], "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"} | ONE_THREAD
-    if site is not None:
-        environment["PYTHONPATH"] = str(site)
+    if television is not None:
+        emulator += ["-L", television / "sysroot"]
+        environment["PYTHONPATH"] = f"{television / 'installed'}:{television / 'site'}"
     printed = _run([*emulator, *command], environment)
     if not out.exists():
         raise CountError(f"{EMULATOR}: expected the plugin to write {out}; its interface is that of QEMU 6.0 to 8.2")
@@ -185,15 +174,16 @@ def count_kernels(plugin: Path, program: Path, codes: Path, cpu: str) -> list[Co
     ]
 
 
-def count_calls(plugin: Path, inputs: Path, cpu: str, target: Target) -> tuple[list[Count], dict[str, float]]:
+def count_calls(plugin: Path, inputs: Path, cpu: str, television: Path) -> tuple[list[Count], dict[str, float]]:
     """Instructions of each call, median of its repeats, without those of the marks; and by call the span of the
     repeats over their median: they are calls on other input, so it is no error of the count.
     """
     storage = inputs / "storage"
     shutil.rmtree(storage, ignore_errors=True)
     shutil.copytree(inputs / "full", storage)
-    command = [target.sysroot / PYTHON, "-P", HERE / "counted_calls.py", inputs / "request.json"]
-    printed, counts = emulate(plugin, cpu, command, sysroot=target.sysroot, site=target.site)
+    # Neither the counter's folder nor packages of the machine that counts are to be found: -P, -S.
+    command = [television / PYTHON, "-P", "-S", HERE / "counted_calls.py", inputs / "request.json"]
+    printed, counts = emulate(plugin, cpu, command, television)
     calls = read_calls(printed)
     expect_same_marks(calls, counts)
     medians = {name: statistics.median_low(counts[mark]) for mark, name in calls.items()}
@@ -202,8 +192,8 @@ def count_calls(plugin: Path, inputs: Path, cpu: str, target: Target) -> tuple[l
     return [Count(CALLS, name, cpu, median - marks_alone) for name, median in medians.items()], spans
 
 
-def run_counts(folder: Path, cpus: Sequence[str], target: Target | None, say: Progress) -> tuple[list[Count], dict[str, float]]:
-    """Every count: of the kernels and, where there is a target, of the calls; and the widest span of each call."""
+def run_counts(folder: Path, cpus: Sequence[str], television: Path | None, say: Progress) -> tuple[list[Count], dict[str, float]]:
+    """Every count: of the kernels and, where there is a television, of the calls; and the widest span of each call."""
     say("building the plugin, the kernels and their input")
     plugin, program = build_plugin(folder), build_kernels(folder)
     make_inputs(folder, "kernels")
@@ -212,13 +202,13 @@ def run_counts(folder: Path, cpus: Sequence[str], target: Target | None, say: Pr
     for cpu in cpus:
         say(f"{cpu}: kernels")
         counts += count_kernels(plugin, program, folder / "codes.int8", cpu)
-    if target is None:
+    if television is None:
         return counts, widest
     say("building the household for the calls")
     make_inputs(folder, "calls")
     for cpu in cpus:
         say(f"{cpu}: calls")
-        found, spans = count_calls(plugin, folder, cpu, target)
+        found, spans = count_calls(plugin, folder, cpu, television)
         counts += found
         widest = {name: max(span, widest.get(name, 0.0)) for name, span in spans.items() if name != NOTHING}
     return counts, widest
