@@ -21,6 +21,7 @@ from toolchain.instruction_counter.counting import (
     ToolMissing,
     build_plugin,
     check_tools,
+    check_wheel_is_present,
     compile_flags,
     emulate,
     make_inputs,
@@ -259,6 +260,22 @@ class TestCommand:
 
     def test_the_flags_are_those_of_the_extension(self) -> None:
         assert {"-O3", "-ffp-contract=off"} <= set(compile_flags())
+
+
+def test_a_wheel_of_other_sources_is_not_counted(tmp_path: Path) -> None:
+    installed = tmp_path / "installed"
+    shutil.copytree(PROJECT / "omega_edge", installed / "omega_edge", ignore=shutil.ignore_patterns("__pycache__"))
+    check_wheel_is_present(tmp_path)
+    os.utime(installed, (0, 0))
+    with pytest.raises(ToolMissing, match=r"made before omega_edge/_simd/\w+\.\w+ was changed; ./check --aarch64"):
+        check_wheel_is_present(tmp_path)
+    os.utime(installed)
+    (installed / "omega_edge/brain.py").write_text("")
+    with pytest.raises(ToolMissing, match=r"made before omega_edge/brain\.py was changed"):
+        check_wheel_is_present(tmp_path)
+    (installed / "omega_edge/brain.py").unlink()
+    with pytest.raises(ToolMissing, match=r"omega_edge/brain\.py"):
+        check_wheel_is_present(tmp_path)
 
 
 HAS_TOOLS = all(shutil.which(program) for program in (EMULATOR, COMPILER, "gcc", "setarch"))

@@ -21,6 +21,7 @@ from toolchain.instruction_counter.counting import (
     TELEVISION,
     ToolMissing,
     check_tools,
+    check_wheel_is_present,
     run_counts,
     tool_versions,
 )
@@ -147,6 +148,8 @@ def count(options: argparse.Namespace) -> int:
     television = None if options.kernels else options.folder.resolve()
     limits = Limits.read(options.limits)
     check_tools(television)
+    if television is not None:
+        check_wheel_is_present(television)
     versions = tool_versions()
     with work_folder() as folder:
         counts, spans = run_counts(folder, cpus, television, say)

@@ -69,6 +69,26 @@ def check_tools(television: Path | None) -> None:
             raise ToolMissing(f"{television / name} is missing; ./check --aarch64 makes it, --kernels counts without it")
 
 
+def check_wheel_is_present(television: Path) -> None:
+    """Raises ToolMissing if the installed wheel is not of the present sources: its counts would be those of others.
+
+    Python files are compared; what is compiled must be older than the folder that the wheel was installed into.
+    """
+    installed = television / "installed"
+    for source in sorted((ROOT / "omega_edge").rglob("*.*")):
+        inside = installed / source.relative_to(ROOT)
+        if source.suffix == ".py":
+            present = inside.exists() and inside.read_bytes() == source.read_bytes()
+        else:
+            compiled = source.suffix in {".c", ".h", ".pyx", ".pxd", ".pxi"} and source.name != "_kernels.c"
+            present = not compiled or source.stat().st_mtime <= installed.stat().st_mtime
+        if not present:
+            raise ToolMissing(
+                f"the wheel in {installed} was made before {source.relative_to(ROOT)} was changed; ./check --aarch64 "
+                "installs the present one, --kernels counts without it"
+            )
+
+
 def tool_versions() -> dict[str, str]:
     """First lines of the tools' own words: counts belong to a compiler."""
     lines = {name: _output([program, "--version"]) for name, program in (("compiler", COMPILER), ("emulator", EMULATOR))}
