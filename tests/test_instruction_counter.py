@@ -306,13 +306,21 @@ class TestCounter:
         _, counts = emulate(plugin, A53, [compiled(source, tmp_path / "empty", "-O2")])
         assert 4 <= counts[1][0] <= 6
 
-    def test_a_second_thread_makes_the_count_an_error(self, plugin: Path, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        "body",
+        [
+            "omega_mark(0); pthread_create(&t, 0, waits, 0); pthread_mutex_unlock(&m); pthread_join(t, 0); omega_mark(1);",
+            "pthread_create(&t, 0, waits, 0); omega_mark(0); omega_mark(1); pthread_mutex_unlock(&m); pthread_join(t, 0);",
+        ],
+        ids=["lives and ends in between", "lives before and after"],
+    )
+    def test_a_second_thread_makes_the_count_an_error(self, plugin: Path, tmp_path: Path, body: str) -> None:
         source = tmp_path / "threads.c"
         source.write_text(
             '#include <pthread.h>\n#include "mark.h"\n'
-            "static void *nothing(void *a) { return a; }\n"
-            "int main(void) { pthread_t t; omega_mark(0); pthread_create(&t, 0, nothing, 0); pthread_join(t, 0);\n"
-            "omega_mark(1); return 0; }\n"
+            "static pthread_mutex_t m = PTHREAD_MUTEX_INITIALIZER;\n"
+            "static void *waits(void *a) { pthread_mutex_lock(&m); return a; }\n"
+            f"int main(void) {{ pthread_t t; pthread_mutex_lock(&m); {body} return 0; }}\n"
         )
         with pytest.raises(CountError, match="expected one thread during count 1, got 2"):
             emulate(plugin, A53, [compiled(source, tmp_path / "threads", "-O2", "-pthread")])
