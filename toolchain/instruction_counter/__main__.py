@@ -32,13 +32,15 @@ LIMITS = ROOT / "toolchain/instruction_limits.json"
 FOLDER = ROOT / "build/instruction_counter"
 RISEN, UNAVAILABLE, FAILED, INTERRUPTED = 1, 69, 70, 130
 
-GOALS = {
-    ("search_halves", "cortex-a53"): 100.0,
-    ("search_halves", "cortex-a72"): 100.0,
-    ("search_halves", "cortex-a76"): 32.0,
-    ("search_two_stage", "cortex-a53"): 40.0,
-    ("search_two_stage", "cortex-a72"): 40.0,
-}
+EXACT, TWO_STAGE = ("search", "search_halves"), ("search_two_stage",)
+"""Kernels that answer alike; the best of them counts."""
+GOALS = (
+    ("exact search", EXACT, "cortex-a53", 100.0),
+    ("exact search", EXACT, "cortex-a72", 100.0),
+    ("exact search", EXACT, "cortex-a76", 32.0),
+    ("search in two stages", TWO_STAGE, "cortex-a53", 40.0),
+    ("search in two stages", TWO_STAGE, "cortex-a72", 40.0),
+)
 """What the project set itself, in instructions per vector of 384 dimensions, 10,000 vectors, the best 50."""
 
 
@@ -102,12 +104,13 @@ def _cell(count: Count, limits: Limits) -> str:
 
 
 def goals(counts: Sequence[Count]) -> Iterator[str]:
-    """A line a goal: met or not."""
-    for count in counts:
-        goal = GOALS.get((count.name, count.cpu)) if count.metric == KERNELS else None
-        if goal is not None:
-            verdict = "met" if count.value <= goal else f"not met, {count.value / goal:.2f} times as many"
-            yield f"goal: {count.key}: {count.value:,.1f} of at most {goal:,.0f} per vector: {verdict}"
+    """A line a goal: met or not, and by which kernel."""
+    for what, kernels, cpu, goal in GOALS:
+        found = [count for count in counts if count.name in kernels and count.cpu == cpu]
+        if found:
+            best = min(found, key=lambda count: count.value)
+            met = "met" if best.value <= goal else f"not met, {best.value / goal:.2f} times as many"
+            yield f"goal: {what} on {cpu}: {best.value:,.1f} of at most {goal:,.0f} ({best.name}, {best.isa}): {met}"
 
 
 def report(counts: Sequence[Count], spans: dict[str, float], limits: Limits, cpus: Sequence[str], *, as_json: bool) -> None:
