@@ -39,7 +39,7 @@ NOT_EMULATED = {
     "fusion_fit": "the model job, which runs in the cloud",
     "memory_crash": "records writes by a library preloaded into programs of this machine",
     "model_job": "the model job, which runs in the cloud",
-    "scripts": "scripts of the building machine",
+    "scripts*": "scripts of the building machine",
     "tidy": "reads sources",
     "tokenizer": "compares with a package that no television has; inference runs the tokenizer",
     "walls": "reads sources",
