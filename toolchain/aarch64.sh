@@ -69,7 +69,7 @@ check_aarch64() {  # in the project's root, prepared
         timed "${words[0]} on ${words[1]}" check_native "${words[@]}" || exit
     done
     say "tests of the wheel, two at a time"
-    nice .venv/bin/python -m toolchain.emulated_tests --folder "$ARM" --model "$MODEL" || exit
+    .venv/bin/python -m toolchain.emulated_tests --folder "$ARM" --model "$MODEL" || exit
     release_lock
     say "all of it took $(seconds_since "$started")"
 }
