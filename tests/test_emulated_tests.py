@@ -65,7 +65,7 @@ def test_a_run_tells_what_pytest_told(tmp_path: Path, body: str, code: int, word
     script.parent.mkdir()
     script.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     script.chmod(0o755)
-    outcome = run_tests(Run("one", "cortex-a53", ("one",)), tmp_path, tmp_path)
+    outcome = run_tests(Run("one", "cortex-a53", ("one",)), tmp_path, tmp_path, set())
     assert (outcome.exit_code, word in outcome.summary) == (code, True)
     assert outcome.log == tmp_path / "logs" / "one-cortex-a53.log"
 
