@@ -269,7 +269,7 @@ def test_help_prepares_nothing(script: str) -> None:
     assert result.stderr == ""
 
 
-@pytest.mark.parametrize("script", ["run", "check", ".ci/run", "toolchain/prepare.sh"])
+@pytest.mark.parametrize("script", ["run", "check", ".ci/run", "toolchain/prepare.sh", "toolchain/count_instructions"])
 def test_scripts_are_sound_and_name_no_host(script: str) -> None:
     path = ROOT / script
     subprocess.run(["bash", "-n", path], check=True)
