@@ -274,7 +274,7 @@ class TestCommand:
         assert "limits.json" in line
 
     def test_the_flags_are_those_of_the_extension(self) -> None:
-        assert {"-O3", "-ffp-contract=off"} <= set(compile_flags())
+        assert {"-O3", "-ffp-contract=off", "-march=armv8-a"} <= set(compile_flags())
 
 
 def test_a_wheel_of_other_sources_is_not_counted(tmp_path: Path) -> None:

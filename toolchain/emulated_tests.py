@@ -38,6 +38,7 @@ NOT_EMULATED = {
     "export_model": "made before the television gets it",
     "fusion_fit": "the model job, which runs in the cloud",
     "memory_crash": "records writes by a library preloaded into programs of this machine",
+    "instruction_counter": "starts the emulator itself",
     "model_job": "the model job, which runs in the cloud",
     "scripts": "scripts of the building machine",
     "tidy": "reads sources",

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from toolchain.cross_wheel import COMPILE_FLAGS, COMPILER
 from toolchain.instruction_counter.limits import CALLS, KERNELS, Count
 from toolchain.instruction_counter.marks import (
     CountError,
@@ -30,7 +31,7 @@ PYTHON = "sysroot/usr/bin/python3.11"
 
 CPUS = ("cortex-a53", "cortex-a72", "cortex-a76")
 """Without dot product in order, without out of order, and with."""
-EMULATOR, COMPILER, HOST_COMPILER = "qemu-aarch64", "aarch64-linux-gnu-gcc", "gcc"
+EMULATOR, HOST_COMPILER = "qemu-aarch64", "gcc"
 PACKAGES = {
     EMULATOR: "qemu-user",
     COMPILER: "gcc-aarch64-linux-gnu libc6-dev-arm64-cross",
@@ -132,10 +133,10 @@ def _run(command: Sequence[str | Path], environment: dict[str, str] | None = Non
 
 
 def compile_flags() -> list[str]:
-    """The C core's flags, from setup.py: what is counted is what is shipped."""
+    """The C core's flags, from setup.py and of the wheel for televisions: what is counted is what is shipped."""
     for node in ast.parse((ROOT / "setup.py").read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Assign) and [ast.unparse(name) for name in node.targets] == ["COMPILE_FLAGS"]:
-            return ast.literal_eval(node.value)
+            return [*ast.literal_eval(node.value), *COMPILE_FLAGS]
     raise CountError("setup.py: expected a list COMPILE_FLAGS, found none")
 
 
@@ -151,15 +152,7 @@ def build_kernels(folder: Path) -> Path:
     """counted_kernels.c with the C core, one static program for arm64."""
     program = folder / "counted_kernels"
     sources = [HERE / "counted_kernels.c", *sorted(SIMD.glob("[!_]*.c"))]
-    flags = [
-        *compile_flags(),
-        "-march=armv8-a",
-        "-Werror",
-        "-static",
-        f"-I{SIMD}",
-        f"-I{ROOT / 'include'}",
-        f"-I{HERE}",
-    ]
+    flags = [*compile_flags(), "-Werror", "-static", f"-I{SIMD}", f"-I{ROOT / 'include'}", f"-I{HERE}"]
     _run([COMPILER, *flags, "-o", program, *sources, "-lm"])
     return program
 
