@@ -268,7 +268,7 @@ def test_help_prepares_nothing(script: str) -> None:
     assert result.stderr == ""
 
 
-SCRIPTS = ("run", "check", ".ci/run", "toolchain/cross_build")
+SCRIPTS = ("run", "check", ".ci/run", "toolchain/cross_build", "toolchain/count_instructions")
 SOURCED = ("toolchain/prepare.sh", "toolchain/sysroot.sh", "toolchain/aarch64.sh")
 
 

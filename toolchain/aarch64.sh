@@ -71,5 +71,7 @@ check_aarch64() {  # in the project's root, prepared
     say "tests of the wheel, two at a time"
     .venv/bin/python -m toolchain.emulated_tests --folder "$ARM" --model "$MODEL" || exit
     release_lock
+    say "instructions, counted"
+    timed "kernels and calls, their limits" toolchain/count_instructions --check || exit
     say "all of it took $(seconds_since "$started")"
 }
