@@ -3,6 +3,8 @@
 No file needs flags of its own: each instruction set's C file names its target by pragma and is empty on other machines.
 """
 
+from glob import glob
+
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 
@@ -24,9 +26,11 @@ kernels = Extension(
         f"{SIMD}/_kernels.pyx",
         f"{SIMD}/dispatch.c",
         f"{SIMD}/kernels_scalar.c",
+        f"{SIMD}/scan_scalar.c",
+        f"{SIMD}/rank_scalar.c",
         f"{SIMD}/kernels_avx2.c",
     ],
-    depends=[f"{SIMD}/{name}" for name in ("kernels.h", "kernels_scalar.h", "top_k.h", "arrays.pxd", "contract.pxd")],
+    depends=[path for ending in ("h", "pxd", "pxi") for path in sorted(glob(f"{SIMD}/*.{ending}"))],
     include_dirs=[SIMD],
     define_macros=[("Py_LIMITED_API", "0x030B0000")],
     extra_compile_args=COMPILE_FLAGS,

@@ -6,6 +6,8 @@ uses the C core.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 ZERO = np.float32(0)
@@ -112,3 +114,78 @@ def diversify(codes, scale, rows, values, trade_off: float, k: int) -> list[int]
         nearest = np.maximum(nearest, similarity) if order else similarity
         order.append(pick)
     return order
+
+
+def halve(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The two planes, 16 bytes for 32 codes, and ceil(||low - 7.5||)."""
+    n, d = codes.shape
+    raised = (codes.astype(np.int64) + 128).reshape(n, d // 32, 2, 16)
+    planes = [half[:, :, 0] + 16 * half[:, :, 1] for half in (raised // 16, raised % 16)]
+    squares = ((2 * (raised % 16) - 15) ** 2).sum(axis=(1, 2, 3))
+    # The least s with (2s)^2 >= the sum of (2 low - 15)^2.
+    spread = np.array([math.isqrt((total - 1) // 4) + 1 for total in squares.tolist()], np.uint8)
+    high, low = (plane.reshape(n, d // 2).astype(np.uint8) for plane in planes)
+    return high, low, spread
+
+
+def sign_blocks(codes: np.ndarray) -> np.ndarray:
+    """The bits of kernels.h's omega_signs, rows past the last one zero."""
+    n, d = codes.shape
+    bits = np.zeros((-(-n // 32) * 32, d), np.int64)
+    bits[:n] = codes >= 0
+    nibbles = (bits.reshape(-1, d // 4, 4) << np.arange(4)).sum(axis=2).reshape(-1, 2, 16, d // 4)
+    return (nibbles[:, 0] + 16 * nibbles[:, 1]).transpose(0, 2, 1).reshape(-1, 4 * d).astype(np.uint8)
+
+
+def sign_scores(codes: np.ndarray, query: np.ndarray) -> np.ndarray:
+    """The first stage's integer score of each row."""
+    n, d = codes.shape
+    groups = query.astype(np.int64).reshape(d // 4, 4)
+    most = max(1, int(np.abs(groups).sum(axis=1).max()))
+    factor = 63 * 65536 // (2 * most)
+    signed = np.where(codes.reshape(n, d // 4, 4) >= 0, groups, -groups).sum(axis=2)
+    return ((signed + most) * factor >> 16).sum(axis=1)
+
+
+def search_two_stage(codes, scale, query, query_scale, filter, candidates: int, k: int) -> tuple[np.ndarray, np.ndarray]:
+    allowed = allowed_rows(filter, len(codes))
+    chosen, _ = best_rows(sign_scores(codes, query).astype(np.float64), allowed, candidates)
+    return best_rows(cosines(codes, scale, query, query_scale), np.sort(chosen), k)
+
+
+def rescore(vectors: np.ndarray, query: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Eight running sums, added in pairs four, two and one apart."""
+    factor = np.float32(1 / math.sqrt((query.astype(np.float64) ** 2).sum()))
+    scores = np.full(len(vectors), -np.inf, np.float32)
+    for row in rows:
+        x = vectors[row].astype(np.float32)
+        dots, squares = np.zeros(8, np.float32), np.zeros(8, np.float32)
+        for j in range(0, len(x), 8):
+            dots = dots + query[j : j + 8] * x[j : j + 8]
+            squares = squares + x[j : j + 8] * x[j : j + 8]
+        totals = [((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7])) for s in (dots, squares)]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            scores[row] = totals[0] / np.sqrt(totals[1]) * factor + ZERO
+    return best_rows(scores, np.sort(rows), k)
+
+
+def fresh(time: np.ndarray, now: int, half_life: float) -> np.ndarray:
+    """2^-age in float32 by the contract's polynomial."""
+    coefficients = ("1.0", "-0x1.62e38ap-1", "0x1.ebdf66p-3", "-0x1.c4d9fap-5", "0x1.2d17a8p-7", "-0x1.ec32p-11")
+    age = np.maximum(now - time.astype(np.int64), 0).astype(np.float32) * np.float32(1 / half_life)
+    whole = np.minimum(age, 126).astype(np.int64)
+    part = age - whole.astype(np.float32)
+    power = np.full(len(time), float.fromhex(coefficients[-1]), np.float32)
+    for coefficient in coefficients[-2::-1]:
+        power = power * part + np.float32(float.fromhex(coefficient))
+    return np.where(age < 126, power * np.float32(2.0) ** -whole.astype(np.float32), ZERO)
+
+
+def rank(codes, scale, query, query_scale, success, time, trend, weights, limits, filter, k: int):
+    now, half_life, least = limits
+    cosine = cosines(codes, scale, query, query_scale)
+    score = weights[0] * cosine + weights[1] * success
+    score = score + weights[2] * fresh(time, now, half_life)
+    score = score + weights[3] * trend + ZERO
+    rows = allowed_rows(filter, len(codes))
+    return best_rows(score, rows[cosine[rows] >= np.float32(least)], k)

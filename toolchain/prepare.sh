@@ -12,7 +12,7 @@ readonly MINIMUM_PYTHON=3.11
 
 # What the bytes of the core, the model and the bundle depend on. A test compares the bundle's list with what
 # toolchain.build_bundle imports.
-readonly CORE_INPUTS=(pyproject.toml setup.py requirements.lock omega_edge/_simd/*.{pyx,pxd,h} omega_edge/_simd/[!_]*.c)
+readonly CORE_INPUTS=(pyproject.toml setup.py requirements.lock omega_edge/_simd/*.{pyx,pxd,pxi,h} omega_edge/_simd/[!_]*.c)
 readonly MODEL_INPUTS=(requirements.lock toolchain/export_model.py omega_edge/inference.py omega_edge/tokenizer.py)
 readonly BUNDLE_INPUTS=("$DATA_SET"/* toolchain/{build_bundle,title_rules}.py cloud/{ease,fusion_fit,model,replay,signals}.py
     omega_edge/{bundle,catalog,catalog_checks,datasets,inference,protocol,ranking,tokenizer,validation,vectors}.py)

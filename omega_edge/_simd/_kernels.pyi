@@ -1,4 +1,4 @@
-from numpy import float32, int8, uint8, uint32, uint64
+from numpy import float16, float32, int8, uint8, uint32, uint64, uintp
 from numpy.typing import NDArray
 
 def isa_names() -> tuple[str, ...]: ...
@@ -74,4 +74,86 @@ class Kernels:
         values: NDArray[float32],
         trade_off: float,
         order_out: NDArray[uint32],
+    ) -> int: ...
+    def halve(
+        self, codes: NDArray[int8], high_out: NDArray[uint8], low_out: NDArray[uint8], spread_out: NDArray[uint8]
+    ) -> None: ...
+    def join(
+        self,
+        high: NDArray[uint8],
+        low: NDArray[uint8],
+        scale: NDArray[float32],
+        spread: NDArray[uint8],
+        rows: NDArray[uint32],
+        codes_out: NDArray[int8],
+    ) -> None: ...
+    def search_halves(
+        self,
+        high: NDArray[uint8],
+        low: NDArray[uint8],
+        scale: NDArray[float32],
+        spread: NDArray[uint8],
+        query: NDArray[int8],
+        query_scale: float,
+        filter: NDArray[uint8] | None,
+        k: int,
+        rows_out: NDArray[uint32],
+        scores_out: NDArray[float32],
+    ) -> int: ...
+    def search_batch(
+        self,
+        high: NDArray[uint8],
+        low: NDArray[uint8],
+        scale: NDArray[float32],
+        spread: NDArray[uint8],
+        queries: NDArray[int8],
+        query_scale: NDArray[float32],
+        filter: NDArray[uint8] | None,
+        k: int,
+        found_out: NDArray[uintp],
+        rows_out: NDArray[uint32],
+        scores_out: NDArray[float32],
+    ) -> None: ...
+    def put_signs(self, codes: NDArray[int8], first: int, rows: int, blocks: NDArray[uint8]) -> None: ...
+    def search_two_stage(
+        self,
+        blocks: NDArray[uint8],
+        high: NDArray[uint8],
+        low: NDArray[uint8],
+        scale: NDArray[float32],
+        spread: NDArray[uint8],
+        query: NDArray[int8],
+        query_scale: float,
+        filter: NDArray[uint8] | None,
+        candidates: int,
+        k: int,
+        rows_out: NDArray[uint32],
+        scores_out: NDArray[float32],
+    ) -> int: ...
+    def rescore(
+        self,
+        vectors: NDArray[float16],
+        query: NDArray[float32],
+        rows: NDArray[uint32],
+        k: int,
+        rows_out: NDArray[uint32],
+        scores_out: NDArray[float32],
+    ) -> int: ...
+    def rank(
+        self,
+        high: NDArray[uint8],
+        low: NDArray[uint8],
+        scale: NDArray[float32],
+        spread: NDArray[uint8],
+        query: NDArray[int8],
+        query_scale: float,
+        success: NDArray[float32],
+        time: NDArray[uint32],
+        trend: NDArray[float32],
+        weights: NDArray[float32],
+        limits: tuple[int, float, float],
+        filter: NDArray[uint8] | None,
+        k: int,
+        rows_out: NDArray[uint32],
+        scores_out: NDArray[float32],
     ) -> int: ...

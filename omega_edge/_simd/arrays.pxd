@@ -3,18 +3,19 @@
 from cpython.buffer cimport (
     PyBUF_FORMAT, PyBUF_STRIDES, PyBuffer_IsContiguous, PyBuffer_Release, PyObject_CheckBuffer, PyObject_GetBuffer,
 )
-from libc.stdint cimport int8_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int8_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.float cimport FLT_MAX
 from libc.stdlib cimport malloc
 from libc.string cimport strlen
 
 from omega_edge._simd.contract cimport (
     OMEGA_COLUMN_OUTSIDE, OMEGA_DIMENSION_STEP, OMEGA_GENRE_OUTSIDE, OMEGA_MAX_DIMENSIONS, OMEGA_OFFSETS_DAMAGED,
-    OMEGA_ROW_OUTSIDE, omega_codes, omega_fault, omega_rows,
+    OMEGA_ROW_OUTSIDE, OMEGA_SIGN_ROWS, omega_codes, omega_fault, omega_halves, omega_rows, omega_signs,
 )
 
 
 cdef enum:
-    MOST_VIEWS = 8
+    MOST_VIEWS = 16
     STACK_WORDS = 1024
 
 # The buffers that one call holds; released together, whatever happens.
@@ -25,7 +26,8 @@ cdef struct Views:
 
 
 cdef inline str type_name(char kind):
-    return {c"b": "int8", c"B": "uint8", c"I": "uint32", c"Q": "uint64", c"f": "float32"}[kind]
+    return {c"b": "int8", c"B": "uint8", c"I": "uint32", c"Q": "uint64", c"f": "float32",
+            c"e": "float16", c"P": "uintp"}[kind]
 
 
 cdef inline bint is_kind(const Py_buffer *view, char kind) noexcept nogil:
@@ -36,6 +38,8 @@ cdef inline bint is_kind(const Py_buffer *view, char kind) noexcept nogil:
         return False
     if kind == c"I":
         return view.itemsize == 4 and view.format[0] in (c"I", c"L")
+    if kind == c"P":  # size_t
+        return view.itemsize == sizeof(size_t) and view.format[0] in (c"Q", c"L", c"I")
     if kind == c"Q":
         return view.itemsize == 8 and view.format[0] in (c"Q", c"L")
     return view.format[0] == kind
@@ -120,6 +124,60 @@ cdef inline int hold_codes(Views *views, object codes, object scale, omega_codes
     view = hold(views, scale, "scale", c"f", 1, False)
     check_length(view, "scale", 0, table.rows, "one for each row of codes")
     table.scale = <const float *> view.buf
+    return 0
+
+
+cdef inline int hold_halves(Views *views, object high, object low, object scale, object spread,
+                            omega_halves *table) except -1:
+    cdef Py_buffer *view = hold(views, high, "high", c"B", 2, False)
+    check_rows(view.shape[0], "high")
+    check_dimensions(2 * view.shape[1], "high, two codes a byte,")
+    table.high = <const uint8_t *> view.buf
+    table.rows = view.shape[0]
+    table.dimensions = 2 * view.shape[1]
+    view = hold(views, low, "low", c"B", 2, False)
+    check_length(view, "low", 0, table.rows, "one for each row of high")
+    check_length(view, "low", 1, table.dimensions // 2, "as many bytes as a row of high")
+    table.low = <const uint8_t *> view.buf
+    table.scale = <const float *> hold_list(views, scale, "scale", c"f", table.rows, "one for each row of high", False)
+    table.spread = <const uint8_t *> hold_list(views, spread, "spread", c"B", table.rows, "one for each row of high",
+                                               False)
+    return 0
+
+
+cdef inline int hold_signs(Views *views, object blocks, Py_ssize_t rows, Py_ssize_t dimensions, bint written,
+                           omega_signs *signs) except -1:
+    cdef Py_buffer *view = hold(views, blocks, "blocks", c"B", 2, written)
+    check_length(view, "blocks", 0, (rows + OMEGA_SIGN_ROWS - 1) // OMEGA_SIGN_ROWS, "one for each 32 rows")
+    check_length(view, "blocks", 1, 4 * dimensions, "32 rows of one bit a dimension")
+    signs.blocks = <const uint8_t *> view.buf
+    signs.rows = rows
+    signs.dimensions = dimensions
+    return 0
+
+
+cdef inline int hold_query(Views *views, object query, float query_scale, size_t dimensions,
+                           const int8_t **target) except -1:
+    target[0] = <const int8_t *> hold_list(views, query, "query", c"b", dimensions, "as many dimensions as the rows",
+                                           False)
+    if not (0 <= query_scale <= FLT_MAX):
+        raise ValueError(f"query_scale: expected a finite number that is not negative, got {query_scale}")
+    return 0
+
+
+cdef inline int hold_outputs(Views *views, Py_ssize_t k, object rows_out, object scores_out, uint32_t **rows,
+                             float **scores) except -1:
+    check_k(k, "k")
+    rows[0] = <uint32_t *> hold_list(views, rows_out, "rows_out", c"I", k, "k", True)
+    scores[0] = <float *> hold_list(views, scores_out, "scores_out", c"f", k, "k", True)
+    return check_outputs(views)
+
+
+cdef inline int check_listed(const uint32_t *rows, size_t m, size_t n) except -1:
+    cdef size_t i
+    for i in range(m):
+        if rows[i] >= n:
+            raise ValueError(f"rows[{i}]: expected a row below {n}, got {rows[i]}")
     return 0
 
 

@@ -1,13 +1,16 @@
 """kernels.h, as Cython sees it."""
 
-from libc.stdint cimport int8_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int8_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 
 cdef extern from "kernels.h" nogil:
     const int OMEGA_DIMENSION_STEP
     const int OMEGA_MAX_DIMENSIONS
     const int OMEGA_MAX_GENRES
+    const int OMEGA_SIGN_ROWS
     size_t OMEGA_TOP_K_WORDS(size_t k)
+    size_t OMEGA_TWO_STAGE_WORDS(size_t c, size_t k)
+    size_t OMEGA_BATCH_WORDS(size_t k)
 
     ctypedef struct omega_rows:
         const uint32_t *offsets
@@ -22,6 +25,35 @@ cdef extern from "kernels.h" nogil:
         const float *scale
         size_t rows
         size_t dimensions
+
+    ctypedef struct omega_halves:
+        const uint8_t *high
+        const uint8_t *low
+        const float *scale
+        const uint8_t *spread
+        size_t rows
+        size_t dimensions
+
+    ctypedef struct omega_signs:
+        const uint8_t *blocks
+        size_t rows
+        size_t dimensions
+
+    ctypedef struct omega_rank_columns:
+        const float *success
+        const uint32_t *time
+        const float *trend
+
+    ctypedef struct omega_rank_weights:
+        float similarity
+        float success
+        float recency
+        float trend
+
+    ctypedef struct omega_rank_limits:
+        uint32_t now
+        float per_half_life
+        float least_similarity
 
     ctypedef enum omega_fault_kind:
         OMEGA_FINE
@@ -51,5 +83,19 @@ cdef extern from "kernels.h" nogil:
                              uint32_t *, float *) noexcept nogil
         omega_fault (*diversify)(const omega_codes *, const uint32_t *, const float *, size_t, float, size_t, float *,
                                  uint32_t *, size_t *) noexcept nogil
+        void (*halve)(const int8_t *, size_t, size_t, uint8_t *, uint8_t *, uint8_t *) noexcept nogil
+        void (*join)(const omega_halves *, const uint32_t *, size_t, int8_t *) noexcept nogil
+        size_t (*search_halves)(const omega_halves *, const int8_t *, float, const uint8_t *, size_t, uint64_t *,
+                                uint32_t *, float *) noexcept nogil
+        void (*search_batch)(const omega_halves *, const int8_t *, const float *, size_t, const uint8_t *, size_t,
+                             uint64_t *, size_t *, uint32_t *, float *) noexcept nogil
+        void (*put_signs)(const int8_t *, size_t, size_t, size_t, uint8_t *) noexcept nogil
+        size_t (*search_two_stage)(const omega_signs *, const omega_halves *, const int8_t *, float, const uint8_t *,
+                                   size_t, size_t, uint64_t *, uint32_t *, float *) noexcept nogil
+        size_t (*rescore)(const uint16_t *, size_t, const float *, float, const uint32_t *, size_t, size_t,
+                          uint64_t *, uint32_t *, float *) noexcept nogil
+        size_t (*rank)(const omega_halves *, const int8_t *, float, const omega_rank_columns *,
+                       const omega_rank_weights *, const omega_rank_limits *, const uint8_t *, size_t, uint64_t *,
+                       uint32_t *, float *) noexcept nogil
 
     const omega_kernels *omega_kernels_at(size_t index)

@@ -35,6 +35,13 @@
 
 /* Working memory, in 64-bit words, that a top-k of k rows needs; k here is already min(k, n). */
 #define OMEGA_TOP_K_WORDS(k) (4 * (k) + 64)
+/* The same for a two-stage search with c candidates, c already min(candidates, n), and for a batch of searches. */
+#define OMEGA_TWO_STAGE_WORDS(c, k) (6 * (c) + 4 * (k) + 192)
+#define OMEGA_BATCH_QUERIES 8
+#define OMEGA_BATCH_WORDS(k) (OMEGA_BATCH_QUERIES * OMEGA_TOP_K_WORDS(k))
+
+/* Rows of signs that lie interleaved, so that one table look-up serves 16 of them. */
+#define OMEGA_SIGN_ROWS 32
 
 /* A sparse matrix by rows: row r holds values[offsets[r] .. offsets[r + 1]) at columns[...], times scale[r]. */
 typedef struct {
@@ -53,6 +60,53 @@ typedef struct {
     size_t rows;
     size_t dimensions;
 } omega_codes;
+
+/* The same codes as two planes of half bytes, for a scan that seldom needs the lower one: code = 16 * high + low - 128.
+ * A row of a plane is d / 2 bytes; byte b of its 16 bytes j holds the half of code 32j + b below that of code
+ * 32j + 16 + b. spread = ceil(||low - 7.5||_2), at most 7.5 * sqrt(1024) = 240. Scales are not negative (or NaN).
+ *
+ * With offset = sum of q, dot = 16 * sum(q * high) - 120.5 * offset + sum(q * (low - 7.5)), and by Cauchy and Schwarz
+ * the last sum is at most ||q|| * spread. So
+ *     bound = 16 * sum(q * high) + ceil(-120.5 * offset) + ceil(||q||_2) * spread
+ * is an integer that no dot product of the row exceeds, below 2^23; and as rounding is monotone, the cosine computed of
+ * the bound is never below the cosine computed of the dot product. A row is passed over only by that comparison. */
+typedef struct {
+    const uint8_t *high;   /* rows * dimensions / 2 */
+    const uint8_t *low;    /* rows * dimensions / 2 */
+    const float *scale;    /* rows */
+    const uint8_t *spread; /* rows */
+    size_t rows;
+    size_t dimensions;
+} omega_halves;
+
+/* One bit a code, 1 where code >= 0. Blocks of 32 rows, ceil(rows / 32) of them, each d / 4 groups of 16 bytes: byte b
+ * of group g holds the four bits of row 32 * block + b, codes 4g (lowest bit) to 4g + 3, below those of row
+ * 32 * block + 16 + b. Bits of rows past the last are ignored. */
+typedef struct {
+    const uint8_t *blocks; /* ceil(rows / 32) * dimensions * 4 */
+    size_t rows;
+    size_t dimensions;
+} omega_signs;
+
+/* What a rank reads of each row beside its cosine. */
+typedef struct {
+    const float *success;
+    const uint32_t *time; /* in any unit; per_half_life is in the same */
+    const float *trend;
+} omega_rank_columns;
+
+typedef struct {
+    float similarity; /* not negative */
+    float success;
+    float recency;
+    float trend;
+} omega_rank_weights;
+
+typedef struct {
+    uint32_t now;
+    float per_half_life;    /* 1 / half-life, not negative */
+    float least_similarity; /* a row whose cosine is below is not returned; -2 lets all pass */
+} omega_rank_limits;
 
 typedef enum {
     OMEGA_FINE = 0,
@@ -114,7 +168,56 @@ typedef struct {
      * pick. Writes indices into rows, *found of them. workspace: m floats. */
     omega_fault (*diversify)(const omega_codes *table, const uint32_t *rows, const float *values, size_t m,
                              float trade_off, size_t k, float *workspace, uint32_t *order_out, size_t *found);
+
+    /* The planes and the spread of n codes. */
+    void (*halve)(const int8_t *codes, size_t n, size_t d, uint8_t *high_out, uint8_t *low_out, uint8_t *spread_out);
+
+    /* The codes of m rows, one after another; rows[i] < table->rows. */
+    void (*join)(const omega_halves *table, const uint32_t *rows, size_t m, int8_t *codes_out);
+
+    /* Exactly what search returns for the joined codes. query_scale is not negative. */
+    size_t (*search_halves)(const omega_halves *table, const int8_t *query, float query_scale, const uint8_t *filter,
+                            size_t k, uint64_t *workspace, uint32_t *rows_out, float *scores_out);
+
+    /* search_halves for q queries; the table is read once for every OMEGA_BATCH_QUERIES. Query j finds found_out[j] rows
+     * and writes them at j * k. workspace: OMEGA_BATCH_WORDS(min(k, n)). */
+    void (*search_batch)(const omega_halves *table, const int8_t *queries, const float *query_scale, size_t q,
+                         const uint8_t *filter, size_t k, uint64_t *workspace, size_t *found_out, uint32_t *rows_out,
+                         float *scores_out);
+
+    /* Writes the bits of rows first .. first + n - 1; the bits of other rows stay. Only a byte's own half changes, by one
+     * store: a reader of the other half is never disturbed. */
+    void (*put_signs)(const int8_t *codes, size_t first, size_t n, size_t d, uint8_t *blocks);
+
+    /* The best k by cosine among the best candidates by the signs, order as in search; returns how many were found.
+     * First stage: with t(g, v) = sum over i < 4 of (bit i of v ? q : -q)[4g + i], m = max over g of
+     * sum |q[4g + i]|, at least 1, and factor = floor(63 * 65536 / (2m)), a row's score is the sum over its groups of
+     * ((t(g, v) + m) * factor) >> 16, each from 0 to 63, together below 2^14. Order: that score descending, then row
+     * ascending; only allowed rows. workspace: OMEGA_TWO_STAGE_WORDS(min(candidates, n), min(k, n)). */
+    size_t (*search_two_stage)(const omega_signs *signs, const omega_halves *table, const int8_t *query,
+                               float query_scale, const uint8_t *filter, size_t candidates, size_t k,
+                               uint64_t *workspace, uint32_t *rows_out, float *scores_out);
+
+    /* The best k of m rows by the cosine to vectors kept as IEEE half floats, n * d of them, order as in search; returns
+     * how many were found. Eight partial sums s[l] each of query[j] * x[j] and of x[j] * x[j], j = l, l + 8, ..., from
+     * 0; total = ((s0 + s4) + (s2 + s6)) + ((s1 + s5) + (s3 + s7)); score = dot / sqrt(squares) * query_factor + 0,
+     * query_factor = 1 / ||query||. rows[i] distinct and below the table's rows. workspace: m words. */
+    size_t (*rescore)(const uint16_t *vectors, size_t d, const float *query, float query_factor, const uint32_t *rows,
+                      size_t m, size_t k, uint64_t *workspace, uint32_t *rows_out, float *scores_out);
+
+    /* Best k rows by ((similarity * cosine + success * success[r]) + recency * fresh(r)) + trend * trend[r] + 0, of
+     * those that the filter allows and whose cosine is at least least_similarity; the cosine as in search_halves.
+     * fresh(r) = 2^-age, age = (float)(now - time[r]) * per_half_life, 0 for a time after now; 0 for an age of 126 and
+     * more. 2^-age = 2^-whole * p(age - whole), whole truncated, p by Horner's rule from the highest of the
+     * OMEGA_EXP2 coefficients: within 3e-7. workspace as in search. */
+    size_t (*rank)(const omega_halves *table, const int8_t *query, float query_scale, const omega_rank_columns *columns,
+                   const omega_rank_weights *weights, const omega_rank_limits *limits, const uint8_t *filter, size_t k,
+                   uint64_t *workspace, uint32_t *rows_out, float *scores_out);
 } omega_kernels;
+
+/* 2^-x on [0, 1), fitted to the least greatest relative error (7.5e-8 before rounding), the constant set to 1. */
+#define OMEGA_EXP2 \
+    {1.0f, -0x1.62e38ap-1f, 0x1.ebdf66p-3f, -0x1.c4d9fap-5f, 0x1.2d17a8p-7f, -0x1.ec32p-11f}
 
 /* The tables of this build. A file of another architecture defines none. */
 extern const omega_kernels omega_kernels_scalar;

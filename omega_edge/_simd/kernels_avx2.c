@@ -340,6 +340,14 @@ const omega_kernels omega_kernels_avx2 = {
     .fuse = fuse,
     .fuse_top_k = fuse_top_k,
     .diversify = diversify,
+    .halve = omega_scalar_halve,
+    .join = omega_scalar_join,
+    .search_halves = omega_scalar_search_halves,
+    .search_batch = omega_scalar_search_batch,
+    .put_signs = omega_scalar_put_signs,
+    .search_two_stage = omega_scalar_search_two_stage,
+    .rescore = omega_scalar_rescore,
+    .rank = omega_scalar_rank,
 };
 
 #if defined(__clang__)

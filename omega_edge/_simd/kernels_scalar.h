@@ -39,4 +39,29 @@ omega_fault omega_scalar_diversify(const omega_codes *table, const uint32_t *row
                                    float trade_off, size_t k, float *workspace, uint32_t *order_out, size_t *found,
                                    omega_raise_nearest *raise_nearest);
 
+/* Halves and signs (scan_scalar.c). */
+void omega_scalar_halve(const int8_t *codes, size_t n, size_t d, uint8_t *high_out, uint8_t *low_out,
+                        uint8_t *spread_out);
+void omega_scalar_join(const omega_halves *table, const uint32_t *rows, size_t m, int8_t *codes_out);
+float omega_scalar_halves_cosine(const omega_halves *table, size_t row, const int8_t *query, float query_scale);
+size_t omega_scalar_search_halves(const omega_halves *table, const int8_t *query, float query_scale,
+                                  const uint8_t *filter, size_t k, uint64_t *workspace, uint32_t *rows_out,
+                                  float *scores_out);
+void omega_scalar_search_batch(const omega_halves *table, const int8_t *queries, const float *query_scale, size_t q,
+                               const uint8_t *filter, size_t k, uint64_t *workspace, size_t *found_out,
+                               uint32_t *rows_out, float *scores_out);
+void omega_scalar_put_signs(const int8_t *codes, size_t first, size_t n, size_t d, uint8_t *blocks);
+size_t omega_scalar_search_two_stage(const omega_signs *signs, const omega_halves *table, const int8_t *query,
+                                     float query_scale, const uint8_t *filter, size_t candidates, size_t k,
+                                     uint64_t *workspace, uint32_t *rows_out, float *scores_out);
+
+/* Rescoring and ranking (rank_scalar.c). */
+size_t omega_scalar_rescore(const uint16_t *vectors, size_t d, const float *query, float query_factor,
+                            const uint32_t *rows, size_t m, size_t k, uint64_t *workspace, uint32_t *rows_out,
+                            float *scores_out);
+size_t omega_scalar_rank(const omega_halves *table, const int8_t *query, float query_scale,
+                         const omega_rank_columns *columns, const omega_rank_weights *weights,
+                         const omega_rank_limits *limits, const uint8_t *filter, size_t k, uint64_t *workspace,
+                         uint32_t *rows_out, float *scores_out);
+
 #endif
