@@ -21,6 +21,7 @@ class UsearchGraph(Method):
     name = "usearch HNSW"
     family = "graph"
     package = "usearch"
+    module = "usearch.index"
     configurations = (
         {"dtype": "i8", "connectivity": 16},
         {"dtype": "f16", "connectivity": 16},
@@ -81,6 +82,7 @@ class Hnswlib(Method):
     name = "hnswlib HNSW"
     family = "graph"
     package = "hnswlib"
+    module = "hnswlib"
     configurations = ({"M": 16},)
     efforts = tuple({"ef": width} for width in EFFORTS)
     slow_build = True
@@ -128,6 +130,7 @@ class RuvectorGraph(Method):
     name = "ruvector HNSW"
     family = "graph"
     package = "ruvector"
+    module = "ruvector._native"
     configurations = ({"m": 16},)
     efforts = tuple({"ef_search": width} for width in EFFORTS)
     most_rows = 10_000

@@ -30,6 +30,8 @@ class Method(ABC):
     family: ClassVar[str]
     """ours, exact float32, exact int8, refined (coarse codes, then better ones) or graph."""
     package: ClassVar[str | None] = None
+    module: ClassVar[str | None] = None
+    """What is imported before the building is measured."""
     configurations: ClassVar[tuple[dict, ...]] = ({},)
     efforts: ClassVar[tuple[dict, ...]] = ({},)
     slow_build: ClassVar[bool] = False
@@ -59,7 +61,9 @@ class Method(ABC):
 
 
 def best_of(scores: NDArray) -> NDArray[np.intp]:
-    """The K highest, best first: numpy's partition, then a sort of what it left."""
+    """The K highest (all, where there are fewer), best first: numpy's partition, then a sort of what it left."""
+    if len(scores) <= K:
+        return np.argsort(-scores)
     near = np.argpartition(scores, len(scores) - K)[len(scores) - K :]
     return near[np.argsort(-scores[near])]
 

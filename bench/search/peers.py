@@ -79,6 +79,7 @@ class NumKongPacked(Codes):
 
     name = "NumKong packed"
     package = "numkong"
+    module = "numkong"
     efforts = (
         {"call": "dots_packed", "tail": "astype"},
         {"call": "dots_packed", "tail": "multiply"},
@@ -132,6 +133,7 @@ class NumKongDistances(Codes):
 
     name = "NumKong cdist"
     package = "numkong"
+    module = "numkong"
     efforts = ({"out_dtype": None}, {"out_dtype": "f32"})
 
     def searcher(self, effort: dict) -> Search:
@@ -158,6 +160,7 @@ class SimSimd(Codes):
 
     name = "SimSIMD cdist"
     package = "simsimd"
+    module = "simsimd"
     efforts = ({"out_dtype": "f64"}, {"out_dtype": "f32"})
 
     def searcher(self, effort: dict) -> Search:
@@ -182,6 +185,7 @@ class UsearchExact(Codes):
 
     name = "usearch exact"
     package = "usearch"
+    module = "usearch.index"
 
     def searcher(self, effort: dict) -> Search:
         from usearch.index import MetricKind, search
@@ -208,6 +212,7 @@ class UsearchIndexExact(Method):
     name = "usearch Index exact"
     family = "exact int8"
     package = "usearch"
+    module = "usearch.index"
     configurations = ({"codes": "own"}, {"codes": "ours"})
 
     def build(self) -> None:
@@ -245,6 +250,7 @@ class FaissMethod(Method):
     """Base of the faiss indexes: one thread, results into arrays made before."""
 
     package = "faiss-cpu"
+    module = "faiss"
 
     def searcher(self, effort: dict) -> Search:
         index, queries = self._index, self.asked()
@@ -339,6 +345,7 @@ class SqliteVec(Method):
     name = "sqlite-vec int8"
     family = "exact int8"
     package = "sqlite-vec"
+    module = "apsw"
 
     def build(self) -> None:
         self._database = self._opened(":memory:")
@@ -387,6 +394,7 @@ class RuvectorRefined(Method):
     name = "ruvector RaBitQ"
     family = "refined"
     package = "ruvector"
+    module = "ruvector._native"
     efforts = tuple({"rerank_factor": factor} for factor in (5, 10, 20, 40, 80, 160))
 
     def build(self) -> None:

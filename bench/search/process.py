@@ -1,13 +1,16 @@
 """One method in a process of its own: `python -m bench.search.process REQUEST`, started by bench.search.
 
-REQUEST is JSON: method, configuration, the data's folder, a folder for files, the processor to stay on. The first
+REQUEST is JSON: method, configuration, the data's folder, a folder for files, the processor to stay on, seconds to
+try an effort. The first
 answer says what was built and how each effort did; then every line on standard input asks for a round of timings. The
 answers go to what was standard output; whatever a library prints there goes to standard error.
 """
 
 from __future__ import annotations
 
+import ctypes
 import gc
+import importlib
 import importlib.metadata
 import json
 import os
@@ -23,7 +26,7 @@ from bench.machine import resident_memory
 from bench.search.data import SearchData, load
 from bench.search.graphs import Hnswlib, RuvectorGraph, UsearchGraph
 from bench.search.method import Method, Search
-from bench.search.ours import Exact, Store
+from bench.search.ours import Exact, ExactRescored, Halves, Store, TwoStage, TwoStageRescored
 from bench.search.peers import (
     FaissRefined,
     FaissScalar,
@@ -40,14 +43,12 @@ from bench.search.peers import (
 METHODS: dict[str, type[Method]] = {
     method.name: method
     for method in (
-        Exact, Store, Numpy, NumKongPacked, NumKongDistances, SimSimd, UsearchExact, UsearchIndexExact, FaissScalar,
+        Exact, Halves, TwoStage, ExactRescored, TwoStageRescored, Store, Numpy, NumKongPacked, NumKongDistances, SimSimd, UsearchExact, UsearchIndexExact, FaissScalar,
         SqliteVec, FaissRefined, RuvectorRefined, UsearchGraph, Hnswlib, RuvectorGraph,
     )
 }  # fmt: skip
 LOADS = 5
 INSERTS = 200
-TRIAL_SECONDS = 0.4
-"""How long each effort is timed to find the best; the rounds that are reported come later."""
 LEAST_QUERIES = 5
 
 
@@ -83,8 +84,9 @@ def median_ms(call: Callable[[], object], times: int) -> float:
 
 
 def settled_memory() -> float:
-    """Bytes that this process alone holds, after a collection."""
+    """Bytes that this process alone holds, after a collection and with what malloc keeps free given back."""
     gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
     return resident_memory()["anonymous"] * 1e6
 
 
@@ -96,6 +98,8 @@ def built(method: Method, kept: Path) -> dict:
         before = settled_memory()
         method.adopt(method.load(kept))
         return facts | {"built_now": False, "memory_bytes": settled_memory() - before}
+    if method.module:
+        importlib.import_module(method.module)  # its own pages are not the index's
     before = settled_memory()
     started = time.perf_counter()
     method.build()
@@ -119,13 +123,13 @@ def file_facts(method: Method, path: Path) -> dict:
     return facts
 
 
-def effort_facts(method: Method, data: SearchData) -> Iterator[dict]:
-    """Recall over all queries and the time of each effort."""
+def effort_facts(method: Method, data: SearchData, seconds: float) -> Iterator[dict]:
+    """Recall over all queries and the time of each effort, to find the best; the rounds reported come later."""
     queries = len(data.queries)
     for effort in method.efforts:
         search = method.searcher(effort)
         found = [np.array(search(number)) for number in range(queries)]
-        spent = timed(search, queries, TRIAL_SECONDS)
+        spent = timed(search, queries, seconds)
         yield {
             "effort": effort,
             "recall_at_50": round(recall(found, data.truth), 4),
@@ -158,7 +162,7 @@ def serve(request: dict, answer: Callable[[dict], None]) -> None:
     if own_count is not None:
         facts["memory_bytes"] = own_count
     facts |= file_facts(method, files / f"{request['key']}.{os.getpid()}.tmp")
-    facts["points"] = list(effort_facts(method, data))
+    facts["points"] = list(effort_facts(method, data, request["trial_seconds"]))
     facts["instruction_set"] = method.instruction_set()
     facts["version"] = importlib.metadata.version(method.package) if method.package else None
     answer(facts)
