@@ -35,12 +35,14 @@ from bench.search.run import Plan, one_processor, run_case
 
 SIZES = {"1k": (1_000,), "10k": (10_000,), "100k": (100_000,), "all": (1_000, 10_000, 100_000), "huge": (300_000,)}
 QUERIES = 200
-QUICK_ROWS, QUICK_TITLES, QUICK_QUERIES = 500, 400, 20
+QUICK_ROWS, QUICK_TITLES, QUICK_QUERIES = 300, 200, 20
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """The command line's options."""
-    parser = argparse.ArgumentParser(prog="python -m bench.search", description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.search", description=__doc__.split("\n\n")[0], allow_abbrev=False
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON line a metric")
     parser.add_argument("--size", choices=sorted(SIZES), default="10k", help="how many vectors (10k)")
     parser.add_argument("--data", choices=("real", "uniform", "both"), default="both", help="which vectors (both)")
@@ -135,7 +137,7 @@ def main(arguments: list[str] | None = None) -> int:
     except EnvironmentFailed as fault:
         say(f"not measured: the peers could not be installed: {fault}")
         return 2
-    much = (2, 0.05, 0.1) if options.quick else (7, 0.4, 3.0)
+    much = (2, 0.01, 0.03) if options.quick else (7, 0.4, 3.0)
     return 0 if measure(options, Plan(work, python, *much, one_processor(), options.only), report) else 1
 
 

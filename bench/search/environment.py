@@ -6,6 +6,7 @@ Made when it is needed and left alone while its stamp matches. Only this step us
 from __future__ import annotations
 
 import hashlib
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -24,21 +25,37 @@ class EnvironmentFailed(Exception):
     """The peers could not be installed; the message ends with what pip said."""
 
 
-def prepare(place: Path, say: Callable[[str], None], locks: tuple[Path, ...] = (WHEELS, SOURCES)) -> Path:
-    """The Python of the environment, made anew unless its stamp is that of the locks and of this Python."""
+def prepare(place: Path, say: Callable[[str], None], names: frozenset[str] | None = None) -> Path:
+    """The Python of the environment, made anew unless its stamp is that of the locks and of this Python.
+
+    names: the packages to install, of those that come as wheels; all packages if None.
+    """
+    locks = [WHEELS.read_text(encoding="utf-8"), SOURCES.read_text(encoding="utf-8")]
+    if names is not None:
+        locks = [locked(locks[0], names)]
     stamp, python = place / "omega-edge.stamp", place / "bin/python"
-    mark = hashlib.sha256(b"".join([sys.version.encode(), *(lock.read_bytes() for lock in locks)])).hexdigest()
+    mark = hashlib.sha256("".join([sys.version, *locks]).encode()).hexdigest()
     if stamp.exists() and stamp.read_text(encoding="ascii") == mark:
         return python
-    say(f"installing the peers into {place} (network)")
+    say(f"installing {'the peers' if names is None else ', '.join(sorted(names))} into {place} (network)")
     base = Path(sys.base_prefix) / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
     run([str(base if base.exists() else sys.executable), "-m", "venv", "--clear", str(place)], "making the environment")
-    for lock in locks:
+    for lock, how in zip(locks, (("--only-binary", ":all:"), ("--no-build-isolation",)), strict=False):
         # What comes as source is built with what the first lock brought.
-        isolation = ("--no-build-isolation",) if lock == SOURCES else ("--only-binary", ":all:")
-        run([str(python), *PIP, *isolation, "--require-hashes", "-r", str(lock)], f"installing {lock.name}")
+        requirements = place / "requirements.lock"
+        requirements.write_text(lock, encoding="utf-8")
+        run([str(python), *PIP, *how, "--require-hashes", "-r", str(requirements)], "installing")
     stamp.write_text(mark, encoding="ascii")
     return python
+
+
+def locked(lock: str, names: frozenset[str]) -> str:
+    """The entries of a lock file for some packages. ValueError names a package that it does not have."""
+    entries = re.findall(r"^(\S+)==(\S+(?: \\\n +--hash=\S+)+)", lock, re.MULTILINE)
+    absent = names - {name for name, _ in entries}
+    if absent:
+        raise ValueError(f"expected the lock to have {', '.join(sorted(absent))}; it has not")
+    return "".join(f"{name}=={rest}\n" for name, rest in entries if name in names)
 
 
 def run(command: list[str], what: str) -> None:

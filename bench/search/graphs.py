@@ -31,6 +31,7 @@ class UsearchGraph(Method):
     slow_build = True
 
     def build(self) -> None:
+        """Builds the index, by one thread."""
         from usearch.index import Index
 
         self._index = Index(ndim=DIMENSIONS, metric="cos", expansion_add=BUILD_EFFORT, **self.configuration)
@@ -40,6 +41,7 @@ class UsearchGraph(Method):
         return getattr(self.data, codes if self.configuration["dtype"] == "i8" else floats)
 
     def searcher(self, effort: dict) -> Search:
+        """The call that is timed, at one effort."""
         index, queries, width = self._index, np.array(self._of("queries", "query_codes")), effort["expansion_search"]
 
         def search(number: int) -> np.ndarray:
@@ -50,9 +52,11 @@ class UsearchGraph(Method):
         return search
 
     def save(self, path: Path) -> None:
+        """Writes the index to its file."""
         self._index.save(str(path))
 
     def load(self, path: Path) -> object:
+        """Opens the file, ready to search."""
         from usearch.index import Index
 
         return Index.restore(str(path))
@@ -64,15 +68,19 @@ class UsearchGraph(Method):
         return Index.restore(str(path), view=True)
 
     def adopt(self, loaded: object) -> None:
+        """Takes an opened index as its own."""
         self._index = loaded
 
     def insert(self, number: int, count: int) -> None:
+        """Adds a query as one more row."""
         self._index.add(self.data.rows + count, self._of("queries", "query_codes")[number], threads=1)
 
     def instruction_set(self) -> str:
+        """What the library says of itself."""
         return self._index.hardware_acceleration
 
     def memory_bytes(self) -> int | None:
+        """The library's own count."""
         return self._index.memory_usage
 
 
@@ -88,6 +96,7 @@ class Hnswlib(Method):
     slow_build = True
 
     def build(self) -> None:
+        """Builds the index, by one thread."""
         index = self._empty()
         index.init_index(self.data.rows, ef_construction=BUILD_EFFORT, random_seed=1, **self.configuration)
         index.add_items(np.array(self.data.base), np.arange(self.data.rows), num_threads=1)
@@ -100,6 +109,7 @@ class Hnswlib(Method):
         return hnswlib.Index("ip", DIMENSIONS)
 
     def searcher(self, effort: dict) -> Search:
+        """The call that is timed, at one effort."""
         index, queries, width = self._index, np.array(self.data.queries), effort["ef"]
         index.set_num_threads(1)
 
@@ -110,17 +120,21 @@ class Hnswlib(Method):
         return search
 
     def save(self, path: Path) -> None:
+        """Writes the index to its file."""
         self._index.save_index(str(path))
 
     def load(self, path: Path) -> object:
+        """Opens the file, ready to search."""
         index = self._empty()
         index.load_index(str(path))
         return index
 
     def adopt(self, loaded: object) -> None:
+        """Takes an opened index as its own."""
         self._index = loaded
 
     def instruction_set(self) -> str:
+        """What the library says of itself."""
         return "compiled here with -march=native"
 
 
@@ -136,6 +150,7 @@ class RuvectorGraph(Method):
     most_rows = 10_000
 
     def build(self) -> None:
+        """Builds the index, by one thread."""
         from ruvector import HnswIndex
 
         index = HnswIndex.create(DIMENSIONS, metric="cosine", ef_construction=BUILD_EFFORT, **self.configuration)
@@ -143,6 +158,7 @@ class RuvectorGraph(Method):
         self._index = index
 
     def searcher(self, effort: dict) -> Search:
+        """The call that is timed, at one effort."""
         index, queries, width = self._index, np.array(self.data.queries), effort["ef_search"]
 
         def search(number: int) -> np.ndarray:
@@ -151,4 +167,5 @@ class RuvectorGraph(Method):
         return search
 
     def instruction_set(self) -> str:
+        """What the library says of itself."""
         return "none reported; its wheel is built for x86-64 or AArch64 baseline"

@@ -42,9 +42,11 @@ class Ours(Method):
     family = "ours"
 
     def build(self) -> None:
+        """Builds the index, by one thread."""
         self._codes, self._scale = aligned(self.data.codes), aligned(self.data.scale)
 
     def instruction_set(self) -> str:
+        """What the library says of itself."""
         from omega_edge._simd import kernels
 
         return kernels.isa
@@ -56,6 +58,7 @@ class Exact(Ours):
     name = "omega exact"
 
     def searcher(self, effort: dict) -> Search:
+        """The call that is timed, at one effort."""
         search, codes, scale = kernel("search"), self._codes, self._scale
         queries, query_scale = np.array(self.data.query_codes), self.data.query_scale.tolist()
         rows, scores = np.empty(K, np.uint32), np.empty(K, np.float32)
@@ -93,9 +96,11 @@ class Halves(Ours):
     name = "omega halves"
 
     def build(self) -> None:
+        """Builds the index, by one thread."""
         self._planes = Planes(self.data.codes, self.data.scale)
 
     def searcher(self, effort: dict) -> Search:
+        """The call that is timed, at one effort."""
         search, planes = kernel("search_halves"), self._planes.arguments
         queries, query_scale = np.array(self.data.query_codes), self.data.query_scale.tolist()
         rows, scores = np.empty(K, np.uint32), np.empty(K, np.float32)
@@ -114,6 +119,7 @@ class TwoStage(Halves):
     efforts = tuple({"candidates": count} for count in CANDIDATES)
 
     def searcher(self, effort: dict) -> Search:
+        """The call that is timed, at one effort."""
         search, blocks, planes = kernel("search_two_stage"), self._planes.blocks, self._planes.arguments
         queries, query_scale = np.array(self.data.query_codes), self.data.query_scale.tolist()
         rows, scores = np.empty(K, np.uint32), np.empty(K, np.float32)
@@ -132,10 +138,12 @@ class ExactRescored(Halves):
     name = "omega exact + side file"
 
     def build(self) -> None:
+        """Builds the index, by one thread."""
         super().build()
         self._side = aligned(self.data.base.astype(np.float16))
 
     def searcher(self, effort: dict) -> Search:
+        """The call that is timed, at one effort."""
         search, rescore, side, planes = kernel("search_halves"), kernel("rescore"), self._side, self._planes.arguments
         codes, scale = np.array(self.data.query_codes), self.data.query_scale.tolist()
         queries = np.array(self.data.queries)
@@ -157,6 +165,7 @@ class TwoStageRescored(ExactRescored):
     efforts = TwoStage.efforts
 
     def searcher(self, effort: dict) -> Search:
+        """The call that is timed, at one effort."""
         search, rescore, side = kernel("search_two_stage"), kernel("rescore"), self._side
         blocks, planes = self._planes.blocks, self._planes.arguments
         codes, scale = np.array(self.data.query_codes), self.data.query_scale.tolist()
@@ -179,12 +188,14 @@ class Store(Ours):
     name = "omega store"
 
     def build(self) -> None:
+        """Builds the index, by one thread."""
         from omega_edge.vectors import VectorStore
 
         self._store = VectorStore()
         self._store.upsert_codes(range(self.data.rows), np.array(self.data.codes), np.array(self.data.scale))
 
     def searcher(self, effort: dict) -> Search:
+        """The call that is timed, at one effort."""
         store, queries = self._store, np.array(self.data.queries)
 
         def search(number: int) -> np.ndarray:
@@ -193,18 +204,23 @@ class Store(Ours):
         return search
 
     def save(self, path: Path) -> None:
+        """Writes the index to its file."""
         self._store.save(path, STAMP)
 
     def load(self, path: Path) -> object:
+        """Opens the file, ready to search."""
         from omega_edge.vectors import VectorStore
 
         return VectorStore.load(path, STAMP)
 
     def adopt(self, loaded: object) -> None:
+        """Takes an opened index as its own."""
         self._store = loaded
 
     def insert(self, number: int, count: int) -> None:
+        """Adds a query as one more row."""
         self._store.upsert(self.data.rows + count, self.data.queries[number])
 
     def memory_bytes(self) -> int | None:
+        """The library's own count."""
         return self._store.nbytes

@@ -27,9 +27,11 @@ class Numpy(Method):
     package = "numpy"
 
     def build(self) -> None:
+        """Builds the index, by one thread."""
         self.adopt(np.array(self.data.base))
 
     def searcher(self, effort: dict) -> Search:
+        """The call that is timed, at one effort."""
         table, queries, scores = self._table, np.array(self.data.queries), np.empty(self.data.rows, np.float32)
 
         def search(number: int) -> np.ndarray:
@@ -38,16 +40,20 @@ class Numpy(Method):
         return search
 
     def save(self, path: Path) -> None:
+        """Writes the index to its file."""
         with path.open("wb") as file:
             np.save(file, self._table)
 
     def load(self, path: Path) -> object:
+        """Opens the file, ready to search."""
         return np.load(path)
 
     def adopt(self, loaded: object) -> None:
+        """Takes an opened index as its own."""
         self._table = aligned(loaded)
 
     def instruction_set(self) -> str:
+        """What the library says of itself."""
         from numpy._core._multiarray_umath import __cpu_features__
 
         return enabled({name: on for name, on in __cpu_features__.items() if name.startswith(("AVX512", "ASIMD"))})
@@ -59,18 +65,22 @@ class Codes(Method):
     family = "exact int8"
 
     def build(self) -> None:
+        """Builds the index, by one thread."""
         self.adopt((self.data.codes, self.data.scale))
 
     def save(self, path: Path) -> None:
+        """Writes the index to its file."""
         with path.open("wb") as file:
             np.save(file, self._codes)
             np.save(file, self._scale)
 
     def load(self, path: Path) -> object:
+        """Opens the file, ready to search."""
         with path.open("rb") as file:
             return np.load(file), np.load(file)
 
     def adopt(self, loaded: object) -> None:
+        """Takes an opened index as its own."""
         self._codes, self._scale = aligned(loaded[0]), aligned(loaded[1])
 
 
@@ -87,12 +97,14 @@ class NumKongPacked(Codes):
     )
 
     def adopt(self, loaded: object) -> None:
+        """Takes an opened index as its own."""
         import numkong
 
         super().adopt(loaded)
         self._packed = numkong.dots_pack(self._codes)
 
     def load(self, path: Path) -> object:
+        """Opens the file, ready to search."""
         import numkong
 
         codes, scale = super().load(path)
@@ -100,6 +112,7 @@ class NumKongPacked(Codes):
         return codes, scale
 
     def searcher(self, effort: dict) -> Search:
+        """The call that is timed, at one effort."""
         import numkong
 
         packed, scale, queries = self._packed, self._scale, np.array(self.data.query_codes)
@@ -123,6 +136,7 @@ class NumKongPacked(Codes):
         return {"astype": by_astype, "multiply": by_multiply, "partition": by_partition}[effort["tail"]]
 
     def instruction_set(self) -> str:
+        """What the library says of itself."""
         import numkong
 
         return enabled(numkong.get_capabilities())
@@ -137,6 +151,7 @@ class NumKongDistances(Codes):
     efforts = ({"out_dtype": None}, {"out_dtype": "f32"})
 
     def searcher(self, effort: dict) -> Search:
+        """The call that is timed, at one effort."""
         import numkong
 
         codes, queries, options = self._codes, np.array(self.data.query_codes), {}
@@ -150,6 +165,7 @@ class NumKongDistances(Codes):
         return search
 
     def instruction_set(self) -> str:
+        """What the library says of itself."""
         import numkong
 
         return enabled(numkong.get_capabilities())
@@ -164,6 +180,7 @@ class SimSimd(Codes):
     efforts = ({"out_dtype": "f64"}, {"out_dtype": "f32"})
 
     def searcher(self, effort: dict) -> Search:
+        """The call that is timed, at one effort."""
         import simsimd
 
         codes, queries, out_dtype = self._codes, np.array(self.data.query_codes), effort["out_dtype"]
@@ -175,6 +192,7 @@ class SimSimd(Codes):
         return search
 
     def instruction_set(self) -> str:
+        """What the library says of itself."""
         import simsimd
 
         return enabled(simsimd.get_capabilities())
@@ -188,6 +206,7 @@ class UsearchExact(Codes):
     module = "usearch.index"
 
     def searcher(self, effort: dict) -> Search:
+        """The call that is timed, at one effort."""
         from usearch.index import MetricKind, search
 
         codes, queries = self._codes, np.array(self.data.query_codes)
@@ -198,6 +217,7 @@ class UsearchExact(Codes):
         return exact
 
     def instruction_set(self) -> str:
+        """What the library says of itself."""
         from usearch.index import Index
 
         return Index(ndim=DIMENSIONS, metric="cos", dtype="i8").hardware_acceleration
@@ -216,6 +236,7 @@ class UsearchIndexExact(Method):
     configurations = ({"codes": "own"}, {"codes": "ours"})
 
     def build(self) -> None:
+        """Builds the index, by one thread."""
         from usearch.index import Index
 
         self._index = Index(ndim=DIMENSIONS, metric="cos", dtype="i8", connectivity=4, expansion_add=4)
@@ -223,6 +244,7 @@ class UsearchIndexExact(Method):
         self._index.add(np.arange(self.data.rows), np.array(rows), threads=1)
 
     def searcher(self, effort: dict) -> Search:
+        """The call that is timed, at one effort."""
         index = self._index
         queries = np.array(self.data.queries if self.configuration["codes"] == "own" else self.data.query_codes)
 
@@ -232,17 +254,21 @@ class UsearchIndexExact(Method):
         return search
 
     def save(self, path: Path) -> None:
+        """Writes the index to its file."""
         self._index.save(str(path))
 
     def load(self, path: Path) -> object:
+        """Opens the file, ready to search."""
         from usearch.index import Index
 
         return Index.restore(str(path))
 
     def instruction_set(self) -> str:
+        """What the library says of itself."""
         return self._index.hardware_acceleration
 
     def memory_bytes(self) -> int | None:
+        """The library's own count."""
         return self._index.memory_usage
 
 
@@ -253,6 +279,7 @@ class FaissMethod(Method):
     module = "faiss"
 
     def searcher(self, effort: dict) -> Search:
+        """The call that is timed, at one effort."""
         index, queries = self._index, self.asked()
         for name, value in effort.items():
             setattr(index, name, value)
@@ -278,16 +305,19 @@ class FaissMethod(Method):
         self._index = index
 
     def save(self, path: Path) -> None:
+        """Writes the index to its file."""
         import faiss
 
         faiss.write_index(self._index, str(path))
 
     def load(self, path: Path) -> object:
+        """Opens the file, ready to search."""
         import faiss
 
         return faiss.read_index(str(path))
 
     def instruction_set(self) -> str:
+        """What the library says of itself."""
         import faiss
 
         return f"{faiss.SIMDConfig.get_level_name()} of {faiss.get_compile_options().strip()}"
@@ -311,6 +341,7 @@ class FaissScalar(FaissMethod):
     )
 
     def build(self) -> None:
+        """Builds the index, by one thread."""
         import faiss
 
         kind = getattr(faiss.ScalarQuantizer, self.configuration["type"])
@@ -321,6 +352,7 @@ class FaissScalar(FaissMethod):
         self.fill(faiss.IndexScalarQuantizer(DIMENSIONS, kind, faiss.METRIC_INNER_PRODUCT), rows)
 
     def asked(self) -> np.ndarray:
+        """The queries as the index takes them."""
         return np.array(self.data.query_codes if "reach" in self.configuration else self.data.queries, np.float32)
 
 
@@ -333,6 +365,7 @@ class FaissRefined(FaissMethod):
     efforts = tuple({"k_factor": factor} for factor in (2, 4, 6, 8, 10, 15, 20, 30, 40, 80))
 
     def build(self) -> None:
+        """Builds the index, by one thread."""
         import faiss
 
         index = faiss.index_factory(DIMENSIONS, self.configuration["factory"], faiss.METRIC_INNER_PRODUCT)
@@ -348,6 +381,7 @@ class SqliteVec(Method):
     module = "apsw"
 
     def build(self) -> None:
+        """Builds the index, by one thread."""
         self._database = self._opened(":memory:")
         table = f"create virtual table vectors using vec0(code int8[{DIMENSIONS}] distance_metric=cosine)"
         self._database.execute(table)
@@ -356,6 +390,7 @@ class SqliteVec(Method):
             self._database.executemany("insert into vectors(rowid, code) values (?, vec_int8(?))", rows)
 
     def searcher(self, effort: dict) -> Search:
+        """The call that is timed, at one effort."""
         execute, queries = self._database.execute, [code.tobytes() for code in self.data.query_codes]
         statement = f"select rowid from vectors where code match vec_int8(?) and k = {K} order by distance"
 
@@ -365,10 +400,12 @@ class SqliteVec(Method):
         return search
 
     def save(self, path: Path) -> None:
+        """Writes the index to its file."""
         path.unlink(missing_ok=True)
         self._database.execute("vacuum into ?", (str(path),))
 
     def load(self, path: Path) -> object:
+        """Opens the file, ready to search."""
         database = self._opened(str(path))
         database.execute("select count(*) from vectors").fetchall()
         return database
@@ -384,6 +421,7 @@ class SqliteVec(Method):
         return database
 
     def instruction_set(self) -> str:
+        """What the library says of itself."""
         flags = self._database.execute("select vec_debug()").fetchall()[0][0].split("Build flags:")[1].strip()
         return flags or "none reported: built without its avx and neon flags"
 
@@ -398,11 +436,13 @@ class RuvectorRefined(Method):
     efforts = tuple({"rerank_factor": factor} for factor in (5, 10, 20, 40, 80, 160))
 
     def build(self) -> None:
+        """Builds the index, by one thread."""
         from ruvector import RabitqIndex
 
         self._index = RabitqIndex.build(np.array(self.data.base))
 
     def searcher(self, effort: dict) -> Search:
+        """The call that is timed, at one effort."""
         index, queries, factor = self._index, np.array(self.data.queries), effort["rerank_factor"]
 
         def search(number: int) -> np.ndarray:
@@ -411,15 +451,19 @@ class RuvectorRefined(Method):
         return search
 
     def save(self, path: Path) -> None:
+        """Writes the index to its file."""
         self._index.save(str(path))
 
     def load(self, path: Path) -> object:
+        """Opens the file, ready to search."""
         from ruvector import RabitqIndex
 
         return RabitqIndex.load(str(path))
 
     def instruction_set(self) -> str:
+        """What the library says of itself."""
         return "none reported; its wheel is built for x86-64 or AArch64 baseline"
 
     def memory_bytes(self) -> int | None:
+        """The library's own count."""
         return self._index.memory_bytes
