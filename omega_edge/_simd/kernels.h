@@ -223,6 +223,9 @@ typedef struct {
 extern const omega_kernels omega_kernels_scalar;
 #if defined(__x86_64__)
 extern const omega_kernels omega_kernels_avx2;
+#elif defined(__aarch64__)
+extern const omega_kernels omega_kernels_neon;    /* every processor */
+extern const omega_kernels omega_kernels_neondot; /* those with the dot product */
 #endif
 
 /* Instruction sets that this processor runs, best first; NULL past the last one. */

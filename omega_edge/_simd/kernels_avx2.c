@@ -11,6 +11,7 @@
 #pragma GCC target("avx2")
 #endif
 
+#include "kernels_avx2.h"
 #include "kernels_scalar.h"
 #include "top_k.h"
 
@@ -340,14 +341,14 @@ const omega_kernels omega_kernels_avx2 = {
     .fuse = fuse,
     .fuse_top_k = fuse_top_k,
     .diversify = diversify,
-    .halve = omega_scalar_halve,
+    .halve = omega_avx2_halve,
     .join = omega_scalar_join,
-    .search_halves = omega_scalar_search_halves,
-    .search_batch = omega_scalar_search_batch,
+    .search_halves = omega_avx2_search_halves,
+    .search_batch = omega_avx2_search_batch,
     .put_signs = omega_scalar_put_signs,
-    .search_two_stage = omega_scalar_search_two_stage,
-    .rescore = omega_scalar_rescore,
-    .rank = omega_scalar_rank,
+    .search_two_stage = omega_avx2_search_two_stage,
+    .rescore = omega_avx2_rescore,
+    .rank = omega_avx2_rank,
 };
 
 #if defined(__clang__)
