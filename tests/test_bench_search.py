@@ -119,7 +119,7 @@ def test_recall_is_the_share_of_the_true_rows() -> None:
     truth = np.array([[1, 2, 3, 4], [5, 6, 7, 8]])
     assert recall([np.array([4, 3, 2, 1]), np.array([5, 6, 9, 10])], truth) == 0.75
     assert recall([np.array([1]), np.array([9])], truth) == 0.125
-    with pytest.raises(ValueError, match="shorter"):
+    with pytest.raises(ValueError, match="longer"):
         recall([np.array([1])], truth)
 
 
@@ -237,14 +237,18 @@ def test_the_crossover_is_the_least_size_at_which_the_graph_is_faster() -> None:
     assert lines.crossover_line([])["correct"] is False
 
 
-def test_loading_and_inserting_are_compared_with_the_graph() -> None:
-    store, graph = measured("omega store", [[90]], load_ms=0.1), measured("usearch HNSW", [[90]], load_ms=2.0)
+def test_loading_and_inserting_are_compared_with_usearch() -> None:
+    store, graph = measured("omega store", [[90]]), measured("usearch HNSW", [[90]])
     store.insert_us, graph.insert_us = 3.0, 150.0
-    made = lines.store_lines(case_of(store, graph, rows=1_000), store, graph)
-    load_line, insert_line, bytes_line = made
-    assert (load_line["value"], load_line["met"], load_line["ratio_over_view"]) == (0.05, True, 0.2)
+    store.loads, graph.loads = [0.1, 0.3, 0.1], [2.0, 6.0, 2.0]
+    load_line, insert_line, bytes_line = lines.store_lines(case_of(store, graph, rows=1_000))
+    assert (load_line["value"], load_line["met"], load_line["peer"]) == (0.05, True, "usearch HNSW")
     assert insert_line["value"] == 0.02
     assert (bytes_line["value"], bytes_line["met"]) == (396.0, True)
+    thin = measured("usearch Index exact", [[90]])
+    thin.loads = [0.5, 1.5, 0.5]
+    load_line = lines.store_lines(case_of(store, graph, thin, rows=1_000))[0]
+    assert (load_line["value"], load_line["met"], load_line["peer"]) == (0.2, False, "usearch Index exact")
 
 
 def test_ranking_is_compared_with_the_better_of_numpys_ways() -> None:
@@ -268,14 +272,17 @@ def test_a_method_that_ends_early_is_named_with_its_last_words(tmp_path: Path) -
     assert any("FAILED" in text for text in said)
 
 
-def test_a_silent_process_is_ended() -> None:
-    worker = Worker(Path(sys.executable), "timeit", {"-n": 1})  # ends at once, with an error
-    with pytest.raises(WorkerFailed, match="ended with code"):
-        worker.answer(20)
-    worker.close()
-    waiting = Worker(Path(sys.executable), "code", {})  # a Python prompt that waits for its input
-    with pytest.raises(WorkerFailed, match="no answer"):
-        waiting.answer(0.5)
+def test_a_process_that_ends_or_falls_silent_is_named() -> None:
+    ending = Worker(Path(sys.executable), "bench.search.process", {"processor": None})
+    waiting = Worker(Path(sys.executable), "tests.reference", {})  # says nothing
+    try:
+        with pytest.raises(WorkerFailed, match="ended with code 1: KeyError: 'data'"):
+            ending.answer(20)
+        with pytest.raises(WorkerFailed, match="no answer within 0 s"):
+            waiting.answer(0.0)
+    finally:
+        ending.close()
+        waiting.close()
 
 
 def test_an_installation_that_fails_says_what_was_said() -> None:
@@ -297,8 +304,9 @@ def test_the_lock_is_cut_by_names() -> None:
 
 def test_labels_overlap_neither_each_other_nor_the_points() -> None:
     rng = np.random.default_rng(2)
-    points = [(400 + 60 * rng.random(), 300 + 8 * rng.random(), f"method number {number}, 12 µs") for number in range(14)]
-    boxes = place_labels(points, [])
+    points = [(300 + 500 * rng.random(), 300 + 20 * rng.random(), f"method {number}, 12 µs") for number in range(12)]
+    curve = [(200 + step, 320.0) for step in range(0, 600, 6)]
+    boxes = place_labels(points, curve)
     for index, box in enumerate(boxes):
         assert not any(box.overlaps(other) for other in boxes[index + 1 :])
         assert not any(box.holds(x, y) for x, y, _ in points)

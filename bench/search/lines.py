@@ -32,6 +32,8 @@ SIDE_MODES = {"omega exact + side file": "omega halves", "omega two-stage + side
 STORE = "omega store"
 REFINED_PEER = "faiss RaBitQ + SQ8"
 GRAPH_PEER = "usearch HNSW"
+LOADED = (STORE, GRAPH_PEER, "usearch Index exact")
+"""Whose files are opened in every round; of the peers' the faster counts."""
 NUMPY = "numpy float32"
 
 
@@ -48,6 +50,8 @@ class Measured:
     others: list[dict] = field(default_factory=list)
     """Points of the configurations that were tried and not chosen."""
     insert_us: float | None = None
+    loads: list[float] = field(default_factory=list)
+    """Milliseconds to open the index's file, in each round."""
 
     @property
     def point(self) -> dict:
@@ -203,7 +207,7 @@ def comparison_lines(case: Case, with_peers: bool) -> list[dict]:
         if GRAPH_PEER not in case.left_out:
             graph = methods.get(GRAPH_PEER)
             lines.append(compared("two_stage_over_hnsw", case, two_stage, graph, (TWO_STAGE, GRAPH_PEER), None))
-            lines += store_lines(case, methods.get(STORE), graph)
+            lines += store_lines(case)
     numpy_line = compared("exact_over_numpy", case, exact, methods.get(NUMPY), (*EXACT_MODES, NUMPY), None)
     limit = TWO_STAGE_OF_EXACT_LIMITS.get(case.rows) if real else None
     lines += [numpy_line, compared("two_stage_over_exact", case, two_stage, exact, (TWO_STAGE, *EXACT_MODES), limit)]
@@ -214,18 +218,22 @@ def comparison_lines(case: Case, with_peers: bool) -> list[dict]:
     return lines
 
 
-def store_lines(case: Case, store: Measured | None, graph: Measured | None) -> list[dict]:
-    """Opening, growing and bytes of the store's file, beside the graph's."""
+def store_lines(case: Case) -> list[dict]:
+    """Opening, growing and bytes of the store's file, beside usearch's."""
+    store, graph = case.methods.get(STORE), case.methods.get(GRAPH_PEER)
     if store is None or graph is None:
         fault = missing(case, (STORE, GRAPH_PEER))
         return [judged(metric, None, "", fault) | case.where for metric in ("load_ratio", "insert_ratio")]
-    opened = {"store_ms": store.facts["load_ms"], "peer_ms": graph.facts["load_ms"], "view_ms": graph.facts["view_ms"]}
-    grown = {"store_us": store.insert_us, "peer_us": graph.insert_us}
-    load = judged("load_ratio", opened["store_ms"] / opened["peer_ms"], "", None, LOAD_LIMIT)
-    over_view = {"ratio_over_view": round(opened["store_ms"] / opened["view_ms"], 3)}
-    insert = judged("insert_ratio", grown["store_us"] / grown["peer_us"], "", None)
-    size = judged("bytes_per_vector", store.facts["file_bytes"] / case.rows, "B", None, BYTES_LIMIT)
-    return [load | case.where | opened | over_view, insert | case.where | grown, size | case.where]
+    opened = [case.methods[name] for name in LOADED[1:] if name in case.methods]
+    peer = min(opened, key=lambda method: statistics.median(method.loads))
+    loads = [mine / theirs for mine, theirs in zip(store.loads, peer.loads, strict=True)]
+    load = judged("load_ratio", statistics.median(loads), "", None, LOAD_LIMIT) | case.where
+    load |= {"store_ms": round(statistics.median(store.loads), 4), "peer_ms": round(statistics.median(peer.loads), 4)}
+    load |= {"peer": peer.name, "peer_settings": peer.configuration, "peer_view_ms": graph.facts["view_ms"]}
+    insert = judged("insert_ratio", store.insert_us / graph.insert_us, "", None) | case.where
+    insert |= {"store_us": store.insert_us, "peer_us": graph.insert_us, "peer_settings": graph.configuration}
+    size = judged("bytes_per_vector", store.facts["file_bytes"] / case.rows, "B", None, BYTES_LIMIT) | case.where
+    return [load, insert, size]
 
 
 def recall_lines(case: Case) -> list[dict]:
@@ -260,7 +268,7 @@ def inside_lines(case: Case) -> list[dict]:
     limit = READ_SHARE_LIMIT if case.rows == 10_000 and case.data == "real" else None
     lines = []
     for mode, table in (("search", "codes"), ("search_halves", "high")):
-        share = read[f"read_{table}_us"] / read[f"{mode}_us"]
+        share = read[f"read_{table}_p5_us"] / read[f"{mode}_p5_us"]
         lines.append(
             judged("read_loop_share", share, "", None, limit, at_least=True)
             | case.where

@@ -97,11 +97,12 @@ class NumKongPacked(Codes):
     )
 
     def adopt(self, loaded: object) -> None:
-        """Takes an opened index as its own."""
+        """Packs the codes; only the packed rows are kept."""
         import numkong
 
         super().adopt(loaded)
         self._packed = numkong.dots_pack(self._codes)
+        self._codes = self.data.codes
 
     def load(self, path: Path) -> object:
         """Opens the file, ready to search."""

@@ -18,7 +18,12 @@ FLOOR = 0.80
 NEAREST_MISS = 0.0004
 """Added to the missed share before its logarithm is taken, so that 100 % has a place."""
 TICKS = (0.80, 0.90, 0.95, 0.98, 0.99, 0.995, 0.998, 1.0)
-LABEL_SIZE, CHARACTER = 14, 7.6
+LABEL_SIZE, CHARACTER = 14, 8.7
+"""Pixels; the width is that of a bold character."""
+START = 4
+"""The first points of a leader line, 16 pixels, are not judged: other methods may lie on the same place."""
+CLEARANCE = 7.0
+"""Least pixels between a leader line and another method's point."""
 SUBTITLE = (
     "Up and to the left is better. One thread; each method in its best configuration; thin lines: other settings."
 )
@@ -65,11 +70,20 @@ def marks_of(case: Case) -> list[Mark]:
     """A mark for each method measured; the curve is what the trial of each effort gave."""
     marks = []
     for method in case.methods.values():
-        efforts = sorted((point["median_us"], point["recall_at_50"]) for point in method.facts["points"])
-        curve = tuple(efforts) if len(efforts) > 1 and method.family in ("ours", "refined", "graph") else ()
+        several = len(method.facts["points"]) > 1 and not method.family.startswith("exact")
+        curve = rising(method.facts["points"]) if several else ()
         text = f"{method.name}, {in_time(method.median_us)}"
         marks.append(Mark(text, method.family, method.median_us, method.recall, curve))
     return marks
+
+
+def rising(points: Sequence[dict]) -> tuple[tuple[float, float], ...]:
+    """Time and recall of the points that no other beats in both, from the fastest on."""
+    kept: list[tuple[float, float]] = []
+    for us, recall in sorted((point["median_us"], point["recall_at_50"]) for point in points):
+        if not kept or recall > kept[-1][1]:
+            kept.append((us, recall))
+    return tuple(kept)
 
 
 def in_time(microseconds: float) -> str:
@@ -99,21 +113,28 @@ def time_ticks(lowest: float, highest: float) -> list[float]:
 
 
 def place_labels(points: Sequence[tuple[float, float, str]], obstacles: Iterable[tuple[float, float]]) -> list[Box]:
-    """A box for each point's text, near it, over no other box or point and crossed by no leader line.
+    """A box for each point's text, near it, over no other box or point.
 
-    Obstacles, the points of curves, are kept clear where there is room. Boxes are tried on growing rings around the point; ValueError where the picture has no room left.
+    Obstacles, the points of curves, and leader lines are kept clear where there is room. Boxes are tried on growing rings around the point; ValueError where the picture has no room left.
     """
     marks, curves = [(x, y) for x, y, _ in points], list(obstacles)
     placed: list[Box] = []
     leaders: list[tuple[float, float]] = []
     for x, y, text in points:
-        # A text has a white edge: over a thin curve it can be read, where nothing else is free.
-        blocked_by = ([*marks, *curves], marks)
+        others = [mark for mark in marks if math.hypot(mark[0] - x, mark[1] - y) > CLEARANCE]
+        # A text has a white edge: over a thin curve it can be read, where nothing else is free. Where points lie on
+        # one another, a leader line cannot keep clear of all.
+        strictness = (
+            ([*marks, *curves], placed, others, leaders),
+            (marks, placed, others, leaders),
+            (marks, placed, others, []),
+            (marks, [], [], []),
+        )
         tries = (
             box
-            for blocked in blocked_by
+            for blocked, boxes, avoided, crossed in strictness
             for box in boxes_around(x, y, text)
-            if fits(box, x, y, blocked, placed, leaders)
+            if free(box, blocked, placed, crossed) and clear(leader(box, x, y)[START:], boxes, avoided, crossed)
         )
         box = next(tries, None)
         if box is None:
@@ -123,54 +144,68 @@ def place_labels(points: Sequence[tuple[float, float, str]], obstacles: Iterable
     return placed
 
 
-def boxes_around(x: float, y: float, text: str) -> Iterable[Box]:
-    """Where a label might stand, nearest first, inside the frame."""
+def boxes_around(x: float, y: float, text: str) -> list[Box]:
+    """Where a label might stand inside the frame, the shortest leader line first, above and below before beside."""
     width, height = CHARACTER * len(text) + 6, LABEL_SIZE + 5
-    for distance in range(10, 420, 9):
-        for turn in range(24):
-            angle = 2 * math.pi * turn / 24
-            middle_x = x + math.cos(angle) * (distance + width / 2)
-            middle_y = y + math.sin(angle) * (distance + height / 2)
-            box = Box(middle_x - width / 2, middle_y - height / 2, middle_x + width / 2, middle_y + height / 2)
-            inside = box.left > LEFT + 4 and box.right < WIDTH - 8
-            if inside and box.top > TOP + 4 and box.bottom < HEIGHT - BOTTOM - 4:
-                yield box
+    found = []
+    for down in range(-330, 331, 11):
+        for right in range(-16, 17):
+            left, top = x - width / 2 + right * width / 8, y + down - height / 2
+            box = Box(left, top, left + width, top + height)
+            inside = left > LEFT + 4 and box.right < WIDTH - RIGHT - 4
+            if inside and top > TOP + 4 and box.bottom < HEIGHT - BOTTOM - 4:
+                reach_x, reach_y = (max(low - at, at - high, 0) for low, at, high in
+                                    ((left, x, box.right), (top, y, box.bottom)))  # fmt: skip
+                found.append((math.hypot(1.6 * reach_x, reach_y) + abs(right) / 4, box))
+    return [box for _, box in sorted(found, key=lambda pair: pair[0])]
 
 
 def leader(box: Box, x: float, y: float) -> list[tuple[float, float]]:
     """Points along the line from a mark to the nearest point of its box."""
     to_x, to_y = min(max(x, box.left), box.right), min(max(y, box.top), box.bottom)
-    steps = max(2, int(math.hypot(to_x - x, to_y - y) / 5))
+    steps = max(2, int(math.hypot(to_x - x, to_y - y) / 4))
     return [(x + (to_x - x) * step / steps, y + (to_y - y) * step / steps) for step in range(1, steps)]
 
 
-def fits(
+def free(
     box: Box,
-    x: float,
-    y: float,
     blocked: Sequence[tuple[float, float]],
     placed: Sequence[Box],
     leaders: Sequence[tuple[float, float]],
 ) -> bool:
-    """Whether a box and its leader line cover nothing that is there already."""
+    """Whether a box covers nothing that is there already."""
     roomy = Box(box.left - 5, box.top - 3, box.right + 5, box.bottom + 3)
     if any(roomy.overlaps(other) for other in placed):
         return False
-    if any(roomy.holds(*point) for point in blocked) or any(roomy.holds(*point) for point in leaders):
+    return not any(roomy.holds(*point) for points in (blocked, leaders) for point in points)
+
+
+def clear(
+    line: Sequence[tuple[float, float]],
+    boxes: Sequence[Box],
+    marks: Sequence[tuple[float, float]],
+    leaders: Sequence[tuple[float, float]],
+) -> bool:
+    """Whether a leader line crosses no text and no other leader line, and passes no other method's point."""
+    if any(box.holds(x, y) for box in boxes for x, y in line):
         return False
-    return not any(other.holds(*point) for other in placed for point in leader(box, x, y))
+    if any(math.hypot(x - mark_x, y - mark_y) < CLEARANCE for x, y in line for mark_x, mark_y in marks):
+        return False
+    return all(abs(x - other_x) + abs(y - other_y) > 5 for x, y in line for other_x, other_y in leaders)
 
 
 def svg(case: Case, machine: dict) -> str:
     """The picture of a case as the text of an SVG file."""
     marks = marks_of(case)
     shown = sorted((mark for mark in marks if mark.recall >= FLOOR), key=lambda mark: (mark.family != "ours", mark.us))
-    times = [mark.us for mark in shown] + [us for mark in shown for us, recall in mark.curve if recall >= FLOOR]
-    lowest, highest = min(times) / 1.5, max(times) * 1.5
+    slowest = 1.5 * max(mark.us for mark in shown)
+    drawn = [[(us, recall) for us, recall in mark.curve if recall >= FLOOR and us <= slowest] for mark in shown]
+    lowest = min([mark.us for mark in shown] + [us for curve in drawn for us, _ in curve]) / 1.5
+    highest = 1.5 * slowest
     parts = [frame(case, lowest, highest)]
     points, obstacles = [], []
-    for mark in shown:
-        line = [(across(us, lowest, highest), height_of(recall)) for us, recall in mark.curve if recall >= FLOOR]
+    for mark, curve in zip(shown, drawn, strict=True):
+        line = [(across(us, lowest, highest), height_of(recall)) for us, recall in curve]
         colour = FAMILIES[mark.family][0]
         if len(line) > 1:
             path = " ".join(f"{x:.1f},{y:.1f}" for x, y in line)
@@ -178,8 +213,9 @@ def svg(case: Case, machine: dict) -> str:
             obstacles += along(line)
         points.append((across(mark.us, lowest, highest), height_of(mark.recall), mark.text))
     boxes = place_labels(points, obstacles)
-    for mark, (x, y, text), box in zip(shown, points, boxes, strict=True):
-        parts.append(labelled(mark, x, y, text, box))
+    placed = list(zip(shown, points, boxes, strict=True))
+    parts += [leader_line(mark, x, y, box) for mark, (x, y, _), box in placed]
+    parts += [labelled(mark, x, y, text, box) for mark, (x, y, text), box in placed]
     parts.append(captions(case, machine, [mark for mark in marks if mark.recall < FLOOR]))
     body = "\n".join(parts)
     return (
@@ -197,19 +233,25 @@ def along(line: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     return found
 
 
-def labelled(mark: Mark, x: float, y: float, text: str, box: Box) -> str:
-    """A point, its leader line and its text."""
-    colour, ours = FAMILIES[mark.family][0], mark.family == "ours"
+def leader_line(mark: Mark, x: float, y: float, box: Box) -> str:
+    """The line from a point to its text, where they are apart."""
     near = leader(box, x, y)
-    line = ""
-    if near and math.hypot(near[-1][0] - x, near[-1][1] - y) > 10:
-        end_x, end_y = near[-1]
-        line = f'<line x1="{x:.1f}" y1="{y:.1f}" x2="{end_x:.1f}" y2="{end_y:.1f}" stroke="{colour}" opacity="0.5"/>'
+    if not near or math.hypot(near[-1][0] - x, near[-1][1] - y) <= 10:
+        return ""
+    end_x, end_y = near[-1]
+    colour = FAMILIES[mark.family][0]
+    return f'<line x1="{x:.1f}" y1="{y:.1f}" x2="{end_x:.1f}" y2="{end_y:.1f}" stroke="{colour}" opacity="0.5"/>'
+
+
+def labelled(mark: Mark, x: float, y: float, text: str, box: Box) -> str:
+    """A point and its text."""
+    colour, ours = FAMILIES[mark.family][0], mark.family == "ours"
     weight = ' font-weight="bold"' if ours else ""
     return (
-        f'{line}<circle cx="{x:.1f}" cy="{y:.1f}" r="{7 if ours else 5}" fill="{colour}" stroke="#ffffff"/>'
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{7 if ours else 5}" fill="{colour}" stroke="#ffffff"/>'
         f'<text x="{(box.left + box.right) / 2:.1f}" y="{box.bottom - 5:.1f}" font-size="{LABEL_SIZE}" '
-        f'text-anchor="middle" fill="{colour}"{weight} stroke="#fafafa" stroke-width="4" paint-order="stroke">{escape(text)}</text>'
+        f'text-anchor="middle" fill="{colour}"{weight} stroke="#fafafa" stroke-width="4" paint-order="stroke">'
+        f"{escape(text)}</text>"
     )
 
 
@@ -240,7 +282,7 @@ def frame(case: Case, lowest: float, highest: float) -> str:
     middle = (TOP + bottom) / 2
     parts.append(
         f'<text x="{(LEFT + right) / 2}" y="{bottom + 42}" font-size="15" text-anchor="middle" fill="#1a1a1a">'
-        "time for one search (each step to the right is several times slower)</text>"
+        "time for one search, in microseconds (further right is slower; the axis is logarithmic)</text>"
         f'<text transform="translate(26 {middle}) rotate(-90)" font-size="15" text-anchor="middle" fill="#1a1a1a">'
         "share of the true 50 that is found (recall)</text>"
     )
@@ -254,7 +296,7 @@ def captions(case: Case, machine: dict, below: Sequence[Mark]) -> str:
         if any(method.family == family for method in case.methods.values()):
             parts.append(f'<circle cx="{x + 6}" cy="{y - 5}" r="6" fill="{colour}"/>')
             parts.append(f'<text x="{x + 18}" y="{y}" font-size="14" fill="#333333">{escape(words)}</text>')
-            x += 60 + CHARACTER * len(words)
+            x += 44 + CHARACTER * len(words)
     notes = [f"{machine['cpu']}, {machine['architecture']}, one core"]
     if case.facts["jittered_rows"]:
         notes.append(f"{case.facts['real_rows']:,} real vectors, {case.facts['jittered_rows']:,} made from them")

@@ -16,6 +16,7 @@ import json
 import os
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -119,7 +120,6 @@ def file_facts(method: Method, path: Path) -> dict:
     facts = {"file_bytes": path.stat().st_size, "load_ms": round(median_ms(lambda: method.load(path), LOADS), 4)}
     if hasattr(method, "view"):
         facts["view_ms"] = round(median_ms(lambda: method.view(path), LOADS), 4)
-    path.unlink()
     return facts
 
 
@@ -157,27 +157,29 @@ def serve(request: dict, answer: Callable[[dict], None]) -> None:
     data = load(Path(request["data"]))
     method = METHODS[request["method"]](data, request["configuration"])
     files = Path(request["files"])
-    facts = built(method, files / f"{request['key']}.index")
-    own_count = method.memory_bytes()
-    if own_count is not None:
-        facts["memory_bytes"] = own_count
-    facts |= file_facts(method, files / f"{request['key']}.{os.getpid()}.tmp")
-    facts["points"] = list(effort_facts(method, data, request["trial_seconds"]))
-    facts["instruction_set"] = method.instruction_set()
-    facts["version"] = importlib.metadata.version(method.package) if method.package else None
-    answer(facts)
-    searchers = [method.searcher(effort) for effort in method.efforts]
-    first = 0
-    for asked in sys.stdin:
-        command = json.loads(asked)
-        if command["do"] == "insert":
-            answer({"insert_us": insert_us(method, len(data.queries))})
-            continue
-        if len(searchers) > 1:
-            searchers[command["effort"]] = method.searcher(method.efforts[command["effort"]])
-        spent = timed(searchers[command["effort"]], len(data.queries), command["seconds"], first)
-        first += len(spent)
-        answer({"nanoseconds": spent})
+    with tempfile.TemporaryDirectory(dir=files, prefix=".saved-") as folder:
+        saved = Path(folder) / "index"
+        facts = built(method, files / f"{request['key']}.index")
+        own_count = method.memory_bytes()
+        if own_count is not None:
+            facts["memory_bytes"] = own_count
+        facts |= file_facts(method, saved)
+        facts["points"] = list(effort_facts(method, data, request["trial_seconds"]))
+        facts["instruction_set"] = method.instruction_set()
+        facts["version"] = importlib.metadata.version(method.package) if method.package else None
+        answer(facts)
+        for asked in sys.stdin:
+            answer(obey(json.loads(asked), method, data, saved))
+
+
+def obey(command: dict, method: Method, data: SearchData, saved: Path) -> dict:
+    """The answer to one command: a round of searches, some loads, or inserts."""
+    if command["do"] == "insert":
+        return {"insert_us": insert_us(method, len(data.queries))}
+    if command["do"] == "load":
+        return {"load_ms": median_ms(lambda: method.load(saved), LOADS)}
+    search = method.searcher(method.efforts[command["effort"]])
+    return {"nanoseconds": timed(search, len(data.queries), command["seconds"], command["first"])}
 
 
 def main() -> int:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.search.data import load
-from bench.search.lines import Case, Measured, choose, least_recall
+from bench.search.lines import LOADED, Case, Measured, choose, least_recall
 from bench.search.method import Method
 from bench.search.process import METHODS
 from bench.search.worker import SETUP_SECONDS, Worker, WorkerFailed
@@ -166,8 +166,11 @@ def one_round(case: Case, workers: dict[str, Worker], turn: int, plan: Plan, say
     for name in names[shift:] + names[:shift]:
         measured = case.methods[name]
         try:
-            command = {"do": "round", "effort": measured.chosen, "seconds": plan.round_seconds}
+            first = sum(map(len, measured.rounds))
+            command = {"do": "round", "effort": measured.chosen, "seconds": plan.round_seconds, "first": first}
             measured.rounds.append(workers[name].ask(command)["nanoseconds"])
+            if name in LOADED:
+                measured.loads.append(workers[name].ask({"do": "load"})["load_ms"])
         except WorkerFailed as fault:
             case.faults[name] = str(fault)
             del case.methods[name]
