@@ -117,23 +117,32 @@ static void form_query(const int8_t *query, size_t d, query_form *form)
     END(SET_B)
 
 /* All whole blocks: the loads run half a block ahead, but never past the last. */
-#define BLOCKS(BLOCK)                                                                                            \
-    __asm__ volatile(LOAD(0, 1, "query") LOAD(4, 8, "row0") LOAD(5, 9, "row1") LOAD(6, 10, "row2")               \
-                     LOAD(7, 11, "row3")                                                                         \
-                     "cbz %[more], 2f\n"                                                                         \
-                     "1:\n\t"                                                                                    \
-                     BLOCK(KEEP)                                                                                 \
-                     "subs %[more], %[more], #1\n\t"                                                             \
-                     "b.ne 1b\n"                                                                                 \
-                     "2:\n\t"                                                                                    \
-                     BLOCK(DROP)                                                                                 \
-                     : [sum0] "+w"(sums[0]), [sum1] "+w"(sums[1]), [sum2] "+w"(sums[2]), [sum3] "+w"(sums[3]),   \
-                       [query] "+r"(query), [row0] "+r"(row0), [row1] "+r"(row1), [row2] "+r"(row2),             \
-                       [row3] "+r"(row3), [more] "+r"(more)                                                      \
-                     :                                                                                           \
-                     : "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8", "v9", "v10", "v11", "v12", "v13",   \
-                       "v14", "v15", "v16", "v17", "v18", "v19", "v20", "v21", "v22", "v23", "v24", "v25",       \
-                       "v26", "v27", "cc", "memory")
+#define LOOP(BLOCK)                              \
+    "cbz %[more], 2f\n"                          \
+    "1:\n\t" BLOCK(KEEP)                         \
+    "subs %[more], %[more], #1\n\t"              \
+    "b.ne 1b\n"                                  \
+    "2:\n\t" BLOCK(DROP)
+/* The same for 384 dimensions, without counting. */
+#define SIX(BLOCK) ".rept 5\n\t" BLOCK(KEEP) ".endr\n\t" BLOCK(DROP)
+
+#define ADD_BLOCKS(BLOCKS)                                                                                          \
+    __asm__ volatile(LOAD(0, 1, "query") LOAD(4, 8, "row0") LOAD(5, 9, "row1") LOAD(6, 10, "row2")                  \
+                     LOAD(7, 11, "row3") BLOCKS                                                                     \
+                     : [sum0] "+w"(sums[0]), [sum1] "+w"(sums[1]), [sum2] "+w"(sums[2]), [sum3] "+w"(sums[3]),      \
+                       [query] "+r"(query), [row0] "+r"(row0), [row1] "+r"(row1), [row2] "+r"(row2),                \
+                       [row3] "+r"(row3), [more] "+r"(more)                                                         \
+                     :                                                                                              \
+                     : "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8", "v9", "v10", "v11", "v12", "v13",      \
+                       "v14", "v15", "v16", "v17", "v18", "v19", "v20", "v21", "v22", "v23", "v24", "v25", "v26",   \
+                       "v27", "cc", "memory")
+#define ADD_GROUPS(FORM)                    \
+    if (groups == GROUPS_OF_FOUR)           \
+        ADD_BLOCKS(FORM(BLOCK_OF_FOUR));    \
+    else if (groups == GROUPS_OF_THREE)     \
+        ADD_BLOCKS(FORM(BLOCK_OF_THREE));   \
+    else                                    \
+        ADD_BLOCKS(FORM(BLOCK_OF_TWO))
 
 /* The 32 codes that a number of dimensions like 96 leaves, in groups of two. */
 static inline int32x4_t add_rest(int32x4_t sum, const int8_t *row, const int8_t *query)
@@ -150,15 +159,11 @@ static inline __attribute__((always_inline)) int32x4_t dot_four(const int8_t *ro
                                                                 const int8_t *query, size_t d, int groups)
 {
     int32x4_t sums[4] = {vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0)};
-    size_t more = d / 64;
-    if (more) {
-        more--;
-        if (groups == GROUPS_OF_FOUR)
-            BLOCKS(BLOCK_OF_FOUR);
-        else if (groups == GROUPS_OF_THREE)
-            BLOCKS(BLOCK_OF_THREE);
-        else
-            BLOCKS(BLOCK_OF_TWO);
+    size_t more = d / 64 - 1;
+    if (d == 384) {
+        ADD_GROUPS(SIX);
+    } else if (d >= 64) {
+        ADD_GROUPS(LOOP);
     }
     if (d % 64) {
         sums[0] = add_rest(sums[0], row0, query);
@@ -176,8 +181,8 @@ static inline __attribute__((always_inline)) void next_grouped(const int8_t *cod
         vst1q_s32(out, dot_four(row, row + d, row + 2 * d, row + 3 * d, query, d, groups));
 }
 
-/* rows is a multiple of four. */
-static void dots_next(const int8_t *codes, size_t d, size_t rows, const query_form *query, int32_t *out)
+static inline __attribute__((always_inline)) void next_rows(const int8_t *codes, size_t d, size_t rows,
+                                                            const query_form *query, int32_t *out)
 {
     if (query->groups == GROUPS_OF_FOUR)
         next_grouped(codes, d, rows, query->codes, GROUPS_OF_FOUR, out);
@@ -185,6 +190,15 @@ static void dots_next(const int8_t *codes, size_t d, size_t rows, const query_fo
         next_grouped(codes, d, rows, query->codes, GROUPS_OF_THREE, out);
     else
         next_grouped(codes, d, rows, query->codes, GROUPS_OF_TWO, out);
+}
+
+/* rows is a multiple of four. */
+static void dots_next(const int8_t *codes, size_t d, size_t rows, const query_form *query, int32_t *out)
+{
+    if (d == 384) /* a constant for the loops inside */
+        next_rows(codes, 384, rows, query, out);
+    else
+        next_rows(codes, d, rows, query, out);
 }
 
 /* The lanes of the last four past count repeat the last row. */
@@ -273,11 +287,8 @@ size_t omega_neon_fuse_top_k(const float *features, size_t f, size_t n, const fl
         if (!allowed)
             continue;
         float32x4_t sums[4];
-        uint32x4_t beating[4];
         fused_lanes(features, f, n, weights, row, sums);
-        for (size_t four = 0; four < 4; four++)
-            beating[four] = vcgtq_f32(sums[four], vdupq_n_f32(best.threshold));
-        const uint64_t bits = lane_bits(beating) & allowed;
+        const uint64_t bits = lanes_above(sums, best.threshold) & allowed;
         if (bits)
             offer_lanes(&best, sums, bits, NULL, row);
     }

@@ -18,8 +18,9 @@
 #include "kernels_scalar.h"
 #include "top_k.h"
 
-#define BLOCK_ROWS 64 /* 24 KB at 384 dimensions: the codes of a block stay in the first-level cache for eight queries */
-#define LANES 16      /* rows scored by one test; divides BLOCK_ROWS */
+#define BLOCK_ROWS 256 /* whose dot products are kept before they are scored */
+#define SHARED_ROWS 64 /* 24 KB at 384 dimensions: these stay in the first-level cache while eight queries pass */
+#define LANES 16       /* rows scored by one test; divides the others */
 #define QUERIES_AT_ONCE 8
 
 /* What does not touch codes, written once in kernels_neon.c. */
@@ -55,34 +56,48 @@ static inline void offer_lanes(top_k *best, const float32x4_t scores[4], uint64_
         vst1q_f32(lanes + 4 * four, scores[four]);
     for (bits &= 0x1111111111111111u; bits; bits &= bits - 1) {
         const size_t lane = (size_t)__builtin_ctzll(bits) >> 2;
-        /* The threshold may have risen since the test. */
-        if (lanes[lane] > best->threshold)
+        if (lanes[lane] > best->threshold) /* which may have risen since the test */
             top_k_append(best, lanes[lane], rows ? rows[lane] : (uint32_t)(first + lane));
     }
+}
+
+/* The lanes above the threshold; a NaN is not. */
+static inline uint64_t lanes_above(const float32x4_t scores[4], float threshold)
+{
+    uint32x4_t above[4];
+    for (size_t four = 0; four < 4; four++)
+        above[four] = vcgtq_f32(scores[four], vdupq_n_f32(threshold));
+    return lane_bits(above);
+}
+
+static inline float32x4_t zero_not_minus_zero(float32x4_t scores)
+{
+    return vaddq_f32(scores, vdupq_n_f32(0.0f));
 }
 
 /* The cosine of the contract for four rows. */
 static inline float32x4_t cosine_four(int32x4_t dots, float32x4_t scale, float query_scale)
 {
-    const float32x4_t product = vmulq_n_f32(vmulq_f32(vcvtq_f32_s32(dots), scale), query_scale);
-    return vaddq_f32(product, vdupq_n_f32(0.0f));
+    return zero_not_minus_zero(vmulq_n_f32(vmulq_f32(vcvtq_f32_s32(dots), scale), query_scale));
 }
 
-/* count is a multiple of LANES. */
+/* count is a multiple of LANES. Multiplication by a scale that is not negative is monotone, rounding included, so that
+ * sixteen rows need only their greatest product with it: the others' scores are not above that one's. */
 static inline void offer_cosines(top_k *best, const int32_t *dots, const float *scale, size_t count, float query_scale,
                                  const uint32_t *rows, size_t first)
 {
     for (size_t i = 0; i < count; i += LANES) {
+        float32x4_t lengths[4];
+        for (size_t four = 0; four < 4; four++)
+            lengths[four] = vmulq_f32(vcvtq_f32_s32(vld1q_s32(dots + i + 4 * four)), vld1q_f32(scale + i + 4 * four));
+        const float greatest = vmaxnmvq_f32(vmaxnmq_f32(vmaxnmq_f32(lengths[0], lengths[1]),
+                                                        vmaxnmq_f32(lengths[2], lengths[3]))); /* leaves NaN out */
+        if (greatest * query_scale <= best->threshold && query_scale >= 0.0f)
+            continue;
         float32x4_t scores[4];
-        uint32x4_t beating[4];
-        for (size_t four = 0; four < 4; four++) {
-            const size_t at = i + 4 * four;
-            scores[four] = cosine_four(vld1q_s32(dots + at), vld1q_f32(scale + at), query_scale);
-            beating[four] = vcgtq_f32(scores[four], vdupq_n_f32(best->threshold)); /* false for NaN */
-        }
-        const uint64_t bits = lane_bits(beating);
-        if (bits)
-            offer_lanes(best, scores, bits, rows ? rows + i : NULL, first + i);
+        for (size_t four = 0; four < 4; four++)
+            scores[four] = zero_not_minus_zero(vmulq_n_f32(lengths[four], query_scale));
+        offer_lanes(best, scores, lanes_above(scores, best->threshold), rows ? rows + i : NULL, first + i);
     }
 }
 
@@ -148,11 +163,11 @@ static size_t search(const omega_codes *table, const int8_t *query, float query_
     return top_k_finish(&best, rows_out, scores_out);
 }
 
-/* out[i] = the cosine of row first + i; count <= BLOCK_ROWS, and a multiple of LANES but at the end of the table. */
+/* out[i] = the cosine of row first + i; count <= SHARED_ROWS, and a multiple of LANES but at the end of the table. */
 static void cosines_next(const omega_codes *table, size_t first, size_t count, const query_form *query,
                          float query_scale, float *out)
 {
-    int32_t dots[BLOCK_ROWS];
+    int32_t dots[SHARED_ROWS];
     const size_t whole = count / LANES * LANES;
     dots_next(table->codes + first * table->dimensions, table->dimensions, whole, query, dots);
     for (size_t i = 0; i < whole; i += 4)
@@ -173,8 +188,8 @@ static void cosines(const omega_codes *table, const int8_t *queries, const float
         const size_t count = q - first < QUERIES_AT_ONCE ? q - first : QUERIES_AT_ONCE;
         for (size_t j = 0; j < count; j++)
             form_query(queries + (first + j) * d, d, &forms[j]);
-        for (size_t row = 0; row < n; row += BLOCK_ROWS) {
-            const size_t rows = n - row < BLOCK_ROWS ? n - row : BLOCK_ROWS;
+        for (size_t row = 0; row < n; row += SHARED_ROWS) {
+            const size_t rows = n - row < SHARED_ROWS ? n - row : SHARED_ROWS;
             for (size_t j = 0; j < count; j++)
                 cosines_next(table, row, rows, &forms[j], query_scale[first + j], out + (first + j) * n + row);
         }

@@ -55,22 +55,12 @@ static inline uint32_t lanes_mask(__m256 lower, __m256 upper)
     return (uint32_t)_mm256_movemask_ps(lower) | (uint32_t)_mm256_movemask_ps(upper) << 8;
 }
 
-static inline uint32_t lanes_above(float_lanes x, float_lanes y)
-{
-    return lanes_mask(_mm256_cmp_ps(x.lower, y.lower, _CMP_GT_OQ), _mm256_cmp_ps(x.upper, y.upper, _CMP_GT_OQ));
-}
-
 static inline uint32_t lanes_at_least(float_lanes x, float_lanes y)
 {
     return lanes_mask(_mm256_cmp_ps(x.lower, y.lower, _CMP_GE_OQ), _mm256_cmp_ps(x.upper, y.upper, _CMP_GE_OQ));
 }
 
-/* Above or NaN; at least or NaN. */
-static inline uint32_t lanes_not_at_most(float_lanes x, float_lanes y)
-{
-    return lanes_mask(_mm256_cmp_ps(x.lower, y.lower, _CMP_NLE_UQ), _mm256_cmp_ps(x.upper, y.upper, _CMP_NLE_UQ));
-}
-
+/* At least, or one is NaN. */
 static inline uint32_t lanes_not_below(float_lanes x, float_lanes y)
 {
     return lanes_mask(_mm256_cmp_ps(x.lower, y.lower, _CMP_NLT_UQ), _mm256_cmp_ps(x.upper, y.upper, _CMP_NLT_UQ));
@@ -113,16 +103,16 @@ static inline int_lanes ints_load(const void *values)
     return (int_lanes){_mm256_loadu_si256(at), _mm256_loadu_si256(at + 1)};
 }
 
-static inline void ints_store(void *values, int_lanes x)
-{
-    __m256i *at = values;
-    _mm256_storeu_si256(at, x.lower);
-    _mm256_storeu_si256(at + 1, x.upper);
-}
-
 static inline int_lanes ints_all(int32_t value)
 {
     return (int_lanes){_mm256_set1_epi32(value), _mm256_set1_epi32(value)};
+}
+
+static inline int_lanes ints_from(uint32_t first)
+{
+    const __m256i start = _mm256_set1_epi32((int32_t)first);
+    return (int_lanes){_mm256_add_epi32(start, _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)),
+                       _mm256_add_epi32(start, _mm256_setr_epi32(8, 9, 10, 11, 12, 13, 14, 15))};
 }
 
 static inline int_lanes ints_add(int_lanes x, int_lanes y)
@@ -159,6 +149,30 @@ static inline float_lanes lanes_power_of_half(int_lanes x)
     const __m256i bias = _mm256_set1_epi32(127);
     return (float_lanes){_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_sub_epi32(bias, x.lower), 23)),
                          _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_sub_epi32(bias, x.upper), 23))};
+}
+
+/* Lists the lanes of the mask one after another. */
+static inline size_t keep_lanes(uint32_t mask, int_lanes rows, int_lanes high, float_lanes bounds, float_lanes estimates,
+                                uint32_t *rows_out, int32_t *high_out, float *bounds_out, float *estimates_out)
+{
+    uint32_t row[16];
+    int32_t sum[16];
+    float bound[16], estimate[16];
+    _mm256_storeu_si256((__m256i *)row, rows.lower);
+    _mm256_storeu_si256((__m256i *)(row + 8), rows.upper);
+    _mm256_storeu_si256((__m256i *)sum, high.lower);
+    _mm256_storeu_si256((__m256i *)(sum + 8), high.upper);
+    lanes_store(bound, bounds);
+    lanes_store(estimate, estimates);
+    size_t count = 0;
+    for (; mask; mask &= mask - 1, count++) {
+        const int lane = __builtin_ctz(mask);
+        rows_out[count] = row[lane];
+        high_out[count] = sum[lane];
+        bounds_out[count] = bound[lane];
+        estimates_out[count] = estimate[lane];
+    }
+    return count;
 }
 
 /* A query as the half bytes lie: byte i is what the lower, or the upper, half of a row's byte i is multiplied by. The

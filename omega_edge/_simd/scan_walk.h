@@ -8,8 +8,8 @@
 #include "top_k.h"
 
 #define BLOCK_ROWS 16
-#define WAITING_ROWS 64
-#define DENSE_ROWS 9  /* so many of a block's rows are read together: more than half its lines are wanted */
+#define WAITING_ROWS 512
+#define LISTED_ROWS 64
 #define SPARSE_ROWS 6 /* so few allowed rows of a block are listed instead */
 #define AHEAD_BYTES 3072
 
@@ -20,8 +20,11 @@ typedef struct {
     omega_rank_limits limits;
 } rank_terms;
 
-/* One query, its k best rows so far, and the rows whose bound beat them: their lower halves are asked for when they
- * are listed and read when there are many, so that no read waits. */
+/* One query, its k best rows so far, and the rows whose bound beat them, waiting for their lower halves to be read.
+ * The longer they wait, the fewer are read: those that will most likely be among the best are read first (a row's
+ * estimate takes every lower half for 7.5, which errs by a twentieth of what the bound allows for), and they raise the
+ * threshold for the others. So rows are scored in no order, and whatever equals the threshold passes: the keys of top_k.h
+ * decide. */
 typedef struct {
     halved_query query;
     omega_query_bound bound;
@@ -32,6 +35,7 @@ typedef struct {
     uint32_t rows[WAITING_ROWS + BLOCK_ROWS];
     int32_t high[WAITING_ROWS + BLOCK_ROWS];
     float bounds[WAITING_ROWS + BLOCK_ROWS];
+    float estimates[WAITING_ROWS + BLOCK_ROWS];
 } scan;
 
 static inline void scan_begin(scan *s, const omega_halves *table, const int8_t *query, float query_scale, size_t k,
@@ -77,13 +81,12 @@ static inline float_lanes fresh_lanes(const uint32_t *time, const omega_rank_lim
 }
 
 /* The rank's score of rows whose columns start at these addresses, in the order of omega_rank_score. */
-static inline float_lanes rank_lanes(float_lanes cosines, const float *success, const uint32_t *time,
-                                     const float *trend, const rank_terms *rank)
+static inline float_lanes rank_lanes(float_lanes cosines, const omega_rank_columns *columns, const rank_terms *rank)
 {
     float_lanes sum = lanes_add(lanes_multiply(lanes_all(rank->weights.similarity), cosines),
-                                lanes_multiply(lanes_all(rank->weights.success), lanes_load(success)));
-    sum = lanes_add(sum, lanes_multiply(lanes_all(rank->weights.recency), fresh_lanes(time, &rank->limits)));
-    sum = lanes_add(sum, lanes_multiply(lanes_all(rank->weights.trend), lanes_load(trend)));
+                                lanes_multiply(lanes_all(rank->weights.success), lanes_load(columns->success)));
+    sum = lanes_add(sum, lanes_multiply(lanes_all(rank->weights.recency), fresh_lanes(columns->time, &rank->limits)));
+    sum = lanes_add(sum, lanes_multiply(lanes_all(rank->weights.trend), lanes_load(columns->trend)));
     return lanes_add(sum, lanes_all(0.0f));
 }
 
@@ -97,15 +100,31 @@ static inline void offer(scan *s, uint32_t beating, const uint32_t *rows, float_
     }
 }
 
-/* Columns, scales and spreads of up to sixteen listed rows; the lanes past count repeat the last one. */
+/* Where the numbers of sixteen rows lie: in the table's own arrays, or gathered. */
+typedef struct {
+    const float *scale;
+    const uint8_t *spread;
+    omega_rank_columns columns;
+} sixteen;
+
+static inline sixteen sixteen_at(const omega_halves *table, size_t first, const rank_terms *rank)
+{
+    sixteen at = {table->scale + first, table->spread + first, {NULL, NULL, NULL}};
+    if (rank)
+        at.columns = (omega_rank_columns){rank->columns.success + first, rank->columns.time + first,
+                                          rank->columns.trend + first};
+    return at;
+}
+
+/* The numbers of up to sixteen listed rows; the lanes past count repeat the last one. */
 typedef struct {
     float scale[BLOCK_ROWS], success[BLOCK_ROWS], trend[BLOCK_ROWS];
     uint32_t time[BLOCK_ROWS];
     uint8_t spread[BLOCK_ROWS];
 } gathered;
 
-static inline void gather(const omega_halves *table, const uint32_t *rows, size_t count, const rank_terms *rank,
-                          gathered *out)
+static inline sixteen gather(const omega_halves *table, const uint32_t *rows, size_t count, const rank_terms *rank,
+                             gathered *out)
 {
     for (size_t lane = 0; lane < BLOCK_ROWS; lane++) {
         const size_t row = rows[lane < count ? lane : count - 1];
@@ -117,109 +136,127 @@ static inline void gather(const omega_halves *table, const uint32_t *rows, size_
             out->trend[lane] = rank->columns.trend[row];
         }
     }
+    return (sixteen){out->scale, out->spread, {out->success, out->time, out->trend}};
 }
 
-/* The lanes whose exact score beats the threshold, of those in mask; scores_out are the scores. */
-static inline uint32_t beating_lanes(const scan *s, int_lanes high, int_lanes low, uint32_t mask, const float *scale,
-                                     const float *success, const uint32_t *time, const float *trend,
-                                     const rank_terms *rank, float_lanes *scores_out)
+/* Offers the rows among count whose exact score does not fall short. */
+static inline void offer_exact(scan *s, int_lanes high, int_lanes low, const uint32_t *rows, size_t count,
+                               const sixteen *at, const rank_terms *rank)
 {
+    uint32_t mask = (1u << count) - 1;
     const int_lanes dots = ints_add(ints_add(ints_times_16(high), low), ints_all(s->offset));
-    float_lanes scores = cosine_lanes(dots, lanes_load(scale), s->query_scale);
+    float_lanes scores = cosine_lanes(dots, lanes_load(at->scale), s->query_scale);
     if (rank) {
         mask &= lanes_at_least(scores, lanes_all(rank->limits.least_similarity));
-        scores = rank_lanes(scores, success, time, trend, rank);
+        scores = rank_lanes(scores, &at->columns, rank);
     }
-    *scores_out = scores;
-    return mask & lanes_above(scores, lanes_all(s->best.threshold));
+    mask &= lanes_at_least(scores, lanes_all(s->best.threshold > -INFINITY ? s->best.threshold : -FLT_MAX));
+    if (mask)
+        offer(s, mask, rows, scores);
 }
 
-/* The lanes whose bound does not fall short, of those in mask. The bound of a rank is the rank of the bound: its weight
- * is not negative and rounding is monotone. A bound that is NaN (an infinite scale, say) decides nothing: it passes. */
-static inline uint32_t passing_lanes(const scan *s, int_lanes high, uint32_t mask, const uint8_t *spread,
-                                     const float *scale, const float *success, const uint32_t *time,
-                                     const float *trend, const rank_terms *rank, float_lanes *bounds_out)
+/* Lists the rows of the mask whose bound does not fall short. The bound of a rank is the rank of the bound: the weight
+ * of similarity is not negative and rounding is monotone. A bound that is NaN (an infinite scale, say) passes. */
+static inline void offer_bounds(scan *s, int_lanes high, int_lanes rows, uint32_t mask, const sixteen *at,
+                                const rank_terms *rank)
 {
-    const int_lanes above = ints_add(ints_from_bytes_times(spread, s->bound.length), ints_all(s->bound.offset));
-    float_lanes bounds = cosine_lanes(ints_add(ints_times_16(high), above), lanes_load(scale), s->query_scale);
+    const float_lanes scale = lanes_load(at->scale);
+    const int_lanes middle = ints_add(ints_times_16(high), ints_all(s->bound.offset));
+    const int_lanes most = ints_add(middle, ints_from_bytes_times(at->spread, s->bound.length));
+    float_lanes bounds = cosine_lanes(most, scale, s->query_scale);
     if (rank) {
         mask &= lanes_not_below(bounds, lanes_all(rank->limits.least_similarity));
-        if (mask)
-            bounds = rank_lanes(bounds, success, time, trend, rank);
+        if (!mask)
+            return;
+        bounds = rank_lanes(bounds, &at->columns, rank);
     }
-    *bounds_out = bounds;
-    return mask & lanes_not_at_most(bounds, lanes_all(s->best.threshold));
+    mask &= lanes_not_below(bounds, lanes_all(s->best.threshold));
+    if (!mask)
+        return;
+    float_lanes estimates = cosine_lanes(middle, scale, s->query_scale);
+    if (rank)
+        estimates = rank_lanes(estimates, &at->columns, rank);
+    const size_t end = s->waiting;
+    s->waiting += keep_lanes(mask, rows, high, bounds, estimates, s->rows + end, s->high + end, s->bounds + end,
+                             s->estimates + end);
 }
 
-/* Scores the waiting rows exactly, but for those that the threshold has passed since. */
-static inline void score_waiting(scan *s, const omega_halves *table, size_t d, const rank_terms *rank)
+/* Scores so many rows exactly. */
+static inline void score_rows(scan *s, const omega_halves *table, size_t d, const uint32_t *rows, const int32_t *high,
+                              size_t count, const rank_terms *rank)
 {
-    size_t kept = 0;
-    for (size_t i = 0; i < s->waiting; i++) {
-        s->rows[kept] = s->rows[i];
-        s->high[kept] = s->high[i];
-        kept += !(s->bounds[i] <= s->best.threshold);
-    }
-    for (size_t i = 0; i < kept; i += BLOCK_ROWS) {
-        const size_t count = kept - i < BLOCK_ROWS ? kept - i : BLOCK_ROWS;
+    for (size_t i = 0; i < count && i < BLOCK_ROWS; i++)
+        prefetch_row(table->low, rows[i], d);
+    for (size_t i = 0; i < count; i += BLOCK_ROWS) {
+        for (size_t j = i + BLOCK_ROWS; j < i + 2 * BLOCK_ROWS && j < count; j++)
+            prefetch_row(table->low, rows[j], d);
+        const size_t lanes = count - i < BLOCK_ROWS ? count - i : BLOCK_ROWS;
         gathered g;
-        gather(table, s->rows + i, count, rank, &g);
-        const int_lanes low = half_sums_listed(table->low, s->rows + i, count, &s->query, d);
-        float_lanes scores;
-        const uint32_t beating = beating_lanes(s, ints_load(s->high + i), low, (1u << count) - 1, g.scale, g.success,
-                                               g.time, g.trend, rank, &scores);
-        if (beating)
-            offer(s, beating, s->rows + i, scores);
+        const sixteen at = gather(table, rows + i, lanes, rank, &g);
+        const int_lanes low = half_sums_listed(table->low, rows + i, lanes, &s->query, d);
+        offer_exact(s, ints_load(high + i), low, rows + i, lanes, &at, rank);
     }
-    s->waiting = 0;
 }
 
-static inline void wait_for_low(scan *s, const omega_halves *table, size_t d, uint32_t mask, const uint32_t *rows,
-                                int_lanes high, float_lanes bounds, const rank_terms *rank)
+/* Drops the waiting rows whose bound falls short, and scores those whose estimate does not. */
+static inline void score_above(scan *s, const omega_halves *table, size_t d, float least, const rank_terms *rank)
 {
-    int32_t sums[BLOCK_ROWS];
-    float limits[BLOCK_ROWS];
-    ints_store(sums, high);
-    lanes_store(limits, bounds);
-    for (; mask; mask &= mask - 1) {
-        const int lane = __builtin_ctz(mask);
-        prefetch_row(table->low, rows[lane], d);
-        s->rows[s->waiting] = rows[lane];
-        s->high[s->waiting] = sums[lane];
-        s->bounds[s->waiting++] = limits[lane];
+    uint32_t rows[WAITING_ROWS + BLOCK_ROWS];
+    int32_t high[WAITING_ROWS + BLOCK_ROWS];
+    size_t scored = 0, kept = 0;
+    const float threshold = s->best.threshold;
+    for (size_t i = 0; i < s->waiting; i++) {
+        const size_t passes = !(s->bounds[i] < threshold), likely = !(s->estimates[i] < least);
+        rows[scored] = s->rows[kept] = s->rows[i];
+        high[scored] = s->high[kept] = s->high[i];
+        s->bounds[kept] = s->bounds[i];
+        s->estimates[kept] = s->estimates[i];
+        scored += passes & likely;
+        kept += passes & !likely;
     }
-    if (s->waiting >= WAITING_ROWS)
-        score_waiting(s, table, d, rank);
+    s->waiting = kept;
+    score_rows(s, table, d, rows, high, scored, rank);
 }
 
-/* Rows first .. first + 15 of those allowed. */
+/* Raises the threshold to the k-th best score so far. */
+static inline void raise_threshold(top_k *best)
+{
+    if (best->count <= best->k)
+        return;
+    top_k_select(best->keys, best->count, best->k);
+    best->count = best->k;
+    best->threshold = top_k_score(best->keys[best->k - 1]);
+}
+
+/* The estimate that k of the waiting rows reach. */
+static inline float estimate_to_begin(const scan *s)
+{
+    uint64_t keys[WAITING_ROWS + BLOCK_ROWS];
+    for (size_t i = 0; i < s->waiting; i++)
+        keys[i] = top_k_key(s->estimates[i], (uint32_t)i);
+    if (s->waiting <= s->best.k + 1)
+        return -INFINITY;
+    top_k_select(keys, s->waiting, s->best.k + 1);
+    return top_k_score(keys[s->best.k]);
+}
+
+static inline void score_waiting(scan *s, const omega_halves *table, size_t d, int last, const rank_terms *rank)
+{
+    const float threshold = s->best.threshold;
+    score_above(s, table, d, threshold > -INFINITY ? threshold : estimate_to_begin(s), rank);
+    raise_threshold(&s->best);
+    if (last || s->waiting > WAITING_ROWS / 2)
+        score_above(s, table, d, -INFINITY, rank);
+}
+
 static inline void scan_block(scan *s, const omega_halves *table, size_t d, size_t first, uint32_t allowed,
                               const rank_terms *rank)
 {
-    const float *scale = table->scale + first, *success = NULL, *trend = NULL;
-    const uint32_t *time = NULL;
-    if (rank) {
-        success = rank->columns.success + first;
-        time = rank->columns.time + first;
-        trend = rank->columns.trend + first;
-    }
+    const sixteen at = sixteen_at(table, first, rank);
     const int_lanes high = half_sums_next(table->high + first * (d / 2), &s->query, d);
-    float_lanes bounds, scores;
-    uint32_t mask = passing_lanes(s, high, allowed, table->spread + first, scale, success, time, trend, rank, &bounds);
-    if (!mask)
-        return;
-    uint32_t rows[BLOCK_ROWS];
-    for (size_t lane = 0; lane < BLOCK_ROWS; lane++)
-        rows[lane] = (uint32_t)(first + lane);
-    if (__builtin_popcount(mask) < DENSE_ROWS) {
-        wait_for_low(s, table, d, mask, rows, high, bounds, rank);
-        return;
-    }
-    score_waiting(s, table, d, rank);
-    const int_lanes low = half_sums_next(table->low + first * (d / 2), &s->query, d);
-    mask = beating_lanes(s, high, low, mask, scale, success, time, trend, rank, &scores);
-    if (mask)
-        offer(s, mask, rows, scores);
+    offer_bounds(s, high, ints_from((uint32_t)first), allowed, &at, rank);
+    if (s->waiting >= WAITING_ROWS)
+        score_waiting(s, table, d, 0, rank);
 }
 
 static inline void scan_listed(scan *s, const omega_halves *table, size_t d, const uint32_t *rows, size_t count,
@@ -228,13 +265,11 @@ static inline void scan_listed(scan *s, const omega_halves *table, size_t d, con
     for (size_t i = 0; i < count; i += BLOCK_ROWS) {
         const size_t lanes = count - i < BLOCK_ROWS ? count - i : BLOCK_ROWS;
         gathered g;
-        gather(table, rows + i, lanes, rank, &g);
+        const sixteen at = gather(table, rows + i, lanes, rank, &g);
         const int_lanes high = half_sums_listed(table->high, rows + i, lanes, &s->query, d);
-        float_lanes bounds;
-        const uint32_t mask = passing_lanes(s, high, (1u << lanes) - 1, g.spread, g.scale, g.success, g.time, g.trend,
-                                            rank, &bounds);
-        if (mask)
-            wait_for_low(s, table, d, mask, rows + i, high, bounds, rank);
+        offer_bounds(s, high, ints_load(rows + i), (1u << lanes) - 1, &at, rank);
+        if (s->waiting >= WAITING_ROWS)
+            score_waiting(s, table, d, 0, rank);
     }
 }
 
@@ -255,7 +290,7 @@ static inline uint32_t allowed_rows(const uint8_t *filter, size_t first, size_t 
 static inline void walk(scan *scans, size_t q, const omega_halves *table, size_t d, const uint8_t *filter,
                         const rank_terms *rank)
 {
-    uint32_t listed[WAITING_ROWS + BLOCK_ROWS];
+    uint32_t listed[LISTED_ROWS + BLOCK_ROWS];
     size_t count = 0;
     const size_t n = table->rows, bytes = n * (d / 2);
     for (size_t first = 0; first < n; first += BLOCK_ROWS) {
@@ -269,7 +304,7 @@ static inline void walk(scan *scans, size_t q, const omega_halves *table, size_t
                 listed[count++] = row;
             }
         }
-        if (count && (dense || count >= WAITING_ROWS || rows < BLOCK_ROWS)) {
+        if (count >= LISTED_ROWS) {
             for (size_t j = 0; j < q; j++)
                 scan_listed(&scans[j], table, d, listed, count, rank);
             count = 0;
@@ -286,7 +321,7 @@ static inline void walk(scan *scans, size_t q, const omega_halves *table, size_t
     for (size_t j = 0; j < q; j++) {
         if (count)
             scan_listed(&scans[j], table, d, listed, count, rank);
-        score_waiting(&scans[j], table, d, rank);
+        score_waiting(&scans[j], table, d, 1, rank);
     }
 }
 
@@ -382,18 +417,16 @@ size_t SCAN(search_two_stage)(const omega_signs *signs, const omega_halves *tabl
         }
         if (i == 0)
             continue;
-        const size_t begin = i - BLOCK_ROWS, count = nearest.count - begin < BLOCK_ROWS ? nearest.count - begin
-                                                                                        : BLOCK_ROWS;
+        const size_t begin = i - BLOCK_ROWS, rest = nearest.count - begin;
+        const size_t count = rest < BLOCK_ROWS ? rest : BLOCK_ROWS;
         uint32_t rows[BLOCK_ROWS];
         for (size_t lane = 0; lane < count; lane++)
             rows[lane] = top_k_row(nearest.keys[begin + lane]);
         gathered g;
-        gather(table, rows, count, NULL, &g);
+        const sixteen at = gather(table, rows, count, NULL, &g);
         const int_lanes high = half_sums_listed(table->high, rows, count, &s.query, d);
         const int_lanes low = half_sums_listed(table->low, rows, count, &s.query, d);
-        float_lanes scores;
-        const uint32_t found = beating_lanes(&s, high, low, (1u << count) - 1, g.scale, NULL, NULL, NULL, NULL, &scores);
-        offer(&s, found, rows, scores);
+        offer_exact(&s, high, low, rows, count, &at, NULL);
     }
     return top_k_finish(&s.best, rows_out, scores_out);
 }
