@@ -18,8 +18,8 @@ FLOOR = 0.80
 NEAREST_MISS = 0.0004
 """Added to the missed share before its logarithm is taken, so that 100 % has a place."""
 TICKS = (0.80, 0.90, 0.95, 0.98, 0.99, 0.995, 0.998, 1.0)
-LABEL_SIZE, CHARACTER = 14, 8.7
-"""Pixels; the width is that of a bold character."""
+LABEL_SIZE, CHARACTER, BOLD_CHARACTER = 14, 7.8, 8.7
+"""Pixels: height of a text, width of a character."""
 START = 4
 """The first points of a leader line, 16 pixels, are not judged: other methods may lie on the same place."""
 CLEARANCE = 7.0
@@ -64,6 +64,11 @@ class Mark:
     us: float
     recall: float
     curve: tuple[tuple[float, float], ...] = ()
+
+    @property
+    def width(self) -> float:
+        """Pixels that the text takes."""
+        return (BOLD_CHARACTER if self.family == "ours" else CHARACTER) * len(self.text) + 6
 
 
 def marks_of(case: Case) -> list[Mark]:
@@ -112,15 +117,15 @@ def time_ticks(lowest: float, highest: float) -> list[float]:
     return [step * 10**power for power in powers for step in (1, 2, 5) if lowest <= step * 10**power <= highest]
 
 
-def place_labels(points: Sequence[tuple[float, float, str]], obstacles: Iterable[tuple[float, float]]) -> list[Box]:
-    """A box for each point's text, near it, over no other box or point.
+def place_labels(points: Sequence[tuple[float, float, float]], obstacles: Iterable[tuple[float, float]]) -> list[Box]:
+    """A box for the text of each point (x, y, width of the text), near it, over no other box or point.
 
     Obstacles, the points of curves, and leader lines are kept clear where there is room. Boxes are tried on growing rings around the point; ValueError where the picture has no room left.
     """
     marks, curves = [(x, y) for x, y, _ in points], list(obstacles)
     placed: list[Box] = []
     leaders: list[tuple[float, float]] = []
-    for x, y, text in points:
+    for x, y, width in points:
         others = [mark for mark in marks if math.hypot(mark[0] - x, mark[1] - y) > CLEARANCE]
         # A text has a white edge: over a thin curve it can be read, where nothing else is free. Where points lie on
         # one another, a leader line cannot keep clear of all.
@@ -133,21 +138,20 @@ def place_labels(points: Sequence[tuple[float, float, str]], obstacles: Iterable
         tries = (
             box
             for blocked, boxes, avoided, crossed in strictness
-            for box in boxes_around(x, y, text)
+            for box in boxes_around(x, y, width)
             if free(box, blocked, placed, crossed) and clear(leader(box, x, y)[START:], boxes, avoided, crossed)
         )
         box = next(tries, None)
         if box is None:
-            raise ValueError(f"no room for the label {text!r}")
+            raise ValueError(f"no room for a label of {width:.0f} pixels")
         placed.append(box)
         leaders += leader(box, x, y)
     return placed
 
 
-def boxes_around(x: float, y: float, text: str) -> list[Box]:
+def boxes_around(x: float, y: float, width: float) -> list[Box]:
     """Where a label might stand inside the frame, the shortest leader line first, above and below before beside."""
-    width, height = CHARACTER * len(text) + 6, LABEL_SIZE + 5
-    found = []
+    height, found = LABEL_SIZE + 5, []
     for down in range(-330, 331, 11):
         for right in range(-16, 17):
             left, top = x - width / 2 + right * width / 8, y + down - height / 2
@@ -211,11 +215,11 @@ def svg(case: Case, machine: dict) -> str:
             path = " ".join(f"{x:.1f},{y:.1f}" for x, y in line)
             parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.5" opacity="0.45"/>')
             obstacles += along(line)
-        points.append((across(mark.us, lowest, highest), height_of(mark.recall), mark.text))
+        points.append((across(mark.us, lowest, highest), height_of(mark.recall), mark.width))
     boxes = place_labels(points, obstacles)
     placed = list(zip(shown, points, boxes, strict=True))
     parts += [leader_line(mark, x, y, box) for mark, (x, y, _), box in placed]
-    parts += [labelled(mark, x, y, text, box) for mark, (x, y, text), box in placed]
+    parts += [labelled(mark, x, y, box) for mark, (x, y, _), box in placed]
     parts.append(captions(case, machine, [mark for mark in marks if mark.recall < FLOOR]))
     body = "\n".join(parts)
     return (
@@ -243,7 +247,7 @@ def leader_line(mark: Mark, x: float, y: float, box: Box) -> str:
     return f'<line x1="{x:.1f}" y1="{y:.1f}" x2="{end_x:.1f}" y2="{end_y:.1f}" stroke="{colour}" opacity="0.5"/>'
 
 
-def labelled(mark: Mark, x: float, y: float, text: str, box: Box) -> str:
+def labelled(mark: Mark, x: float, y: float, box: Box) -> str:
     """A point and its text."""
     colour, ours = FAMILIES[mark.family][0], mark.family == "ours"
     weight = ' font-weight="bold"' if ours else ""
@@ -251,7 +255,7 @@ def labelled(mark: Mark, x: float, y: float, text: str, box: Box) -> str:
         f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{7 if ours else 5}" fill="{colour}" stroke="#ffffff"/>'
         f'<text x="{(box.left + box.right) / 2:.1f}" y="{box.bottom - 5:.1f}" font-size="{LABEL_SIZE}" '
         f'text-anchor="middle" fill="{colour}"{weight} stroke="#fafafa" stroke-width="4" paint-order="stroke">'
-        f"{escape(text)}</text>"
+        f"{escape(mark.text)}</text>"
     )
 
 
