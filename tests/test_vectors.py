@@ -305,11 +305,16 @@ def test_a_row_is_not_used_again_while_a_reader_may_still_see_it():
     store = VectorStore(D)
     store.upsert_codes(range(8), np.repeat(codes[:1], 8, axis=0), np.repeat(scale[:1], 8))
     seen = store._snapshot
-    before = (seen.codes.tobytes(), seen.ids.tobytes(), seen.scale.tobytes())
+
+    def content() -> list[bytes]:
+        arrays = seen.arrays
+        return [array.tobytes() for array in (arrays.high, arrays.low, arrays.scale, arrays.ids, seen.live)]
+
+    before = content()
     for round in range(50):
         store.delete(round % 8)
         store.upsert_code(100 + round, codes[1], float(scale[1]))
-    assert (seen.codes.tobytes(), seen.ids.tobytes(), seen.scale.tobytes()) == before
+    assert content() == before
     del seen
     size = store.nbytes
     for round in range(500):
