@@ -7,6 +7,8 @@ back, so no tombstones gather.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,6 +17,7 @@ _FACTOR = 0x9E3779B1  # 2^32 / golden ratio: neighbouring ids spread evenly (Knu
 _LOW_32 = 0xFFFFFFFF
 _BUILT_LOAD, _GROWN_LOAD, _GREATEST_LOAD = 0.8, 0.55, 0.85
 _TAIL = 64
+_FEW = 16  # ids that are looked up faster one by one
 
 Ids = NDArray[np.uint64]
 Rows = NDArray[np.uint32]
@@ -49,13 +52,16 @@ class IdTable:
         found = np.full(len(ids), -1, np.int64)
         waiting = np.arange(len(ids))
         slots = _starts(ids, self._slots)
-        while waiting.size:
+        while waiting.size > _FEW:
             rows = self._table[slots]
             listed = rows != _EMPTY
-            waiting, slots, rows = waiting[listed], slots[listed], rows[listed]
+            if not listed.all():
+                waiting, slots, rows = waiting[listed], slots[listed], rows[listed]
             matching = self._ids[rows] == ids[waiting]
             found[waiting[matching]] = rows[matching]
             waiting, slots = waiting[~matching], slots[~matching] + 1
+        for position in waiting.tolist():
+            found[position] = self.find(int(ids[position]))
         return found
 
     def put(self, id: int, row: int) -> int:
@@ -72,17 +78,16 @@ class IdTable:
             self._row_at[slot] = row
         return -1
 
-    def put_many(self, ids: Ids, rows: NDArray[np.int64]) -> list[int]:
+    def put_many(self, ids: Sequence[int], rows: Sequence[int]) -> list[int]:
         """Lists rows under their distinct ids; the rows that were there."""
         if 8 * len(ids) < self._count or len(ids) < 8:
-            before = map(self.put, ids.tolist(), rows.tolist())
-            return [row for row in before if row >= 0]
-        known = self.find_many(ids)
+            return [row for row in map(self.put, ids, rows) if row >= 0]
+        known = self.find_many(np.array(ids, np.uint64))
         known = known[known >= 0]
         kept = self._table[self._table != _EMPTY]
         kept = kept[~np.isin(kept, known)]
         self._count = len(kept) + len(rows)
-        self._build(np.concatenate([kept, rows.astype(np.uint32)]), _GROWN_LOAD)
+        self._build(np.concatenate([kept, np.array(rows, np.uint32)]), _GROWN_LOAD)
         return known.tolist()
 
     def remove(self, id: int) -> int:

@@ -11,6 +11,7 @@ import weakref
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,22 +63,23 @@ class VectorArrays:
         signs = None if self.signs is None else self.signs[: sign_blocks(n)]
         return VectorArrays(self.high[:n], self.low[:n], self.scale[:n], self.spread[:n], self.ids[:n], signs)
 
-    def put(self, rows: NDArray[np.intp], codes: Codes, scale: Scales, ids: NDArray[np.uint64]) -> None:
-        """Writes rows, int[m], from int8[m, dimensions] codes, float32[m] scales and uint64[m] ids."""
-        first, m = int(rows[0]), len(rows)
-        if m == 1 or (rows[-1] - first == m - 1 and (np.diff(rows) == 1).all()):
-            span = slice(first, first + m)
+    def put(self, rows: Sequence[int], codes: Codes, scale: Scales, ids: NDArray[np.uint64]) -> None:
+        """Writes m rows from int8[m, dimensions] codes, float32[m] scales and uint64[m] ids."""
+        m = len(rows)
+        if m == 1 or isinstance(rows, range):
+            span = slice(rows[0], rows[0] + m)
             kernels.halve(codes, self.high[span], self.low[span], self.spread[span])
-            self.scale[span], self.ids[span] = scale, ids
+            self.scale[span] = scale
+            self.ids[span] = ids
             if self.signs is not None:
-                kernels.put_signs(codes, first, SIGN_ROWS * len(self.signs), self.signs)
+                kernels.put_signs(codes, rows[0], SIGN_ROWS * len(self.signs), self.signs)
             return
         high, low, spread = (np.empty((m, *a.shape[1:]), np.uint8) for a in (self.high, self.low, self.spread))
         kernels.halve(codes, high, low, spread)
         self.high[rows], self.low[rows], self.spread[rows] = high, low, spread
         self.scale[rows], self.ids[rows] = scale, ids
         if self.signs is not None:
-            for position, row in enumerate(rows.tolist()):
+            for position, row in enumerate(rows):
                 kernels.put_signs(codes[position : position + 1], row, SIGN_ROWS * len(self.signs), self.signs)
 
     def codes_of(self, rows: FoundRows) -> Codes:
@@ -274,6 +276,11 @@ class RowWriter:
         return self._arrays.ids
 
     @property
+    def keeps_vectors(self) -> bool:
+        """Whether half floats are kept."""
+        return self._halffloats is not None
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the arrays, room for growth included; without the half floats."""
         return self._arrays.nbytes + self._bits.nbytes
@@ -282,7 +289,7 @@ class RowWriter:
     def _capacity(self) -> int:
         return len(self._arrays.scale)
 
-    def take(self, wanted: int) -> NDArray[np.intp]:
+    def take(self, wanted: int) -> Sequence[int]:
         """Rows that no snapshot in use shows as live."""
         while self._retired and self._retired[0].snapshot() is None:
             self._free.extend(self._retired.popleft().rows)
@@ -291,45 +298,40 @@ class RowWriter:
         fresh = wanted - reused
         if self._used + fresh > self._capacity:
             self._grow(self._used + fresh)
-        if not reused:
-            return np.arange(self._used, self._used + fresh)
-        return np.array([*rows, *range(self._used, self._used + fresh)])
+        added = range(self._used, self._used + fresh)
+        return [*rows, *added] if reused else added
 
     def write(
-        self, rows: NDArray[np.intp], codes: Codes, scale: Scales, ids: NDArray[np.uint64],
+        self, rows: Sequence[int], codes: Codes, scale: Scales, ids: NDArray[np.uint64],
         vectors: NDArray[np.float16] | None,
     ) -> None:
         """Fills rows that take() gave. vectors: what the half floats keep; None for what the codes stand for."""
         self._arrays.put(rows, codes, scale, ids)
         if self._halffloats is not None:
-            self._halffloats.put(rows, (codes * scale[:, None]).astype(np.float16) if vectors is None else vectors)
+            self._halffloats.put(np.array(rows), (codes * scale[:, None]).astype(np.float16) if vectors is None else vectors)
 
-    def publish(self, ids: NDArray[np.uint64], added: NDArray[np.intp], retired: list[int]) -> Snapshot:
+    def publish(self, ids: Sequence[int], added: Sequence[int], retired: list[int]) -> Snapshot:
         """The snapshot in which the added rows, with their ids, are live and the retired ones are not."""
         superseded = self.snapshot
-        ordered = superseded.ordered
-        if len(added):
-            ordered = ordered and self._continues(ids, added)
-            last = int(added.max())
-            if last >= self._used:
-                self._used = last + 1
-                self._head = self._arrays.head(self._used)
-                self._floats_head = self._halffloats.head(self._used) if self._halffloats is not None else None
-        bits = self._bits.next(superseded, [*added.tolist(), *retired])
+        ordered = superseded.ordered and (not added or self._continues(ids, added))
+        if added and (last := max(added)) >= self._used:
+            self._used = last + 1
+            self._head = self._arrays.head(self._used)
+            self._floats_head = self._halffloats.head(self._used) if self._halffloats is not None else None
+        bits = self._bits.next(superseded, [*added, *retired])
         count = superseded.count + len(added) - len(retired)
         self.snapshot = Snapshot(self._head, bits[: (self._used + 7) // 8], count, ordered, self._floats_head)
         # Also where nothing was retired: a reader of this snapshot may hold rows that a later entry gives up.
         self._retired.append(_Retired(weakref.ref(superseded), retired))
         return self.snapshot
 
-    def _continues(self, ids: NDArray[np.uint64], added: NDArray[np.intp]) -> bool:
+    def _continues(self, ids: Sequence[int], added: Sequence[int]) -> bool:
         """Whether rows were added at the end, with ids that ascend and are above all before."""
-        first = int(ids[0])
-        if added[0] != self._used or first <= self._greatest_id:
+        if not isinstance(added, range) or ids[0] <= self._greatest_id:
             return False
-        if len(ids) > 1 and not ((ids[1:] > ids[:-1]).all() and (np.diff(added) == 1).all()):
+        if len(ids) > 1 and any(id >= following for id, following in pairwise(ids)):
             return False
-        self._greatest_id = int(ids[-1])
+        self._greatest_id = ids[-1]
         return True
 
     def _grow(self, needed: int) -> None:

@@ -70,7 +70,7 @@ def _column(
     if isinstance(snapshot, Snapshot):
         return getattr(snapshot.arrays, SECTIONS[position])[rows]
     arrays = VectorArrays.empty(len(rows), header.dimensions, False)
-    arrays.put(np.arange(len(rows)), snapshot.codes_of(rows), snapshot.scales_of(rows), snapshot.ids_of(rows))
+    arrays.put(range(len(rows)), snapshot.codes_of(rows), snapshot.scales_of(rows), snapshot.ids_of(rows))
     return getattr(arrays, SECTIONS[position])
 
 

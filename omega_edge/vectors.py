@@ -17,6 +17,7 @@ from __future__ import annotations
 import operator
 import threading
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +36,7 @@ from omega_edge.vector_saving import save_snapshot
 
 MAX_ID = (1 << 64) - 1
 RECALL, RECALL_WITH_VECTORS = 0.99, 0.999
-_FLOAT32 = np.dtype(np.float32)
+_FLOAT32, _INT8 = np.dtype(np.float32), np.dtype(np.int8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +180,8 @@ class VectorStore:
 
     def upsert_code(self, id: int, code: Codes, scale: float) -> None:
         """Adds or replaces a vector given as its code, int8[dimensions], and its scale."""
-        self.upsert_codes([id], np.asarray(code)[None], np.array([scale], np.float32))
+        code = self._checked_code(code, scale)
+        self._store([_check_id(id)], code[None], np.array([scale], np.float32), None)
 
     def upsert_codes(self, ids: Iterable[int], codes: Codes, scale: Scales) -> None:
         """Adds or replaces many: int8[n, dimensions] codes and float32[n] scales. Readers see all of them or none."""
@@ -198,7 +200,7 @@ class VectorStore:
                 row = self._table(writer).remove(number)
                 if row < 0:
                     return False
-                self._snapshot = writer.publish(np.empty(0, np.uint64), np.empty(0, np.intp), [row])
+                self._snapshot = writer.publish((), (), [row])
             self._calibration.note(writer.snapshot, 1)
         return True
 
@@ -224,9 +226,7 @@ class VectorStore:
         self, code: Codes, scale: float, k: int = 50, filter: Iterable[int] | None = None
     ) -> list[tuple[int, float]]:
         """The same search for a query that is a code already, int8[dimensions], with its scale."""
-        code = np.asarray(code)
-        _check_codes(code[None], np.array([scale], np.float32), self._dimensions)
-        ids, scores = self._nearest(np.ascontiguousarray(code), float(scale), k, filter, None)
+        ids, scores = self._nearest(self._checked_code(code, scale), float(scale), k, filter, None)
         return list(zip(ids.tolist(), scores.tolist(), strict=True))
 
     def calibrate(self) -> None:
@@ -344,6 +344,13 @@ class VectorStore:
                 f"{name}: expected finite numbers that are not all zero; a vector needs a direction"
             ) from None
 
+    def _checked_code(self, code: Codes, scale: float) -> Codes:
+        """One code, contiguous, under the conditions of _check_codes."""
+        code = np.asarray(code)
+        if code.dtype != _INT8 or code.shape != (self._dimensions,) or code.tobytes().find(0x80) >= 0 or not 0 < scale <= 1:
+            _check_codes(code[None], np.array([scale], np.float32), self._dimensions)
+        return code if code.flags.c_contiguous else np.ascontiguousarray(code)
+
     def _nearest(
         self, code: Codes, scale: float, k: int, filter: Iterable[int] | None, query: NDArray[np.float32] | None
     ) -> tuple[NDArray[np.uint64], Scales]:
@@ -382,9 +389,6 @@ class VectorStore:
             snapshot = self._open_snapshot()
             if isinstance(snapshot, CodeSnapshot):
                 rows = ids[ids < snapshot.count].astype(np.int64)
-            elif len(ids) <= 8:
-                find = self._table(self._writer).find
-                rows = np.array([row for row in map(find, ids.tolist()) if row >= 0], np.int64)
             else:
                 rows = self._table(self._writer).find_many(ids)
                 rows = rows[rows >= 0]
@@ -401,21 +405,21 @@ class VectorStore:
     def _store(self, ids: list[int], codes: Codes, scale: Scales, vector: NDArray[np.float32] | None) -> None:
         if not ids:
             return
-        latest = {id: position for position, id in enumerate(ids)}  # of an id given twice, the last one holds
-        if len(latest) < len(ids):
+        if len(ids) > 1 and len(set(ids)) < len(ids):
+            latest = {id: position for position, id in enumerate(ids)}  # of an id given twice, the last one holds
             positions = list(latest.values())
             ids, codes, scale = list(latest), codes[positions], scale[positions]
         numbers = np.array(ids, np.uint64)
-        halves = None if vector is None else _halved(vector)
         with self._writing:
             writer = self._writable()
+            halves = _halved(vector) if vector is not None and writer.keeps_vectors else None
             rows = writer.take(len(ids))
             writer.write(rows, np.ascontiguousarray(codes), scale, numbers, halves)
             with self._lock:
                 table = self._table(writer)
                 table.move_to(writer.ids)
-                retired = table.put_many(numbers, rows)
-                self._snapshot = writer.publish(numbers, rows, retired)
+                retired = table.put_many(ids, rows)
+                self._snapshot = writer.publish(ids, rows, retired)
             self._calibration.note(writer.snapshot, len(ids))
 
 
@@ -459,7 +463,11 @@ def _as_ids(filter: Iterable[int]) -> NDArray[np.uint64]:
     """The numbers of a filter that can be ids; what else it names is not present."""
     if isinstance(filter, np.ndarray) and filter.ndim == 1 and filter.dtype.kind in "iu":
         return filter[filter >= 0].astype(np.uint64)
-    return np.array([operator.index(id) for id in filter if _is_id(id)], np.uint64)
+    ids = list(filter)
+    if set(map(type, ids)) == {int}:
+        with suppress(OverflowError):  # of a number below 0 or above 2^64 - 1
+            return np.array(ids, np.uint64)
+    return np.array([operator.index(id) for id in ids if _is_id(id)], np.uint64)
 
 
 def _described(value: object) -> str:
