@@ -86,6 +86,7 @@ class HalfFloats:
         k = min(k, len(rows))
         found, scores = np.empty(k, np.uint32), np.empty(k, np.float32)
         if len(self._base) and len(self._tail):
+            rows = np.sort(rows)  # for ties to be by row
             vectors = self.take(rows, standins)
             count = kernels.rescore(vectors, query, np.arange(len(rows), dtype=np.uint32), k, found, scores)
             return rows[found[:count]], scores[:count]

@@ -17,7 +17,6 @@ from __future__ import annotations
 import operator
 import threading
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from numpy.typing import NDArray
 from omega_edge._simd import kernels
 from omega_edge.errors import ConfigError, StoreError, StoreReadOnlyError
 from omega_edge.protocol import EMBEDDING_DIMENSIONS
+from omega_edge.vector_arguments import MAX_ID, as_ids, check_codes, check_id, check_k, check_recall, described, is_id
 from omega_edge.vector_calibration import TWO_STAGE_MIN_VECTORS, Calibration
 from omega_edge.vector_file import MappedVectors, map_vectors
 from omega_edge.vector_halffloats import RESCORED_BEYOND_K, HalfFloats
@@ -34,8 +34,6 @@ from omega_edge.vector_ids import IdTable
 from omega_edge.vector_rows import Bits, Codes, CodeSnapshot, FoundRows, RowWriter, Scales, Snapshot, VectorArrays
 from omega_edge.vector_saving import save_snapshot
 
-MAX_ID = (1 << 64) - 1
-RECALL, RECALL_WITH_VECTORS = 0.99, 0.999
 _FLOAT32, _INT8 = np.dtype(np.float32), np.dtype(np.int8)
 
 
@@ -89,7 +87,7 @@ class VectorStore:
         if not isinstance(dimensions, int) or dimensions < 32 or dimensions > 1024 or dimensions % 32:
             raise ConfigError(f"dimensions: expected a multiple of 32 from 32 to 1024, got {dimensions!r}")
         self._dimensions = dimensions
-        self._recall = _check_recall(recall, keep_vectors)
+        self._recall = check_recall(recall, keep_vectors)
         self._calibration = Calibration(self._recall)
         self._writing = threading.Lock()  # held by the one writer; taken before the other
         self._lock = threading.Lock()  # held while ids are looked up, and while they and the snapshot change
@@ -108,7 +106,7 @@ class VectorStore:
         if codes.ndim != 2:
             raise ConfigError(f"codes: expected int8[n, dimensions], got {codes.ndim} dimension(s)")
         store = cls(int(codes.shape[1]), recall=1.0)
-        _check_codes(codes, scale, store._dimensions)
+        check_codes(codes, scale, store._dimensions)
         store._writer, store._snapshot = None, CodeSnapshot(codes, scale)
         return store
 
@@ -153,7 +151,7 @@ class VectorStore:
     def __contains__(self, id: object) -> bool:
         self._readable()
         with self._lock:
-            return _is_id(id) and self._row_of(self._open_snapshot(), operator.index(id)) >= 0
+            return is_id(id) and self._row_of(self._open_snapshot(), operator.index(id)) >= 0
 
     def ids(self) -> list[int]:
         """The ids present, ascending."""
@@ -176,24 +174,24 @@ class VectorStore:
     def upsert(self, id: int, vector: NDArray[np.float32]) -> None:
         """Adds a vector, or replaces the one of the same id."""
         code, scale = self._encoded("vector", vector)
-        self._store([_check_id(id)], code[None], np.array([scale], np.float32), vector)
+        self._store([check_id(id)], code[None], np.array([scale], np.float32), vector)
 
     def upsert_code(self, id: int, code: Codes, scale: float) -> None:
         """Adds or replaces a vector given as its code, int8[dimensions], and its scale."""
         code = self._checked_code(code, scale)
-        self._store([_check_id(id)], code[None], np.array([scale], np.float32), None)
+        self._store([check_id(id)], code[None], np.array([scale], np.float32), None)
 
     def upsert_codes(self, ids: Iterable[int], codes: Codes, scale: Scales) -> None:
         """Adds or replaces many: int8[n, dimensions] codes and float32[n] scales. Readers see all of them or none."""
-        numbers = [_check_id(id) for id in ids]
-        _check_codes(codes, scale, self._dimensions)
+        numbers = [check_id(id) for id in ids]
+        check_codes(codes, scale, self._dimensions)
         if len(numbers) != len(codes):
             raise ConfigError(f"ids: expected one for each of {len(codes)} codes, got {len(numbers)}")
         self._store(numbers, codes, scale, None)
 
     def delete(self, id: int) -> bool:
         """Removes a vector; returns whether it was present."""
-        number = _check_id(id)
+        number = check_id(id)
         with self._writing:
             writer = self._writable()
             with self._lock:
@@ -246,7 +244,7 @@ class VectorStore:
         that refuses.
         """
         save_snapshot(
-            Path(path), _check_id(stamp, "stamp"), self._readable(), self._calibration.plan, self._recall, self._dimensions
+            Path(path), check_id(stamp, "stamp"), self._readable(), self._calibration.plan, self._recall, self._dimensions
         )
 
     @classmethod
@@ -266,7 +264,7 @@ class VectorStore:
         calls. StoreDamagedError where one is truncated, fails a checksum or is no vector file.
         """
         store = cls(dimensions, recall=recall, keep_vectors=keep_vectors)
-        mapped = map_vectors(Path(path), _check_id(stamp, "stamp"), dimensions, keep_vectors)
+        mapped = map_vectors(Path(path), check_id(stamp, "stamp"), dimensions, keep_vectors)
         if mapped is None:
             return None
         store._unverified, store._snapshot = mapped, None
@@ -329,14 +327,14 @@ class VectorStore:
         self._readable()
         with self._lock:
             snapshot = self._open_snapshot()
-            row = self._row_of(snapshot, operator.index(id)) if _is_id(id) else -1
+            row = self._row_of(snapshot, operator.index(id)) if is_id(id) else -1
         if row < 0:
             raise KeyError(f"no vector of id {id!r}")
         return snapshot, np.array([row], np.uint32)
 
     def _encoded(self, name: str, vector: NDArray[np.float32]) -> tuple[Codes, float]:
         if not isinstance(vector, np.ndarray) or vector.dtype != _FLOAT32 or vector.shape != (self._dimensions,):
-            raise ConfigError(f"{name}: expected float32[{self._dimensions}], got {_described(vector)}")
+            raise ConfigError(f"{name}: expected float32[{self._dimensions}], got {described(vector)}")
         try:
             return quantised(vector)
         except ValueError:
@@ -345,17 +343,17 @@ class VectorStore:
             ) from None
 
     def _checked_code(self, code: Codes, scale: float) -> Codes:
-        """One code, contiguous, under the conditions of _check_codes."""
+        """One code, contiguous, under the conditions of check_codes."""
         code = np.asarray(code)
         if code.dtype != _INT8 or code.shape != (self._dimensions,) or code.tobytes().find(0x80) >= 0 or not 0 < scale <= 1:
-            _check_codes(code[None], np.array([scale], np.float32), self._dimensions)
+            check_codes(code[None], np.array([scale], np.float32), self._dimensions)
         return code if code.flags.c_contiguous else np.ascontiguousarray(code)
 
     def _nearest(
         self, code: Codes, scale: float, k: int, filter: Iterable[int] | None, query: NDArray[np.float32] | None
     ) -> tuple[NDArray[np.uint64], Scales]:
         if type(k) is not int or k < 1:
-            k = _check_k(k)
+            k = check_k(k)
         if filter is None:
             snapshot = self._readable()
             passing = snapshot.count
@@ -377,13 +375,12 @@ class VectorStore:
         rows, scores = snapshot.halffloats.rescore(
             np.ascontiguousarray(query), rows, near, lambda rows: _decoded(snapshot, rows)
         )
-        ids = snapshot.ids_of(rows)
-        order = np.lexsort((ids, -scores))[:k]
-        return ids[order], scores[order]
+        rows, scores = _ties_by_id(snapshot, rows, scores)
+        return snapshot.ids_of(rows[:k]), scores[:k]
 
     def _allowed(self, filter: Iterable[int]) -> tuple[Snapshot | CodeSnapshot, Bits, int]:
         """A snapshot, the bitmap of its rows whose ids the filter names, both of one moment, and how many they are."""
-        ids = _as_ids(filter)
+        ids = as_ids(filter)
         self._readable()
         with self._lock:
             snapshot = self._open_snapshot()
@@ -441,11 +438,18 @@ def _top_rows(
         if found < room or room == passing or scores[found - 1] < scores[k - 1]:
             break
         room = min(2 * room, passing)
-    rows, scores = rows[:found], scores[:found]
-    if (scores[1:] == scores[:-1]).any():
-        order = np.lexsort((snapshot.ids_of(rows), -scores))
-        rows, scores = rows[order], scores[order]
+    rows, scores = _ties_by_id(snapshot, rows[:found], scores[:found])
     return rows[:k], scores[:k]
+
+
+def _ties_by_id(
+    snapshot: Snapshot | CodeSnapshot, rows: FoundRows, scores: Scales
+) -> tuple[FoundRows, Scales]:
+    """Rows by score descending, which tie by row, so that they tie by id."""
+    if snapshot.ordered or not (scores[1:] == scores[:-1]).any():
+        return rows, scores
+    order = np.lexsort((snapshot.ids_of(rows), -scores))
+    return rows[order], scores[order]
 
 
 def _decoded(snapshot: Snapshot | CodeSnapshot, rows: FoundRows) -> NDArray[np.float32]:
@@ -457,58 +461,3 @@ def _halved(vector: NDArray[np.float32]) -> NDArray[np.float16]:
     """The unit vector of a vector, float16[1, dimensions]. Scaled first, for its square to be a number."""
     scaled = vector / np.abs(vector).max()
     return (scaled / np.linalg.norm(scaled)).astype(np.float16)[None]
-
-
-def _as_ids(filter: Iterable[int]) -> NDArray[np.uint64]:
-    """The numbers of a filter that can be ids; what else it names is not present."""
-    if isinstance(filter, np.ndarray) and filter.ndim == 1 and filter.dtype.kind in "iu":
-        return filter[filter >= 0].astype(np.uint64)
-    ids = list(filter)
-    if set(map(type, ids)) == {int}:
-        with suppress(OverflowError):  # of a number below 0 or above 2^64 - 1
-            return np.array(ids, np.uint64)
-    return np.array([operator.index(id) for id in ids if _is_id(id)], np.uint64)
-
-
-def _described(value: object) -> str:
-    return f"{value.dtype}{list(value.shape)}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
-
-
-def _is_id(id: object) -> bool:
-    """Whether it is an integer (not a bool) from 0 to 2^64 - 1."""
-    if type(id) is int:
-        return 0 <= id <= MAX_ID
-    return not isinstance(id, (bool, np.bool_)) and hasattr(id, "__index__") and 0 <= operator.index(id) <= MAX_ID
-
-
-def _check_id(id: int, name: str = "id") -> int:
-    """The number as a Python int if it is an id."""
-    if not _is_id(id):
-        raise ConfigError(f"{name}: expected an integer from 0 to 2^64 - 1, got {id!r}")
-    return operator.index(id)
-
-
-def _check_k(k: int) -> int:
-    if isinstance(k, (bool, np.bool_)) or not hasattr(k, "__index__") or operator.index(k) < 1:
-        raise ConfigError(f"k: expected an integer of 1 or more, got {k!r}")
-    return operator.index(k)
-
-
-def _check_recall(recall: float | None, keep_vectors: bool) -> float:
-    if recall is None:
-        return RECALL_WITH_VECTORS if keep_vectors else RECALL
-    if isinstance(recall, bool) or not isinstance(recall, (int, float)) or not 0 < recall <= 1:
-        raise ConfigError(f"recall: expected a number above 0, at most 1, got {recall!r}")
-    return float(recall)
-
-
-def _check_codes(codes: Codes, scale: Scales, dimensions: int) -> None:
-    """int8[n, dimensions] without -128, which is no code, and float32[n] above 0, at most 1."""
-    if not isinstance(codes, np.ndarray) or codes.dtype != np.int8 or codes.shape[1:] != (dimensions,):
-        raise ConfigError(f"codes: expected int8[n, {dimensions}], got {_described(codes)}")
-    if not isinstance(scale, np.ndarray) or scale.dtype != np.float32 or scale.shape != codes.shape[:1]:
-        raise ConfigError(f"scale: expected float32[{len(codes)}], one for each code, got {_described(scale)}")
-    if codes.size and codes.min() < -127:
-        raise ConfigError("codes: expected values from -127 to 127, got -128")
-    if not ((scale > 0) & (scale <= 1)).all():
-        raise ConfigError("scale: expected 1 / ||codes||: above 0, at most 1")
