@@ -27,7 +27,9 @@ ROOMS = {
     "catalog": "bundle catalog_checks catalog",
     "datasets": "datasets",
     "inference": "tokenizer inference",
-    "vectors": "vector_file vectors",
+    "vectors": (
+        "vector_ids vector_halffloats vector_rows vector_calibration vector_file vector_saving vector_arguments vectors"
+    ),
     "memory": (
         "journal salvage store changes entries episodes skills reasoning viewers sharing_state keeper forgetting "
         "exporting importing memory"
