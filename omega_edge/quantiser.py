@@ -45,7 +45,7 @@ SECTIONS: dict[str, tuple[str, tuple[int, ...]]] = {
     "quantiser_sign_steps": ("<f4", (SIGNS,)),
 }
 """The codebook's arrays, numpy dtype and shape, by the names that they have in a bundle. The rotation is values times
-one scale a column, the centroids are values times one scale a subspace. 251,296 bytes in all."""
+one scale a column, the centroids are values times one scale a subspace. 250,944 bytes in all."""
 
 _ROWS_AT_ONCE = 512
 _BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little").astype(np.float32) * 2 - 1

@@ -31,7 +31,8 @@ ROOMS = {
     "vectors": "vector_file vectors compression",
     "memory": (
         "journal salvage store changes entries episodes skills reasoning viewers sharing_state keeper forgetting "
-        "exporting importing memory tier_policy tiered_vectors codebook_record"
+        "exporting importing memory tier_policy tiered_vectors codebook_record "
+        "centroids skill_records vector_report"
     ),
     "ranking": "ranking left_out ranker policy reasons",
     "brain": "config knowledge profile_view sharing recommender title_vectors brain",
