@@ -11,6 +11,9 @@ from omega_edge.quantiser import CodebookFault, Quantiser
 from omega_edge.store import SCHEMA_KEY, STORE_SCHEMA, Row, Store
 
 _KEY = b"codebook"
+PAYS_FROM_SKILLS = 1_000
+"""A coarse vector saves some 340 bytes of its record, so 740 of them make good for the codebook. A household has some
+dozens of skills, hundreds after years: there the codebook would cost more than it saves, and nothing becomes coarse."""
 
 
 class Codebook:
@@ -41,6 +44,11 @@ class Codebook:
     def kept(self) -> bool:
         """Whether it is, or with the next commit will be, in the store."""
         return self._kept or self._unsaved
+
+    def pays(self, skills: int) -> bool:
+        """Whether a memory of so many skills is to hold vectors coarse: there is a codebook, and it is kept already, or
+        it is going to save more than it costs."""
+        return self.quantiser is not None and (self.kept or skills >= PAYS_FROM_SKILLS)
 
     def adopt(self) -> None:
         """A vector is coarse by the codebook in force: keep that from the next commit on."""

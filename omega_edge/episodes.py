@@ -299,8 +299,9 @@ class ReflexionMemory:
         episode.standing.use(self.newest_sequence)
         self._move(episode, wanted_encoding(episode.standing, 1.0, self.newest_sequence, used=True))
 
-    def consider_next(self) -> None:
-        """Move the vector of one episode, the next in the order of recording, where its score says so."""
+    def consider_next(self, skills: int) -> None:
+        """Move the vector of one episode, the next in the order of recording, where its score says so. skills: how many
+        there are; see Codebook.pays."""
         newest = self.newest_sequence
         for _ in range(min(_LOOKED_AT, len(self._episodes))):
             self.cursor = self.cursor + 1 if self.cursor < newest else next(iter(self._episodes))
@@ -309,7 +310,7 @@ class ReflexionMemory:
                 continue
             standing = episode.standing
             ready = standing is not None and episode.skill_id and self.cursor < self._newest[episode.profile][0]
-            if ready and self._codebook.quantiser is not None:
+            if ready and self._codebook.pays(skills):
                 value = score(standing, self._viewings[episode.content_id], newest)
                 # What comes in is int8, so there is nothing to be gained from more than that.
                 wanted = max(wanted_encoding(standing, value, newest), Encoding.INT8)

@@ -236,7 +236,7 @@ class Keeper:
         self.episodes.add(episode, found)
         self._gather(episode)
         self.episodes.evict()
-        self.episodes.consider_next()
+        self.episodes.consider_next(len(self.skills))
         self.skills.consider_next(self.episodes.newest_sequence)
         if episode.success and episode.watch_percentage is not None:
             self.sharing.note_finished(episode)

@@ -147,6 +147,8 @@ class SkillLibrary:
                 continue
             standing = skill.centroid.standing
             wanted = wanted_encoding(standing, score(standing, skill.sample_count, now), now)
+            if wanted.coarse and not self._codebook.pays(len(self)):
+                return
             if wanted is not standing.encoding and self._move(skill, wanted, now):
                 self._unsaved[skill.skill_id] = skill
             return

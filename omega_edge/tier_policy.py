@@ -28,9 +28,9 @@ RECENCY_HALF_LIFE, HEAT_HALF_LIFE = 256, 1024
 FULL_HEAT = 4
 FULL_USES = 1000
 MINIMUM_STAY = 128
-PROMOTE = {Encoding.FLOAT16: 0.80, Encoding.INT8: 0.60, Encoding.PQ48: 0.42, Encoding.ONE_BIT: 0.42}
+PROMOTE = {Encoding.FLOAT16: 0.80, Encoding.INT8: 0.68, Encoding.PQ48: 0.42, Encoding.ONE_BIT: 0.42}
 """At this score a vector leaves the encoding for the one above, a coarse one for int8."""
-DEMOTE = {Encoding.FLOAT32: 0.68, Encoding.FLOAT16: 0.48, Encoding.INT8: 0.30, Encoding.PQ48: 0.12}
+DEMOTE = {Encoding.FLOAT32: 0.66, Encoding.FLOAT16: 0.50, Encoding.INT8: 0.30, Encoding.PQ48: 0.12}
 """Below this score a vector leaves the encoding for the one below."""
 
 _HEAT_UNITS, _FIDELITY_UNITS = 1000, 10_000
