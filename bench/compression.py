@@ -102,7 +102,9 @@ def nearest(queries: np.ndarray, vectors: np.ndarray) -> np.ndarray:
 class Household:
     """Real viewing in a real memory, new or in this folder, with a codebook or without."""
 
-    def __init__(self, folder: Path, catalog: Catalog, watched: tuple[Watched, ...], quantiser: Quantiser | None) -> None:
+    def __init__(
+        self, folder: Path, catalog: Catalog, watched: tuple[Watched, ...], quantiser: Quantiser | None
+    ) -> None:
         def in_catalog(content_id: str) -> tuple[np.ndarray, float] | None:
             row = catalog.row_of(content_id)
             return None if row < 0 else (catalog.codes[row], float(catalog.scale[row]))
@@ -156,7 +158,13 @@ def _bytes_lines(name: str, plain: Household, tiered: Household) -> Iterator[dic
     for tier in ("episodes", "skills"):
         before, after = plain.resident_bytes(tier), tiered.resident_bytes(tier)
         vectors = sum(held["vectors"] for held in tiered.stats["vectors"][tier]["resident"].values())
-        facts = {"household": name, "of": tier, "vectors": vectors, "before": before, "float32": vectors * BYTES[Encoding.FLOAT32]}
+        facts = {
+            "household": name,
+            "of": tier,
+            "vectors": vectors,
+            "before": before,
+            "float32": vectors * BYTES[Encoding.FLOAT32],
+        }
         facts["held"] = {name: held["vectors"] for name, held in tiered.stats["vectors"][tier]["stored"].items()}
         yield line("household_bytes", after, "B in RAM", **facts)
     before, after = (home.stats["size_bytes"] for home in (plain, tiered))

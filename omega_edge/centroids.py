@@ -143,7 +143,9 @@ class Held:
     def move(self, to: Encoding, now: int, codebook: Codebook) -> bool:
         """Give the vector another encoding. Returns whether it has it now: coarse ones have a floor."""
         if to.coarse:
-            encoded = None if codebook.quantiser is None else coarse_form(self.unit, self.standing, to, codebook.quantiser)
+            encoded = (
+                None if codebook.quantiser is None else coarse_form(self.unit, self.standing, to, codebook.quantiser)
+            )
             if encoded is None:
                 return False
             codebook.adopt()

@@ -106,20 +106,26 @@ def decode(encoding: Encoding, encoded: Encoded, quantiser: Quantiser | None = N
     scale that is not the code's), ConfigError for a missing codebook.
     """
     width = BYTES[encoding]
-    if not isinstance(encoded, np.ndarray) or encoded.dtype != np.uint8 or encoded.ndim != 2 or encoded.shape[1] != width:
+    if (
+        not isinstance(encoded, np.ndarray)
+        or encoded.dtype != np.uint8
+        or encoded.ndim != 2
+        or encoded.shape[1] != width
+    ):
         found = f"{encoded.dtype}{list(encoded.shape)}" if isinstance(encoded, np.ndarray) else type(encoded).__name__
         raise VectorBytesError(f"{encoding.label}: expected uint8[n, {width}], got {found}")
     if encoding.coarse:
         return coarse_code(encoding, quantiser).decode(encoded)
     rows = np.ascontiguousarray(encoded)
-    if encoding is Encoding.INT8:
-        table = rows.view(_INT8_ROW)[:, 0] if len(rows) else np.empty(0, _INT8_ROW)
-        vectors = table["codes"] * table["scale"][:, None]
-        if np.any(table["codes"] == -128):
-            raise VectorBytesError("int8: expected codes from -127 to 127, got -128")
-    else:
-        vectors = rows.view("<f4" if encoding is Encoding.FLOAT32 else "<f2").astype(np.float32)
-    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
+    with np.errstate(all="ignore"):  # whatever the bytes make, overflow and NaN included, is judged by its length
+        if encoding is Encoding.INT8:
+            table = rows.view(_INT8_ROW)[:, 0] if len(rows) else np.empty(0, _INT8_ROW)
+            vectors = table["codes"] * table["scale"][:, None]
+            if np.any(table["codes"] == -128):
+                raise VectorBytesError("int8: expected codes from -127 to 127, got -128")
+        else:
+            vectors = rows.view("<f4" if encoding is Encoding.FLOAT32 else "<f2").astype(np.float32)
+        lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
     if not np.all(np.abs(lengths - 1) < 1e-2):
         raise VectorBytesError(f"{encoding.label}: expected unit vectors, got one of another length")
     return vectors.astype(np.float32)

@@ -110,7 +110,7 @@ class Episode:
             record[13], record[14] = vector[:2]
         if vector is not None and len(vector) == 3:
             record[17] = vector[2]
-        if self.standing is not None and self.standing.since != self.sequence:
+        if self.standing is not None and self.standing != Standing.new(self.sequence):
             record[16] = self.standing.packed()
         return "episodes", self.sequence.to_bytes(8, "big"), record
 

@@ -35,6 +35,8 @@ RECENT_EPISODES = 65
 """Episodes of each profile that are never evicted: one more than ranking reads."""
 RETRY_EVENTS = 64
 """After a checkpoint that failed, the next is tried when so many more events have come."""
+EPISODES_CONSIDERED = 2
+"""Episodes whose encoding is considered with each new one: with one, it would always be the newest."""
 VERSIONS_SKIPPED = 1 << 20
 """By how much the change counter advances when entries are taken in a second time; more than they can have used."""
 _STATE_KEYS = (b"state", b"state copy")
@@ -236,7 +238,8 @@ class Keeper:
         self.episodes.add(episode, found)
         self._gather(episode)
         self.episodes.evict()
-        self.episodes.consider_next(len(self.skills))
+        for _ in range(EPISODES_CONSIDERED):
+            self.episodes.consider_next(len(self.skills))
         self.skills.consider_next(self.episodes.newest_sequence)
         if episode.success and episode.watch_percentage is not None:
             self.sharing.note_finished(episode)
