@@ -10,10 +10,18 @@
 #endif
 
 #if defined(__x86_64__)
+/* Whether the processor has it, and the system saves its registers. */
 static int has_avx2(void)
 {
     __builtin_cpu_init();
-    return __builtin_cpu_supports("avx2"); /* the processor has it, and the system saves its registers */
+    /* Every processor with AVX2 has the other two, but a virtual one may hide them. */
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("f16c");
+}
+
+static int has_avx512(void)
+{
+    return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
 }
 #endif
 
@@ -22,6 +30,8 @@ const omega_kernels *omega_kernels_at(size_t index)
     const omega_kernels *usable[3];
     size_t count = 0;
 #if defined(__x86_64__)
+    if (has_avx512())
+        usable[count++] = &omega_kernels_avx512;
     if (has_avx2())
         usable[count++] = &omega_kernels_avx2;
 #elif defined(__aarch64__)

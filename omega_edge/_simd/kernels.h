@@ -223,6 +223,7 @@ typedef struct {
 extern const omega_kernels omega_kernels_scalar;
 #if defined(__x86_64__)
 extern const omega_kernels omega_kernels_avx2;
+extern const omega_kernels omega_kernels_avx512;
 #elif defined(__aarch64__)
 extern const omega_kernels omega_kernels_neon;    /* every processor */
 extern const omega_kernels omega_kernels_neondot; /* those with the dot product */

@@ -6,11 +6,12 @@
 #include <string.h>
 
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx2,bmi2,f16c"))), apply_to = function)
 #else
-#pragma GCC target("avx2")
+#pragma GCC target("avx2,bmi2,f16c")
 #endif
 
+#include "kernels_avx2.h"
 #include "kernels_scalar.h"
 #include "top_k.h"
 
@@ -226,7 +227,7 @@ static void raise_nearest(const omega_codes *table, const uint32_t *rows, size_t
     }
 }
 
-static omega_fault diversify(const omega_codes *table, const uint32_t *rows, const float *values, size_t m,
+omega_fault omega_avx2_diversify(const omega_codes *table, const uint32_t *rows, const float *values, size_t m,
                              float trade_off, size_t k, float *workspace, uint32_t *order_out, size_t *found)
 {
     return omega_scalar_diversify(table, rows, values, m, trade_off, k, workspace, order_out, found, raise_nearest);
@@ -252,7 +253,7 @@ static float greatest_magnitude(const float *vector, size_t d)
     return best;
 }
 
-static size_t quantise(const float *vectors, size_t n, size_t d, int8_t *codes_out, float *scale_out)
+size_t omega_avx2_quantise(const float *vectors, size_t n, size_t d, int8_t *codes_out, float *scale_out)
 {
     for (size_t row = 0; row < n; row++) {
         const float *vector = vectors + row * d;
@@ -288,7 +289,7 @@ static inline __m256 fused_eight(const float *features, size_t f, size_t n, cons
     return sum;
 }
 
-static void fuse(const float *features, size_t f, size_t n, const float *weights, float *out)
+void omega_avx2_fuse(const float *features, size_t f, size_t n, const float *weights, float *out)
 {
     size_t row = 0;
     for (; row + 8 <= n; row += 8)
@@ -297,7 +298,7 @@ static void fuse(const float *features, size_t f, size_t n, const float *weights
         out[row] = omega_fused_row(features, f, n, weights, row);
 }
 
-static size_t fuse_top_k(const float *features, size_t f, size_t n, const float *weights, const uint8_t *filter,
+size_t omega_avx2_fuse_top_k(const float *features, size_t f, size_t n, const float *weights, const uint8_t *filter,
                          size_t k, uint64_t *workspace, uint32_t *rows_out, float *scores_out)
 {
     top_k best = top_k_begin(k < n ? k : n, workspace);
@@ -330,24 +331,24 @@ static size_t fuse_top_k(const float *features, size_t f, size_t n, const float 
 
 const omega_kernels omega_kernels_avx2 = {
     .isa = "avx2",
-    .quantise = quantise,
+    .quantise = omega_avx2_quantise,
     .search = search,
     .cosines = cosines,
     .row_scatter_add = omega_scalar_row_scatter_add,
     .row_lookup = omega_scalar_row_lookup,
     .genre_means = omega_scalar_genre_means,
     .left_out_sums = omega_scalar_left_out_sums,
-    .fuse = fuse,
-    .fuse_top_k = fuse_top_k,
-    .diversify = diversify,
-    .halve = omega_scalar_halve,
+    .fuse = omega_avx2_fuse,
+    .fuse_top_k = omega_avx2_fuse_top_k,
+    .diversify = omega_avx2_diversify,
+    .halve = omega_avx2_halve,
     .join = omega_scalar_join,
-    .search_halves = omega_scalar_search_halves,
-    .search_batch = omega_scalar_search_batch,
+    .search_halves = omega_avx2_search_halves,
+    .search_batch = omega_avx2_search_batch,
     .put_signs = omega_scalar_put_signs,
-    .search_two_stage = omega_scalar_search_two_stage,
-    .rescore = omega_scalar_rescore,
-    .rank = omega_scalar_rank,
+    .search_two_stage = omega_avx2_search_two_stage,
+    .rescore = omega_avx2_rescore,
+    .rank = omega_avx2_rank,
 };
 
 #if defined(__clang__)
