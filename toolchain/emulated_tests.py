@@ -32,7 +32,7 @@ NOT_EMULATED = {
     "bench*": "measurements of this machine",
     "build_bundle": "made before the television gets it",
     "cli*": "the command in hundreds of processes, each seconds of start under emulation",
-    "compression": "embeds the whole catalogue in two encodings with the toolchain; tiered_memory runs the encodings",
+    "compression": "embeds titles as the toolchain does; tiered_memory runs the encodings",
     "cross_wheel": "the build itself",
     "demo": "the command, as above",
     "elf": "the build itself",
