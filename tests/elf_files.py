@@ -31,6 +31,8 @@ class Library:
     runpath: str | None = None
     text_relocations: bool = False
     exports: tuple[str, ...] = ("PyInit__kernels",)
+    hidden: tuple[str, ...] = ()
+    """Those of exports that other libraries cannot see."""
     imports: dict[str, str] = field(default_factory=lambda: {"memcpy": "GLIBC_2.17", "PyErr_SetString": ""})
     weak: tuple[str, ...] = ("__gmon_start__",)
     gnu_hash: bool = True
@@ -54,7 +56,7 @@ def made(library: Library) -> bytes:
     for index, name in enumerate(names, 1):
         binding = WEAK if name in library.weak else GLOBAL
         defined = index >= first_defined
-        symbols += struct.pack("<IBBHQQ", text(name), binding << 4 | 2, 0, 9 if defined else 0, 64 if defined else 0, 4)
+        symbols += struct.pack("<IBBHQQ", text(name), binding << 4 | 2, 2 * (name in library.hidden), 9 if defined else 0, 64 if defined else 0, 4)
         version = library.imports.get(name, "")
         symbol_versions += struct.pack("<H", 2 + versions.index(version) if version else 1 if defined else 0)
     needs = bytearray(struct.pack("<HHIII", 1, len(versions), text("libc.so.6"), 16, 0))

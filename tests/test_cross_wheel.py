@@ -29,13 +29,24 @@ def test_the_environment_names_the_television_and_nothing_of_this_machine(monkey
     assert build_environment(Path("include"), "a-compiler")["SOURCE_DATE_EPOCH"] == "1700000000"
 
 
-def test_the_sources_are_copied_without_what_was_built_here(tmp_path: Path) -> None:
-    copy_sources(tmp_path)
-    copied = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
-    assert {"setup.py", "pyproject.toml", "omega_edge/brain.py", "omega_edge/_simd/_kernels.pyx"} <= copied
-    assert not [name for name in copied if name.endswith((".so", ".pyc", "_kernels.c")) or "egg-info" in name]
-    modes = {path.stat().st_mode & 0o777 for path in tmp_path.rglob("*") if path.is_file()}
-    assert modes == {0o644}
+def test_the_sources_are_copied_without_what_was_built_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = ("_simd/_kernels.c", "_simd/_kernels.abi3.so", "__pycache__/brain.cpython-311.pyc", "omega.egg-info/PKG-INFO")
+    wanted = {"setup.py", "omega_edge/brain.py", "omega_edge/_simd/_kernels.pyx", "omega_edge/_simd/kernels_scalar.c"}
+    for name in (*wanted, *(f"omega_edge/{name}" for name in built), "tests/test_brain.py"):
+        path = tmp_path / "tree" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(0o600)
+    monkeypatch.setattr(cross_wheel, "PROJECT", tmp_path / "tree")
+    (tmp_path / "copy").mkdir(0o700)
+    copy_sources(tmp_path / "copy")
+    modes = {str(path.relative_to(tmp_path / "copy")): path.stat().st_mode & 0o777 for path in tmp_path.glob("copy/**/*")}
+    assert {name for name in modes if "." in name} == wanted
+    assert {mode for name, mode in modes.items() if name in wanted} == {0o644}
+    assert modes["omega_edge"] == modes["omega_edge/_simd"] == 0o755
+
+
+def test_the_wheel_is_made_of_what_the_project_has() -> None:
+    assert all((PROJECT / name).exists() for name in cross_wheel.SOURCES)
 
 
 def test_missing_headers_and_compilers_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

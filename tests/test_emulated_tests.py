@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from fnmatch import fnmatchcase
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.test_scripts import wait_for
 from toolchain.emulated_tests import (
     EXPECTED_ISA,
     KERNELS,
@@ -65,7 +67,7 @@ def test_a_run_tells_what_pytest_told(tmp_path: Path, body: str, code: int, word
     script.parent.mkdir()
     script.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     script.chmod(0o755)
-    outcome = run_tests(Run("one", "cortex-a53", ("one",)), tmp_path, tmp_path)
+    outcome = run_tests(Run("one", "cortex-a53", ("one",)), tmp_path, tmp_path, set())
     assert (outcome.exit_code, word in outcome.summary) == (code, True)
     assert outcome.log == tmp_path / "logs" / "one-cortex-a53.log"
 
@@ -105,3 +107,20 @@ def test_the_list_names_what_would_run(tmp_path: Path, capsys: pytest.CaptureFix
     assert main(["--folder", str(tmp_path), "--model", str(tmp_path), "--list", "--cpu", "cortex-a76", "--run", "kernels"]) == 0
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith("kernels on cortex-a76: test_installed test_kernels ")
+
+
+def test_when_it_is_stopped_nothing_is_left_running(tmp_path: Path) -> None:
+    for name in ("sysroot", "site", "installed", "bin"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "manifest.json").touch()
+    emulator = tmp_path / "bin" / "qemu-aarch64"
+    emulator.write_text(f'#!/bin/sh\necho $$ >"{tmp_path}/pid.partial"\nmv "{tmp_path}/pid.partial" "{tmp_path}/pid"\nexec sleep 60\n')
+    emulator.chmod(0o755)
+    command = [sys.executable, "-m", "toolchain.emulated_tests", "--folder", tmp_path, "--model", tmp_path]
+    environment = os.environ | {"PATH": f"{emulator.parent}:{os.environ['PATH']}"}
+    process = subprocess.Popen([*command, "--run", "inference", "--cpu", "cortex-a53"], cwd=PROJECT, env=environment)
+    wait_for(tmp_path / "pid")
+    process.terminate()
+    assert process.wait(timeout=20) == 128 + signal.SIGTERM
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)

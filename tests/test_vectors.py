@@ -299,17 +299,22 @@ def test_readers_see_each_batch_whole_or_not_at_all():
     assert min(reads) > 0
 
 
+def content_of(snapshot) -> list[bytes]:
+    arrays = snapshot.arrays
+    return [array.tobytes() for array in (arrays.high, arrays.low, arrays.scale, arrays.ids, snapshot.live)]
+
+
 def test_a_row_is_not_used_again_while_a_reader_may_still_see_it():
     """A reader is stopped between its search and the look-up of the ids; meanwhile everything it saw is replaced."""
     codes, scale = reference.quantise(DIRECTIONS[:2])
     store = VectorStore(D)
     store.upsert_codes(range(8), np.repeat(codes[:1], 8, axis=0), np.repeat(scale[:1], 8))
     seen = store._snapshot
-    before = (seen.codes.tobytes(), seen.ids.tobytes(), seen.scale.tobytes())
+    before = content_of(seen)
     for round in range(50):
         store.delete(round % 8)
         store.upsert_code(100 + round, codes[1], float(scale[1]))
-    assert (seen.codes.tobytes(), seen.ids.tobytes(), seen.scale.tobytes()) == before
+    assert content_of(seen) == before
     del seen
     size = store.nbytes
     for round in range(500):

@@ -58,6 +58,11 @@ def test_larger_pages_are_no_fault(tmp_path: Path, alignment: int) -> None:
     assert check_wheel(write_wheel(tmp_path, made(dataclasses.replace(SOUND, alignment=alignment))))
 
 
+def test_a_symbol_that_others_cannot_see_is_not_exported(tmp_path: Path) -> None:
+    both = ("PyInit__kernels", "omega_dot")
+    assert check_wheel(write_wheel(tmp_path, made(dataclasses.replace(SOUND, exports=both, hidden=("omega_dot",)))))
+
+
 def test_every_fault_is_told_at_once(tmp_path: Path) -> None:
     library = dataclasses.replace(SOUND, machine=62, alignment=4096, stack_flags=7)
     with pytest.raises(WheelError) as caught:

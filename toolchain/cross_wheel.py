@@ -23,7 +23,7 @@ from toolchain.wheel_check import MACHINE, PAGE_BYTES, PLATFORM, WheelError, che
 
 PROJECT = Path(__file__).resolve().parent.parent
 SOURCES = ("setup.py", "pyproject.toml", "README.md", "LICENSE", "omega_edge", "include")
-"""Files and folders of the project that the wheel is made of; those that do not exist are passed over."""
+"""Files and folders of the project that the wheel is made of."""
 
 COMPILER = "aarch64-linux-gnu-gcc"
 # Of 2020-01-01, where the caller's environment names none: a wheel is a zip file, whose times begin with 1980.

@@ -235,7 +235,7 @@ class _Reader:
                 number = struct.unpack_from("<H", self.data, version_table + 2 * index)[0] & ~_HIDDEN_VERSION
             if section == 0 and number > 1 and number not in versions:
                 raise self._error(f"symbol {self._string(name)!r} names version {number}, which no library is said to have")
-            version = versions.get(number, "") if section == 0 else ""
+            version = versions.get(number, "")
             hidden = other & 3 in (1, 2)
             symbols.append(Symbol(self._string(name), section != 0, info >> 4 == _WEAK, hidden, version))
         return symbols

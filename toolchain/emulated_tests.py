@@ -11,6 +11,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -38,8 +39,9 @@ NOT_EMULATED = {
     "export_model": "made before the television gets it",
     "fusion_fit": "the model job, which runs in the cloud",
     "memory_crash": "records writes by a library preloaded into programs of this machine",
+    "instruction_counter": "a plugin of this machine's emulator",
     "model_job": "the model job, which runs in the cloud",
-    "scripts": "scripts of the building machine",
+    "scripts*": "scripts of the building machine",
     "tidy": "reads sources",
     "tokenizer": "compares with a package that no television has; inference runs the tokenizer",
     "walls": "reads sources",
@@ -121,8 +123,8 @@ def write_python(folder: Path, cpu: str) -> Path:
     return script
 
 
-def run_tests(run: Run, folder: Path, model: Path) -> Outcome:
-    """Run one set of tests; what pytest says goes to a log in folder/logs."""
+def run_tests(run: Run, folder: Path, model: Path, running: set[subprocess.Popen[bytes]]) -> Outcome:
+    """Run one set of tests, whose process is in `running` meanwhile; what pytest says goes to a log in folder/logs."""
     here = folder / "tests" / run.cpu
     files = [str(path.relative_to(here)) for path in files_of(run.modules, here / "tests")]
     environment = os.environ | {
@@ -137,13 +139,15 @@ def run_tests(run: Run, folder: Path, model: Path) -> Outcome:
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [str(folder / "bin" / f"python-{run.cpu}"), "-m", "pytest", "-q", "-p", "no:cacheprovider", *files]
     started = time.monotonic()
-    with log.open("w") as output:
-        done = subprocess.run(
-            command, cwd=here, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False
-        )
+    with log.open("w") as output, subprocess.Popen(
+        command, cwd=here, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+    ) as process:
+        running.add(process)
+        exit_code = process.wait()
+        running.discard(process)
     lines = log.read_text(errors="replace").splitlines()
     summary = lines[-1] if lines else "no output"
-    return Outcome(run, done.returncode, time.monotonic() - started, summary, log)
+    return Outcome(run, exit_code, time.monotonic() - started, summary, log)
 
 
 def report(outcome: Outcome) -> None:
@@ -183,12 +187,25 @@ def main(arguments: list[str] | None = None) -> int:
         # A copy for each processor: tests leave byte code and example files beside themselves.
         copy_tests(folder / "tests" / cpu)
         write_python(folder, cpu)
+    return 1 if run_all(chosen, folder, model) else 0
+
+
+def run_all(chosen: list[Run], folder: Path, model: Path) -> int:
+    """Run them two at a time, report each, and return how many failed; nothing is left running, whatever ends this."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     failed = 0
+    running: set[subprocess.Popen[bytes]] = set()
     with ThreadPoolExecutor(max_workers=min(2, os.cpu_count() or 1)) as pool:
-        for outcome in pool.map(lambda run: run_tests(run, folder, model), chosen):
-            report(outcome)
-            failed += outcome.exit_code != 0
-    return 1 if failed else 0
+        try:
+            for outcome in pool.map(lambda run: run_tests(run, folder, model, running), chosen):
+                report(outcome)
+                failed += outcome.exit_code != 0
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in list(running):
+                process.terminate()
+            raise
+    return failed
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ require_cross() {  # [aarch64]: installs what is missing where that is possible
 
 debian_mirror() {  # the first source of this machine that has the suite; nothing where none has, then it is debootstrap's
     command -v apt-get >/dev/null || return 0
-    apt-get update --print-uris 2>/dev/null | sed -n "s|^'\(.*\)/dists/$SUITE/InRelease'.*|\1|p" | sed -n 1p
+    { apt-get update --print-uris 2>/dev/null || true; } | sed -n "s|^'\(.*\)/dists/$SUITE/InRelease'.*|\1|p" | sed -n 1p
 }
 
 make_sysroot() {

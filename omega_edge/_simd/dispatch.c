@@ -14,8 +14,8 @@
 static int has_avx2(void)
 {
     __builtin_cpu_init();
-    /* Every processor with AVX2 has F16C, but a virtual one may hide it. */
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c");
+    /* Every processor with AVX2 has the other two, but a virtual one may hide them. */
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("f16c");
 }
 
 static int has_avx512(void)

@@ -151,28 +151,37 @@ static inline float_lanes lanes_power_of_half(int_lanes x)
                          _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_sub_epi32(bias, x.upper), 23))};
 }
 
-/* Lists the lanes of the mask one after another. */
-static inline size_t keep_lanes(uint32_t mask, int_lanes rows, int_lanes high, float_lanes bounds, float_lanes estimates,
-                                uint32_t *rows_out, int32_t *high_out, float *bounds_out, float *estimates_out)
+/* The lanes of a mask, to be listed one after another: lane i of a list's first part is lane order[i] of lower. */
+typedef struct {
+    __m256i lower_order, upper_order;
+    int lower_count;
+} kept_lanes;
+
+/* The numbers of the bits set, each in four bits, spread over eight lanes; a permutation reads three bits of each. */
+static inline __m256i order_of(uint32_t mask)
 {
-    uint32_t row[16];
-    int32_t sum[16];
-    float bound[16], estimate[16];
-    _mm256_storeu_si256((__m256i *)row, rows.lower);
-    _mm256_storeu_si256((__m256i *)(row + 8), rows.upper);
-    _mm256_storeu_si256((__m256i *)sum, high.lower);
-    _mm256_storeu_si256((__m256i *)(sum + 8), high.upper);
-    lanes_store(bound, bounds);
-    lanes_store(estimate, estimates);
-    size_t count = 0;
-    for (; mask; mask &= mask - 1, count++) {
-        const int lane = __builtin_ctz(mask);
-        rows_out[count] = row[lane];
-        high_out[count] = sum[lane];
-        bounds_out[count] = bound[lane];
-        estimates_out[count] = estimate[lane];
-    }
-    return count;
+    const uint32_t fours = _pdep_u32(mask, 0x11111111u) * 15;
+    const __m256i shifts = _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28);
+    return _mm256_srlv_epi32(_mm256_set1_epi32((int32_t)_pext_u32(0x76543210u, fours)), shifts);
+}
+
+static inline kept_lanes lanes_to_keep(uint32_t mask)
+{
+    return (kept_lanes){order_of(mask & 255), order_of(mask >> 8), __builtin_popcount(mask & 255)};
+}
+
+/* Writes up to sixteen elements, of which the kept ones come first. */
+static inline void keep_ints(void *values, int_lanes x, kept_lanes kept)
+{
+    uint32_t *at = values;
+    _mm256_storeu_si256((__m256i *)at, _mm256_permutevar8x32_epi32(x.lower, kept.lower_order));
+    _mm256_storeu_si256((__m256i *)(at + kept.lower_count), _mm256_permutevar8x32_epi32(x.upper, kept.upper_order));
+}
+
+static inline void keep_lanes(float *values, float_lanes x, kept_lanes kept)
+{
+    _mm256_storeu_ps(values, _mm256_permutevar8x32_ps(x.lower, kept.lower_order));
+    _mm256_storeu_ps(values + kept.lower_count, _mm256_permutevar8x32_ps(x.upper, kept.upper_order));
 }
 
 /* A query as the half bytes lie: byte i is what the lower, or the upper, half of a row's byte i is multiplied by. The

@@ -113,16 +113,23 @@ static inline float_lanes lanes_power_of_half(int_lanes x)
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_sub_epi32(_mm512_set1_epi32(127), x), 23));
 }
 
-/* Lists the lanes of the mask one after another; up to sixteen elements are written to each list. */
-static inline size_t keep_lanes(uint32_t mask, int_lanes rows, int_lanes high, float_lanes bounds, float_lanes estimates,
-                                uint32_t *rows_out, int32_t *high_out, float *bounds_out, float *estimates_out)
+/* The lanes of a mask, to be listed one after another. */
+typedef __mmask16 kept_lanes;
+
+static inline kept_lanes lanes_to_keep(uint32_t mask)
 {
-    const __mmask16 kept = (__mmask16)mask;
-    _mm512_storeu_si512(rows_out, _mm512_maskz_compress_epi32(kept, rows));
-    _mm512_storeu_si512(high_out, _mm512_maskz_compress_epi32(kept, high));
-    _mm512_storeu_ps(bounds_out, _mm512_maskz_compress_ps(kept, bounds));
-    _mm512_storeu_ps(estimates_out, _mm512_maskz_compress_ps(kept, estimates));
-    return (size_t)__builtin_popcount(mask);
+    return (__mmask16)mask;
+}
+
+/* Writes sixteen elements, of which the kept ones come first. */
+static inline void keep_ints(void *values, int_lanes x, kept_lanes kept)
+{
+    _mm512_storeu_si512(values, _mm512_maskz_compress_epi32(kept, x));
+}
+
+static inline void keep_lanes(float *values, float_lanes x, kept_lanes kept)
+{
+    _mm512_storeu_ps(values, _mm512_maskz_compress_ps(kept, x));
 }
 
 /* A query as the half bytes lie: byte i is what the lower, or the upper, half of a row's byte i is multiplied by. The
@@ -154,24 +161,30 @@ static inline __m512i four_parts(const __m512i sums[4])
     return _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
 }
 
-/* sum(q * half) of four rows of a plane, four partial sums a row. The upper halves are
- * left where they are: their sums are multiples of 16, at most 240 * 127 * 1024 < 2^25, shifted at the end. */
-static inline __m512i half_sums_four(const uint8_t *const row[4], const halved_query *query, size_t d)
+/* The upper halves are left where they are: their sums are multiples of 16, at most 240 * 127 * 1024 < 2^25. */
+static inline void add_half_products(__m512i *lower, __m512i *upper, __m512i bytes, const halved_query *query,
+                                     size_t at)
 {
     const __m512i half = _mm512_set1_epi8(15);
+    *lower = _mm512_dpbusd_epi32(*lower, _mm512_and_si512(bytes, half), _mm512_load_si512(query->lower + at));
+    *upper = _mm512_dpbusd_epi32(*upper, _mm512_andnot_si512(half, bytes), _mm512_load_si512(query->upper + at));
+}
+
+/* sum(q * half) of four rows of a plane, four partial sums a row. */
+static inline __m512i half_sums_four(const uint8_t *const row[4], const halved_query *query, size_t d)
+{
     const size_t bytes = d / 2;
     __m512i first[4], second[4], sums[4];
     for (int i = 0; i < 4; i++)
         first[i] = second[i] = _mm512_setzero_si512();
-    for (size_t at = 0; at < bytes; at += 64) {
-        const __m512i lower = _mm512_load_si512(query->lower + at), upper = _mm512_load_si512(query->upper + at);
-        const __mmask64 inside = bytes - at < 64 ? ((__mmask64)1 << (bytes - at)) - 1 : ~(__mmask64)0;
-        for (int i = 0; i < 4; i++) {
-            const __m512i x = bytes - at < 64 ? _mm512_maskz_loadu_epi8(inside, row[i] + at)
-                                              : _mm512_loadu_si512(row[i] + at);
-            first[i] = _mm512_dpbusd_epi32(first[i], _mm512_and_si512(x, half), lower);
-            second[i] = _mm512_dpbusd_epi32(second[i], _mm512_andnot_si512(half, x), upper);
-        }
+    size_t at = 0;
+    for (; at + 64 <= bytes; at += 64)
+        for (int i = 0; i < 4; i++)
+            add_half_products(&first[i], &second[i], _mm512_loadu_si512(row[i] + at), query, at);
+    if (at < bytes) {
+        const __mmask64 inside = ((__mmask64)1 << (bytes - at)) - 1;
+        for (int i = 0; i < 4; i++)
+            add_half_products(&first[i], &second[i], _mm512_maskz_loadu_epi8(inside, row[i] + at), query, at);
     }
     for (int i = 0; i < 4; i++)
         sums[i] = _mm512_add_epi32(first[i], _mm512_srai_epi32(second[i], 4));

@@ -46,11 +46,22 @@ EXPORTED const char *omega_edge_message(omega_edge_status status)
     return "unknown status";
 }
 
+/* Whether a row's number would not fit in 32 bits; where size_t has 32 bits there is no such count. */
+static int too_many(size_t count)
+{
+#if SIZE_MAX > UINT32_MAX
+    return count > UINT32_MAX;
+#else
+    (void)count;
+    return 0;
+#endif
+}
+
 static omega_edge_status check_shape(size_t rows, size_t dimensions)
 {
     if (dimensions < OMEGA_DIMENSION_STEP || dimensions > OMEGA_MAX_DIMENSIONS || dimensions % OMEGA_DIMENSION_STEP)
         return OMEGA_EDGE_DIMENSIONS;
-    return (uint64_t)rows > UINT32_MAX ? OMEGA_EDGE_ROWS : OMEGA_EDGE_OK;
+    return too_many(rows) ? OMEGA_EDGE_ROWS : OMEGA_EDGE_OK;
 }
 
 static int finite_number(float x)
@@ -69,7 +80,7 @@ static omega_edge_status check_query(const omega_edge_table *table, const int8_t
         return shape;
     if (table->rows && (!table->high || !table->low || !table->scale || !table->spread))
         return OMEGA_EDGE_NO_POINTER;
-    if (!k || (uint64_t)k > UINT32_MAX)
+    if (!k || too_many(k))
         return OMEGA_EDGE_K;
     if ((uintptr_t)workspace % sizeof(uint64_t) || workspace_bytes < OMEGA_EDGE_WORKSPACE_BYTES(table->rows, k))
         return OMEGA_EDGE_WORKSPACE;

@@ -4,10 +4,10 @@
 #include <immintrin.h>
 
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni,avx2,f16c"))),              \
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni,avx2,bmi2,f16c"))),         \
                              apply_to = function)
 #else
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512vnni,avx2,f16c")
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512vnni,avx2,bmi2,f16c")
 #endif
 
 #define SCAN(name) omega_avx512_##name

@@ -20,6 +20,16 @@ typedef struct {
     omega_rank_limits limits;
 } rank_terms;
 
+/* Rows without their lower halves, with room for sixteen elements past the last. */
+typedef struct {
+    size_t count;
+    uint32_t rows[WAITING_ROWS + 2 * BLOCK_ROWS];
+    int32_t high[WAITING_ROWS + 2 * BLOCK_ROWS];
+    float scale[WAITING_ROWS + 2 * BLOCK_ROWS];
+    float bounds[WAITING_ROWS + 2 * BLOCK_ROWS];
+    float estimates[WAITING_ROWS + 2 * BLOCK_ROWS];
+} row_list;
+
 /* One query, its k best rows so far, and the rows whose bound beat them, waiting for their lower halves to be read.
  * The longer they wait, the fewer are read: those that will most likely be among the best are read first (a row's
  * estimate takes every lower half for 7.5, which errs by a twentieth of what the bound allows for), and they raise the
@@ -31,11 +41,7 @@ typedef struct {
     int32_t offset; /* -128 * sum of q, as codes are 16 * high + low - 128 */
     float query_scale;
     top_k best;
-    size_t waiting;
-    uint32_t rows[WAITING_ROWS + BLOCK_ROWS];
-    int32_t high[WAITING_ROWS + BLOCK_ROWS];
-    float bounds[WAITING_ROWS + BLOCK_ROWS];
-    float estimates[WAITING_ROWS + BLOCK_ROWS];
+    row_list waiting;
 } scan;
 
 static inline void scan_begin(scan *s, const omega_halves *table, const int8_t *query, float query_scale, size_t k,
@@ -49,7 +55,7 @@ static inline void scan_begin(scan *s, const omega_halves *table, const int8_t *
     s->offset = -128 * sum;
     s->query_scale = query_scale;
     s->best = top_k_begin(k < table->rows ? k : table->rows, workspace);
-    s->waiting = 0;
+    s->waiting.count = 0;
 }
 
 static inline void prefetch_row(const uint8_t *plane, size_t row, size_t d)
@@ -155,6 +161,19 @@ static inline void offer_exact(scan *s, int_lanes high, int_lanes low, const uin
         offer(s, mask, rows, scores);
 }
 
+static inline void row_list_add(row_list *list, uint32_t mask, int_lanes rows, int_lanes high, float_lanes scale,
+                                float_lanes bounds, float_lanes estimates)
+{
+    const kept_lanes kept = lanes_to_keep(mask);
+    const size_t end = list->count;
+    keep_ints(list->rows + end, rows, kept);
+    keep_ints(list->high + end, high, kept);
+    keep_lanes(list->scale + end, scale, kept);
+    keep_lanes(list->bounds + end, bounds, kept);
+    keep_lanes(list->estimates + end, estimates, kept);
+    list->count += (size_t)__builtin_popcount(mask);
+}
+
 /* Lists the rows of the mask whose bound does not fall short. The bound of a rank is the rank of the bound: the weight
  * of similarity is not negative and rounding is monotone. A bound that is NaN (an infinite scale, say) passes. */
 static inline void offer_bounds(scan *s, int_lanes high, int_lanes rows, uint32_t mask, const sixteen *at,
@@ -176,46 +195,45 @@ static inline void offer_bounds(scan *s, int_lanes high, int_lanes rows, uint32_
     float_lanes estimates = cosine_lanes(middle, scale, s->query_scale);
     if (rank)
         estimates = rank_lanes(estimates, &at->columns, rank);
-    const size_t end = s->waiting;
-    s->waiting += keep_lanes(mask, rows, high, bounds, estimates, s->rows + end, s->high + end, s->bounds + end,
-                             s->estimates + end);
+    row_list_add(&s->waiting, mask, rows, high, scale, bounds, estimates);
 }
 
-/* Scores so many rows exactly. */
-static inline void score_rows(scan *s, const omega_halves *table, size_t d, const uint32_t *rows, const int32_t *high,
-                              size_t count, const rank_terms *rank)
+/* Scores the rows of a list exactly. */
+static inline void score_list(scan *s, const omega_halves *table, size_t d, const row_list *list,
+                              const rank_terms *rank)
 {
-    for (size_t i = 0; i < count && i < BLOCK_ROWS; i++)
-        prefetch_row(table->low, rows[i], d);
-    for (size_t i = 0; i < count; i += BLOCK_ROWS) {
-        for (size_t j = i + BLOCK_ROWS; j < i + 2 * BLOCK_ROWS && j < count; j++)
-            prefetch_row(table->low, rows[j], d);
-        const size_t lanes = count - i < BLOCK_ROWS ? count - i : BLOCK_ROWS;
+    for (size_t i = 0; i < list->count && i < BLOCK_ROWS; i++)
+        prefetch_row(table->low, list->rows[i], d);
+    for (size_t i = 0; i < list->count; i += BLOCK_ROWS) {
+        for (size_t j = i + BLOCK_ROWS; j < i + 2 * BLOCK_ROWS && j < list->count; j++)
+            prefetch_row(table->low, list->rows[j], d);
+        const size_t count = list->count - i < BLOCK_ROWS ? list->count - i : BLOCK_ROWS;
         gathered g;
-        const sixteen at = gather(table, rows + i, lanes, rank, &g);
-        const int_lanes low = half_sums_listed(table->low, rows + i, lanes, &s->query, d);
-        offer_exact(s, ints_load(high + i), low, rows + i, lanes, &at, rank);
+        sixteen at = {list->scale + i, NULL, {NULL, NULL, NULL}};
+        if (rank)
+            at = gather(table, list->rows + i, count, rank, &g);
+        const int_lanes low = half_sums_listed(table->low, list->rows + i, count, &s->query, d);
+        offer_exact(s, ints_load(list->high + i), low, list->rows + i, count, &at, rank);
     }
 }
 
-/* Drops the waiting rows whose bound falls short, and scores those whose estimate does not. */
-static inline void score_above(scan *s, const omega_halves *table, size_t d, float least, const rank_terms *rank)
+/* Drops the waiting rows whose bound falls short; of the others, moves those whose estimate reaches least to likely. */
+static inline void divide_waiting(scan *s, float least, row_list *likely)
 {
-    uint32_t rows[WAITING_ROWS + BLOCK_ROWS];
-    int32_t high[WAITING_ROWS + BLOCK_ROWS];
-    size_t scored = 0, kept = 0;
-    const float threshold = s->best.threshold;
-    for (size_t i = 0; i < s->waiting; i++) {
-        const size_t passes = !(s->bounds[i] < threshold), likely = !(s->estimates[i] < least);
-        rows[scored] = s->rows[kept] = s->rows[i];
-        high[scored] = s->high[kept] = s->high[i];
-        s->bounds[kept] = s->bounds[i];
-        s->estimates[kept] = s->estimates[i];
-        scored += passes & likely;
-        kept += passes & !likely;
+    row_list *const waiting = &s->waiting;
+    const float_lanes threshold = lanes_all(s->best.threshold), estimated = lanes_all(least);
+    const size_t count = waiting->count;
+    waiting->count = likely->count = 0;
+    for (size_t i = 0; i < count; i += BLOCK_ROWS) {
+        uint32_t mask = count - i < BLOCK_ROWS ? (1u << (count - i)) - 1 : 0xffff;
+        const float_lanes bounds = lanes_load(waiting->bounds + i), estimates = lanes_load(waiting->estimates + i);
+        const float_lanes scale = lanes_load(waiting->scale + i);
+        const int_lanes rows = ints_load(waiting->rows + i), high = ints_load(waiting->high + i);
+        mask &= lanes_not_below(bounds, threshold);
+        const uint32_t first = mask & lanes_not_below(estimates, estimated);
+        row_list_add(likely, first, rows, high, scale, bounds, estimates);
+        row_list_add(waiting, mask & ~first, rows, high, scale, bounds, estimates);
     }
-    s->waiting = kept;
-    score_rows(s, table, d, rows, high, scored, rank);
 }
 
 /* Raises the threshold to the k-th best score so far. */
@@ -228,25 +246,29 @@ static inline void raise_threshold(top_k *best)
     best->threshold = top_k_score(best->keys[best->k - 1]);
 }
 
-/* The estimate that k of the waiting rows reach. */
+/* An estimate that k of the waiting rows reach. */
 static inline float estimate_to_begin(const scan *s)
 {
     uint64_t keys[WAITING_ROWS + BLOCK_ROWS];
-    for (size_t i = 0; i < s->waiting; i++)
-        keys[i] = top_k_key(s->estimates[i], (uint32_t)i);
-    if (s->waiting <= s->best.k + 1)
+    const size_t count = s->waiting.count, k = s->best.k;
+    if (count <= k + 1)
         return -INFINITY;
-    top_k_select(keys, s->waiting, s->best.k + 1);
-    return top_k_score(keys[s->best.k]);
+    for (size_t i = 0; i < count; i++)
+        keys[i] = top_k_key(s->waiting.estimates[i], (uint32_t)i);
+    top_k_select(keys, count, k + 1);
+    return top_k_score(keys[k]);
 }
 
 static inline void score_waiting(scan *s, const omega_halves *table, size_t d, int last, const rank_terms *rank)
 {
-    const float threshold = s->best.threshold;
-    score_above(s, table, d, threshold > -INFINITY ? threshold : estimate_to_begin(s), rank);
+    row_list likely;
+    divide_waiting(s, s->best.threshold > -INFINITY ? s->best.threshold : estimate_to_begin(s), &likely);
+    score_list(s, table, d, &likely, rank);
     raise_threshold(&s->best);
-    if (last || s->waiting > WAITING_ROWS / 2)
-        score_above(s, table, d, -INFINITY, rank);
+    if (last || s->waiting.count > WAITING_ROWS / 2) {
+        divide_waiting(s, -INFINITY, &likely);
+        score_list(s, table, d, &likely, rank);
+    }
 }
 
 static inline void scan_block(scan *s, const omega_halves *table, size_t d, size_t first, uint32_t allowed,
@@ -255,7 +277,7 @@ static inline void scan_block(scan *s, const omega_halves *table, size_t d, size
     const sixteen at = sixteen_at(table, first, rank);
     const int_lanes high = half_sums_next(table->high + first * (d / 2), &s->query, d);
     offer_bounds(s, high, ints_from((uint32_t)first), allowed, &at, rank);
-    if (s->waiting >= WAITING_ROWS)
+    if (s->waiting.count >= WAITING_ROWS)
         score_waiting(s, table, d, 0, rank);
 }
 
@@ -268,7 +290,7 @@ static inline void scan_listed(scan *s, const omega_halves *table, size_t d, con
         const sixteen at = gather(table, rows + i, lanes, rank, &g);
         const int_lanes high = half_sums_listed(table->high, rows + i, lanes, &s->query, d);
         offer_bounds(s, high, ints_load(rows + i), (1u << lanes) - 1, &at, rank);
-        if (s->waiting >= WAITING_ROWS)
+        if (s->waiting.count >= WAITING_ROWS)
             score_waiting(s, table, d, 0, rank);
     }
 }

@@ -25,7 +25,7 @@ from toolchain.instruction_counter.counting import (
     run_counts,
     tool_versions,
 )
-from toolchain.instruction_counter.limits import KERNELS, Count, Limits, LimitsError
+from toolchain.instruction_counter.limits import CALLS, KERNELS, Count, Limits, LimitsError
 from toolchain.instruction_counter.marks import CountError
 
 LIMITS = ROOT / "toolchain/instruction_limits.json"
@@ -113,7 +113,7 @@ def goals(counts: Sequence[Count]) -> Iterator[str]:
             yield f"goal: {what} on {cpu}: {best.value:,.1f} of at most {goal:,.0f} ({best.name}, {best.isa}): {met}"
 
 
-def report(counts: Sequence[Count], spans: dict[str, float], limits: Limits, cpus: Sequence[str], *, as_json: bool) -> None:
+def report(counts: Sequence[Count], limits: Limits, cpus: Sequence[str], *, as_json: bool) -> None:
     """Everything counted, to standard output."""
     if as_json:
         for count in counts:
@@ -121,6 +121,10 @@ def report(counts: Sequence[Count], spans: dict[str, float], limits: Limits, cpu
         return
     for metric in dict.fromkeys(count.metric for count in counts):
         print(*table([count for count in counts if count.metric == metric], limits, cpus), "", sep="\n")
+    spans: dict[str, float] = {}
+    for count in counts:
+        if count.metric == CALLS:
+            spans[count.name] = max(count.span, spans.get(count.name, 0.0))
     if spans:
         shown = ", ".join(f"{name} {span:.1%}" for name, span in spans.items())
         print(f"from the least to the most instructions of a call on other input: {shown}")
@@ -155,12 +159,12 @@ def count(options: argparse.Namespace) -> int:
         check_wheel_is_present(television)
     versions = tool_versions()
     with work_folder() as folder:
-        counts, spans = run_counts(folder, cpus, television, say)
+        counts = run_counts(folder, cpus, television, say)
     if options.update:
         limits = limits.updated(counts, versions, cpus)
         limits.write(options.limits)
         say(f"{len(counts)} limits written to {options.limits}")
-    report(counts, spans, limits, cpus, as_json=options.json)
+    report(counts, limits, cpus, as_json=options.json)
     if options.update:
         return 0
     holds = verdict(counts, limits, cpus, versions)

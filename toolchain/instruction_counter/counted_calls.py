@@ -72,7 +72,9 @@ def count_brain(marks: Marks, request: dict) -> None:
         for number, viewing in enumerate(request["viewings"][: WARM_UP + REPEATS], start=-WARM_UP):
             now_ms = viewing["timestamp"]
             context = ViewContext(TimeOfDay(viewing["time_of_day"]), viewing["day_of_week"])
-            other = ViewContext(TimeOfDay(viewing["time_of_day"]), (viewing["day_of_week"] + 1) % 7, (), viewing["mood"])
+            other = ViewContext(
+                TimeOfDay(viewing["time_of_day"]), (viewing["day_of_week"] + 1) % 7, (), viewing["mood"]
+            )
             event = ViewingEvent(
                 viewing["content_id"], viewing["content_title"], viewing["watch_percentage"], 5_400, now_ms, context
             )

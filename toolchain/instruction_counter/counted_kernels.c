@@ -155,11 +155,11 @@ static void make_rest(void)
 
 static long mark; /* of the kernel that runs */
 
-#define COUNTED(call)               \
-    do {                            \
+#define COUNTED(call)                 \
+    do {                              \
         omega_mark(OMEGA_MARK_OPENS); \
-        call;                       \
-        omega_mark(mark);           \
+        call;                         \
+        omega_mark(mark);             \
     } while (0)
 
 static void quantise(const omega_kernels *kernels)
@@ -241,7 +241,8 @@ static void diversify(const omega_kernels *kernels)
 {
     omega_fault fault;
     size_t found;
-    COUNTED(fault = kernels->diversify(&table, candidates, values, MARGINAL_CANDIDATES, 0.7f, PICKS, out, rows_out, &found));
+    COUNTED(fault = kernels->diversify(&table, candidates, values, MARGINAL_CANDIDATES, 0.7f, PICKS, out, rows_out,
+                                       &found));
     expect_fine(fault);
     take_in(rows_out, found * sizeof *rows_out);
 }

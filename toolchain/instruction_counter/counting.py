@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from toolchain.cross_wheel import COMPILE_FLAGS, COMPILER
 from toolchain.instruction_counter.limits import CALLS, KERNELS, Count
 from toolchain.instruction_counter.marks import (
     CountError,
@@ -30,7 +31,7 @@ PYTHON = "sysroot/usr/bin/python3.11"
 
 CPUS = ("cortex-a53", "cortex-a72", "cortex-a76")
 """Without dot product in order, without out of order, and with."""
-EMULATOR, COMPILER, HOST_COMPILER = "qemu-aarch64", "aarch64-linux-gnu-gcc", "gcc"
+EMULATOR, HOST_COMPILER = "qemu-aarch64", "gcc"
 PACKAGES = {
     EMULATOR: "qemu-user",
     COMPILER: "gcc-aarch64-linux-gnu libc6-dev-arm64-cross",
@@ -64,9 +65,13 @@ def check_tools(television: Path | None) -> None:
             f"{shutil.which(EMULATOR)} takes no plugins; install Debian's dynamic one: apt-get install -y qemu-user"
         )
     # onnxruntime ends by a signal if it reads this machine's cpuinfo.
-    for name in (PYTHON, "sysroot/proc/cpuinfo", "site/numpy", "installed/omega_edge") if television is not None else ():
+    for name in (
+        (PYTHON, "sysroot/proc/cpuinfo", "site/numpy", "installed/omega_edge") if television is not None else ()
+    ):
         if not (television / name).exists():
-            raise ToolMissing(f"{television / name} is missing; ./check --aarch64 makes it, --kernels counts without it")
+            raise ToolMissing(
+                f"{television / name} is missing; ./check --aarch64 makes it, --kernels counts without it"
+            )
 
 
 def check_wheel_is_present(television: Path) -> None:
@@ -91,12 +96,16 @@ def check_wheel_is_present(television: Path) -> None:
 
 def tool_versions() -> dict[str, str]:
     """First lines of the tools' own words: counts belong to a compiler."""
-    lines = {name: _output([program, "--version"]) for name, program in (("compiler", COMPILER), ("emulator", EMULATOR))}
+    lines = {
+        name: _output([program, "--version"]) for name, program in (("compiler", COMPILER), ("emulator", EMULATOR))
+    }
     return {name: text.splitlines()[0] for name, text in lines.items()}
 
 
 def _output(command: Sequence[str]) -> str:
-    done = subprocess.run(command, check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_SECONDS)
+    done = subprocess.run(
+        command, check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_SECONDS
+    )
     return done.stdout
 
 
@@ -124,10 +133,10 @@ def _run(command: Sequence[str | Path], environment: dict[str, str] | None = Non
 
 
 def compile_flags() -> list[str]:
-    """The C core's flags, from setup.py: what is counted is what is shipped."""
+    """The C core's flags, from setup.py and of the wheel for televisions: what is counted is what is shipped."""
     for node in ast.parse((ROOT / "setup.py").read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Assign) and [ast.unparse(name) for name in node.targets] == ["COMPILE_FLAGS"]:
-            return ast.literal_eval(node.value)
+            return [*ast.literal_eval(node.value), *COMPILE_FLAGS]
     raise CountError("setup.py: expected a list COMPILE_FLAGS, found none")
 
 
@@ -143,7 +152,7 @@ def build_kernels(folder: Path) -> Path:
     """counted_kernels.c with the C core, one static program for arm64."""
     program = folder / "counted_kernels"
     sources = [HERE / "counted_kernels.c", *sorted(SIMD.glob("[!_]*.c"))]
-    flags = [*compile_flags(), "-march=armv8-a", "-Werror", "-static", f"-I{SIMD}", f"-I{ROOT / 'include'}", f"-I{HERE}"]
+    flags = [*compile_flags(), "-Werror", "-static", f"-I{SIMD}", f"-I{ROOT / 'include'}", f"-I{HERE}"]
     _run([COMPILER, *flags, "-o", program, *sources, "-lm"])
     return program
 
@@ -170,7 +179,7 @@ def emulate(
 
 
 def make_inputs(folder: Path, what: str) -> None:
-    """Write the input of "kernels" or "calls" into the folder, in a process of its own: measurements are not imported."""
+    """Write the input of "kernels" or "calls" into the folder; a process of its own does, as bench/ is not imported."""
     if not all((ROOT / path).exists() for path in ("build/movietweetings-70k.bundle", "build/model")):
         raise ToolMissing("build/ has no catalogue and no model to count with; run ./check once, which makes them")
     environment = os.environ | ONE_THREAD | {"PYTHONPATH": str(ROOT)}
@@ -194,10 +203,8 @@ def count_kernels(plugin: Path, program: Path, codes: Path, cpu: str) -> list[Co
     ]
 
 
-def count_calls(plugin: Path, inputs: Path, cpu: str, television: Path) -> tuple[list[Count], dict[str, float]]:
-    """Instructions of each call, median of its repeats, without those of the marks; and by call the span of the
-    repeats over their median: they are calls on other input, so it is no error of the count.
-    """
+def count_calls(plugin: Path, inputs: Path, cpu: str, television: Path) -> list[Count]:
+    """Instructions of each call, median of its repeats, without those of the marks."""
     storage = inputs / "storage"
     shutil.rmtree(storage, ignore_errors=True)
     shutil.copytree(inputs / "full", storage)
@@ -206,29 +213,30 @@ def count_calls(plugin: Path, inputs: Path, cpu: str, television: Path) -> tuple
     printed, counts = emulate(plugin, cpu, command, television)
     calls = read_calls(printed)
     expect_same_marks(calls, counts)
-    medians = {name: statistics.median_low(counts[mark]) for mark, name in calls.items()}
-    spans = {name: (max(counts[mark]) - min(counts[mark])) / medians[name] for mark, name in calls.items()}
-    marks_alone = medians.pop(NOTHING)
-    return [Count(CALLS, name, cpu, median - marks_alone) for name, median in medians.items()], spans
+    repeats = {name: counts[mark] for mark, name in calls.items()}
+    marks_alone = statistics.median_low(repeats.pop(NOTHING))
+    found = []
+    for name, values in repeats.items():
+        median = statistics.median_low(values)
+        span = (max(values) - min(values)) / median
+        found.append(Count(CALLS, name, cpu, median - marks_alone, span=span))
+    return found
 
 
-def run_counts(folder: Path, cpus: Sequence[str], television: Path | None, say: Progress) -> tuple[list[Count], dict[str, float]]:
-    """Every count: of the kernels and, where there is a television, of the calls; and the widest span of each call."""
+def run_counts(folder: Path, cpus: Sequence[str], television: Path | None, say: Progress) -> list[Count]:
+    """Every count: of the kernels and, where there is a television, of the calls."""
     say("building the plugin, the kernels and their input")
     plugin, program = build_plugin(folder), build_kernels(folder)
     make_inputs(folder, "kernels")
     counts: list[Count] = []
-    widest: dict[str, float] = {}
     for cpu in cpus:
         say(f"{cpu}: kernels")
         counts += count_kernels(plugin, program, folder / "codes.int8", cpu)
     if television is None:
-        return counts, widest
+        return counts
     say("building the household for the calls")
     make_inputs(folder, "calls")
     for cpu in cpus:
         say(f"{cpu}: calls")
-        found, spans = count_calls(plugin, folder, cpu, television)
-        counts += found
-        widest = {name: max(span, widest.get(name, 0.0)) for name, span in spans.items() if name != NOTHING}
-    return counts, widest
+        counts += count_calls(plugin, folder, cpu, television)
+    return counts

@@ -20,7 +20,9 @@ class LimitsError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """One number. name: a kernel (then isa is its instruction set and per what the number is for one of) or a call."""
+    """One number. name: a kernel (then isa is its instruction set and per what the number is for one of), or a call,
+    whose repeats are calls on different input: span is from the least to the most of them, as a share of the number.
+    """
 
     metric: str
     name: str
@@ -28,6 +30,7 @@ class Count:
     value: float
     isa: str | None = None
     per: str | None = None
+    span: float = 0.0
 
     @property
     def key(self) -> str:
@@ -39,7 +42,13 @@ class Count:
     def line(self) -> dict[str, object]:
         """As the JSON lines have it."""
         if self.metric == CALLS:
-            return {"metric": CALLS, "call": self.name, "cpu": self.cpu, "value": self.value}
+            return {
+                "metric": CALLS,
+                "call": self.name,
+                "cpu": self.cpu,
+                "value": self.value,
+                "span": round(self.span, 4),
+            }
         fields = {"kernel": self.name, "isa": self.isa, "cpu": self.cpu, "value": self.value, "per": self.per}
         return {"metric": KERNELS} | fields
 
@@ -74,7 +83,9 @@ class Limits:
         except FileNotFoundError:
             return cls({}, {})
         except (OSError, ValueError) as error:
-            raise LimitsError(f"{path}: expected a file of limits: {error}; restore it, or write it anew by --update") from error
+            raise LimitsError(
+                f"{path}: expected a file of limits: {error}; restore it, or write it anew by --update"
+            ) from error
         expected = {KERNELS: (int, float), CALLS: (int, float), COUNTED_WITH: (str,)}
         if not isinstance(content, dict) or content.keys() != expected.keys():
             raise LimitsError(f"{path}: expected an object of {', '.join(expected)}")
@@ -85,12 +96,15 @@ class Limits:
             for key, value in entries.items():
                 sound = type(value) in kinds and (section == COUNTED_WITH or 0 < value < float("inf"))
                 if not sound:
-                    raise LimitsError(f"{path}: {section}: {key}: expected {'text' if section == COUNTED_WITH else 'a number over 0'}, got {value!r:.60}")
+                    expected_value = "text" if section == COUNTED_WITH else "a number over 0"
+                    raise LimitsError(f"{path}: {section}: {key}: expected {expected_value}, got {value!r:.60}")
         return cls({metric: content[metric] for metric in (KERNELS, CALLS)}, content[COUNTED_WITH])
 
     def write(self, path: Path) -> None:
         """Write the file, one limit a line, in order."""
-        content = {COUNTED_WITH: self.counted_with} | {metric: dict(sorted(self.values[metric].items())) for metric in self.values}
+        content = {COUNTED_WITH: self.counted_with} | {
+            metric: dict(sorted(self.values[metric].items())) for metric in self.values
+        }
         path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
     def of(self, count: Count) -> float | None:
@@ -128,7 +142,9 @@ class Limits:
             elif count.value < limit * (1 - TOLERANCE):
                 fallen.append(_change(count, limit))
         uncounted = self._counted(counts, cpus) - {(count.metric, count.key) for count in counts}
-        missing += [f"{key}: a limit and no count; if it is gone for good, say so by --update" for _, key in sorted(uncounted)]
+        missing += [
+            f"{key}: a limit and no count; if it is gone for good, say so by --update" for _, key in sorted(uncounted)
+        ]
         return Comparison(tuple(risen), tuple(missing), tuple(fallen))
 
 

@@ -109,4 +109,6 @@ def expect_equal_outputs(kernels: Iterable[CountedKernel]) -> None:
     for kernel in kernels:
         other = first.setdefault(kernel.kernel, kernel)
         if other.output_hash != kernel.output_hash:
-            raise CountError(f"{kernel.kernel}: {other.isa} and {kernel.isa} give different results; see tests/test_kernels.py")
+            raise CountError(
+                f"{kernel.kernel}: {other.isa} and {kernel.isa} answer differently; see tests/test_kernels.py"
+            )
