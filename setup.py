@@ -10,6 +10,9 @@ from setuptools import Extension, setup
 
 SIMD = "omega_edge/_simd"
 
+# What Cython generates begins with an underscore; public.c is for programs without Python.
+CORE = [path for path in sorted(glob(f"{SIMD}/[!_]*.c")) if not path.endswith("/public.c")]
+
 COMPILE_FLAGS = [
     "-O3",
     "-g0",
@@ -22,18 +25,7 @@ COMPILE_FLAGS = [
 
 kernels = Extension(
     "omega_edge._simd._kernels",
-    sources=[
-        f"{SIMD}/_kernels.pyx",
-        f"{SIMD}/dispatch.c",
-        f"{SIMD}/kernels_scalar.c",
-        f"{SIMD}/scan_scalar.c",
-        f"{SIMD}/rank_scalar.c",
-        f"{SIMD}/kernels_avx2.c",
-        f"{SIMD}/scan_avx2.c",
-        f"{SIMD}/rescore_avx2.c",
-        f"{SIMD}/kernels_avx512.c",
-        f"{SIMD}/scan_avx512.c",
-    ],
+    sources=[f"{SIMD}/_kernels.pyx", *CORE],
     depends=[path for ending in ("h", "pxd", "pxi") for path in sorted(glob(f"{SIMD}/*.{ending}"))],
     include_dirs=[SIMD],
     define_macros=[("Py_LIMITED_API", "0x030B0000")],

@@ -248,11 +248,14 @@ def append_result(results: Path, made: dict, commit: dict[str, object]) -> None:
 
 def table_row(made: dict) -> str:
     """A line for people."""
-    verdict = "" if "limit" not in made else f"{'met' if made['met'] else 'MISSED'} (<= {made['limit']:g})"
+    bound = ">=" if made.get("at_least") else "<="
+    verdict = "" if "limit" not in made else f"{'met' if made['met'] else 'MISSED'} ({bound} {made['limit']:g})"
     known = {"metric", "value", "unit", "correct", "machine", "load_average", "limit", "met", "fault", "quick"}
+    known |= {"at_least"}
     notes = ", ".join(f"{name} {_in_words(value)}" for name, value in made.items() if name not in known)
     checked = "correct" if made["correct"] else f"NOT CORRECT: {made['fault']}"
-    return f"{made['metric']:<26}{made['value']:>12.4g} {made['unit']:<4}{verdict:<20}{checked:<10} {notes}"
+    value = "none" if made["value"] is None else f"{made['value']:.4g}"
+    return f"{made['metric']:<26}{value:>12} {made['unit']:<4}{verdict:<20}{checked:<10} {notes}"
 
 
 def _in_words(value: object) -> str:

@@ -60,10 +60,23 @@ class Settings:
 
 
 def line(metric: str, value: float, fault: str | None) -> dict:
-    """One metric's line: value rounded to a ten-thousandth, correct if there is no fault."""
-    made = {"metric": metric, "value": round(value, 4), "unit": UNITS[metric], "correct": fault is None}
+    """One metric's line, with the unit and the limit that it has here."""
+    return judged(metric, value, UNITS[metric], fault, LIMITS.get(metric))
+
+
+def judged(
+    metric: str, value: float | None, unit: str, fault: str | None, limit: float | None = None, at_least: bool = False
+) -> dict:
+    """A line: value rounded to a ten-thousandth, correct if there is no fault, and whether the limit is met.
+
+    A limit is the highest value allowed, or with at_least the lowest. What has no value does not meet it.
+    """
+    rounded = None if value is None else round(value, 4)
+    made = {"metric": metric, "value": rounded, "unit": unit, "correct": fault is None}
     if fault is not None:
         made["fault"] = fault
-    if metric in LIMITS:
-        made |= {"limit": LIMITS[metric], "met": value <= LIMITS[metric]}
+    if limit is not None:
+        made |= {"limit": limit, "met": value is not None and (value >= limit if at_least else value <= limit)}
+        if at_least:
+            made["at_least"] = True
     return made

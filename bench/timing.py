@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -227,7 +227,7 @@ def _fault_after_observing(
 
 def measure_embedding(settings: dict, options: dict) -> dict:
     """Texts of titles, each embedded once; then the texts with a known fp32 vector, for the cosine."""
-    texts = _texts_of_length(settings, settings["scale"]["texts"] + WARM_UP_TEXTS)
+    texts = texts_of_length(settings, settings["scale"]["texts"] + WARM_UP_TEXTS, TOKENS)
     with InferenceEngine(settings["model"]) as engine:
         taken = []
         for text in texts:
@@ -256,18 +256,18 @@ def measure_embedding(settings: dict, options: dict) -> dict:
     }
 
 
-def _texts_of_length(settings: dict, count: int) -> list[str]:
-    """Different texts of titles of the data set whose number of tokens is in TOKENS, none with a known vector."""
+def texts_of_length(settings: dict, count: int, lengths: Container[int]) -> list[str]:
+    """Different texts of titles of the data set whose number of tokens is in lengths, none with a known vector."""
     tokenizer = WordPieceTokenizer(Path(settings["model"]) / VOCABULARY_FILE)
     known = set(json.loads(TRUTH_TEXTS.read_text(encoding="utf-8"))["texts"])
     texts: dict[str, None] = {}
     for title in read_dataset(settings["data"]).titles:
         text = title_embedding_text(title.bare_name, title.year, title.genres)
-        if text not in known and len(tokenizer.encode(text)) in TOKENS:
+        if text not in known and len(tokenizer.encode(text)) in lengths:
             texts[text] = None
             if len(texts) == count:
                 return list(texts)
-    raise ValueError(f"{settings['data']}: expected {count} titles of about 16 tokens, found {len(texts)}")
+    raise ValueError(f"{settings['data']}: expected {count} titles of {lengths} tokens, found {len(texts)}")
 
 
 def _cosines_to_truth(engine: InferenceEngine) -> np.ndarray:

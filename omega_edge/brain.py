@@ -49,6 +49,7 @@ from omega_edge.title_vectors import TitleVectors
 
 MAX_RECOMMENDATIONS = 500
 MAINTENANCE_PERIOD_SECONDS = 5.0
+NO_CODEBOOK = "this bundle brings no codebook; vectors out of use stay at 8 bits"
 
 
 def wall_clock_ms() -> int:
@@ -88,6 +89,7 @@ class OmegaBrain:
                     max_reasoning=config.max_reasoning,
                     vector_lookup=self._title_vectors.lookup,
                     catalogue_lookup=self._title_vectors.in_catalog,
+                    quantiser=self._catalog.quantiser,
                 )
             )
             self._knowledge = CollectiveKnowledge(self._catalog, self._memory)
@@ -426,6 +428,7 @@ class OmegaBrain:
                     ("text embedding", self._title_vectors.fault),
                     ("sharing", self._composer.fault),
                     ("global patterns and trends", self._knowledge.fault),
+                    ("vector compression", None if memory["vectors"]["codebook"]["bytes"] else NO_CODEBOOK),
                 )
                 if fault is not None
             }

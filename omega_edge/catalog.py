@@ -19,6 +19,7 @@ Sections, n titles, g genres, f fusion features, t trend windows, m row entries.
                                    holds what watching title j says for others, columns ascending,
                                    weight = value * scale[j]
     licence            u8[]        optional: the text of the data set's licence
+    quantiser_*        quantiser.SECTIONS   optional: the codebook of coarse vectors, all of its arrays or none
 
 All of it is checked when a catalogue is opened, so that no index or length in it can lead the C core astray.
 """
@@ -37,6 +38,7 @@ import numpy as np
 from omega_edge import bundle
 from omega_edge.catalog_checks import OPTIONAL_SECTIONS, SHAPES, Fault, check_sections
 from omega_edge.errors import CatalogError
+from omega_edge.quantiser import Quantiser
 
 UNRATED = 255
 """Age rating of a title that nobody rated; profiles with a limit do not get it."""
@@ -94,7 +96,7 @@ class Catalog:
     count; lineage (16 hex digits: bundles of one lineage number titles alike); version; built_at (Unix ms); meta
     (dict); genres; and the arrays that the module's table of sections describes, under the names codes, scale,
     popularity, genre_masks, years, age_ratings, available_from, available_until, rows (RowSet or None), trends
-    (tuple of Trend), context_prior, context_overall, fusion.
+    (tuple of Trend), context_prior, context_overall, fusion; quantiser (the codebook of coarse vectors, or None).
     """
 
     def __init__(self, sections: dict[str, np.ndarray], meta: dict) -> None:
@@ -128,6 +130,7 @@ class Catalog:
             dict(meta["fusion_parameters"]),
             sections["fusion_calibration"],
         )
+        self.quantiser = Quantiser(sections) if "quantiser_mean" in sections else None
         self._id_offsets, self._id_bytes = sections["content_id_offsets"], sections["content_id_bytes"]
         self._id_order = sections["content_id_order"]
         self._sorted_ids = _fixed_width(self._id_offsets, self._id_bytes)[self._id_order]

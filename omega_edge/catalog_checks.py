@@ -18,6 +18,8 @@ from omega_edge.protocol import (
     MAX_TITLE_BYTES,
     MAX_WINDOW_HOURS,
 )
+from omega_edge.quantiser import SECTIONS as QUANTISER_SHAPES
+from omega_edge.quantiser import CodebookFault, check_codebook
 
 MAX_GENRES = 64
 MAX_TITLES = (1 << 24) - 1
@@ -52,9 +54,10 @@ SHAPES: dict[str, tuple[str, tuple[str | int, ...]]] = {
     "row_values": ("|i1", ("m",)),
     "row_scale": ("<f4", ("n",)),
     "licence": ("|u1", ("any",)),
+    **QUANTISER_SHAPES,
 }
 _ROW_SECTIONS = frozenset(("row_offsets", "row_columns", "row_values", "row_scale"))
-OPTIONAL_SECTIONS = _ROW_SECTIONS | {"licence"}
+OPTIONAL_SECTIONS = _ROW_SECTIONS | {"licence"} | QUANTISER_SHAPES.keys()
 _LINEAGE = re.compile(r"[0-9a-f]{16}")
 
 
@@ -78,6 +81,8 @@ def check_sections(sections: dict[str, np.ndarray]) -> dict:
     _check_numbers(sections)
     if "row_offsets" in sections:
         _check_rows(sections)
+    if QUANTISER_SHAPES.keys() & sections.keys():
+        _check_codebook(sections)
     return meta
 
 
@@ -213,6 +218,13 @@ def _check_numbers(sections: dict[str, np.ndarray]) -> None:
             raise Fault(f"section {name}: expected finite numbers below a million")
     if not np.all((sections["code_scale"] > 0) & (sections["code_scale"] <= 1)):
         raise Fault("section code_scale: expected numbers above 0, at most 1")
+
+
+def _check_codebook(sections: dict[str, np.ndarray]) -> None:
+    try:
+        check_codebook(sections)
+    except CodebookFault as fault:
+        raise Fault(str(fault)) from None
 
 
 def _check_rows(sections: dict[str, np.ndarray]) -> None:

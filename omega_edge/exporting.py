@@ -11,8 +11,9 @@ The form, version 1:
     sharing    titles, acknowledged_version, finished [version, content id, time, profile], acknowledged {id: pattern}
     states     {name: dict}
 
-Times are Unix milliseconds. A vector is {"code": base64 of int8[384], "scale": number}, or null. Numbers are written
-as they are held, so an import restores every record as it was.
+Times are Unix milliseconds. A vector is {"code": base64 of int8[384], "scale": number}, or null: what is held coarse,
+or more precisely, is written as int8 too, and goes on from there after an import, so that no export needs a codebook.
+All other numbers are written as they are held, so an import restores every record as it was.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterable
 
-from omega_edge.episodes import Episode
+from omega_edge.episodes import Episode, Vector
 from omega_edge.keeper import Keeper
 from omega_edge.protocol import TitleReference, ViewingPattern
 from omega_edge.reasoning import ReasoningPattern
@@ -55,7 +56,7 @@ def export_records(keeper: Keeper) -> dict[str, object]:
             "complete_from": keeper.changes.complete_from,
         },
         "profiles": [_exported_viewer(viewer) for viewer in keeper.viewers],
-        "episodes": [_exported_episode(episode) for episode in keeper.episodes],
+        "episodes": [_exported_episode(episode, keeper.episodes.vector_of(episode)) for episode in keeper.episodes],
         "skills": [_exported_skill(skill) for skill in keeper.skills],
         "patterns": [_exported_reasoning(pattern) for pattern in keeper.reasoning],
         "removed": [
@@ -95,11 +96,11 @@ def _exported_viewer(viewer: Viewer) -> dict[str, object]:
     }
 
 
-def _exported_vector(code: bytes | None, scale: float) -> dict[str, object] | None:
-    return None if code is None else {"code": base64.b64encode(code).decode("ascii"), "scale": scale}
+def _exported_vector(vector: Vector | None) -> dict[str, object] | None:
+    return None if vector is None else {"code": base64.b64encode(vector[0]).decode("ascii"), "scale": vector[1]}
 
 
-def _exported_episode(episode: Episode) -> dict[str, object]:
+def _exported_episode(episode: Episode, vector: Vector | None) -> dict[str, object]:
     return {
         "sequence": episode.sequence,
         "profile": episode.profile,
@@ -115,7 +116,7 @@ def _exported_episode(episode: Episode) -> dict[str, object]:
         "kind": episode.kind.value,
         "skill_id": episode.skill_id,
         "version": episode.version,
-        "vector": _exported_vector(episode.code, episode.scale),
+        "vector": _exported_vector(vector),
     }
 
 
@@ -131,7 +132,7 @@ def _exported_skill(skill: Skill) -> dict[str, object]:
         "updated_at": skill.updated_at,
         "last_sequence": skill.last_sequence,
         "version": skill.version,
-        "vector": _exported_vector(skill.code, skill.scale),
+        "vector": _exported_vector((skill.code, skill.scale)),
         "titles": [
             {
                 "content_id": content_id,
@@ -158,7 +159,7 @@ def _exported_reasoning(pattern: ReasoningPattern) -> dict[str, object]:
         "created_at": pattern.created_at,
         "updated_at": pattern.updated_at,
         "references": _exported_references(pattern.references),
-        "vector": _exported_vector(pattern.code_bytes, pattern.scale),
+        "vector": _exported_vector((pattern.code_bytes, pattern.scale)),
         "followed": pattern.followed,
         "followed_reward_micro": pattern.followed_reward_micro,
         "not_followed": pattern.not_followed,

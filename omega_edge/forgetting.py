@@ -131,8 +131,9 @@ def _sum_of_vectors(keeper: Keeper, skill: Skill, kept: list[Episode]) -> np.nda
     weights = Counter({content_id: member.episodes for content_id, member in skill.titles.items()})
     for episode in kept:
         weights[episode.content_id] -= 1
-        if episode.code is not None:
-            vector += np.frombuffer(episode.code, np.int8) * np.float32(episode.scale)
+        held = keeper.episodes.vector_of(episode)
+        if held is not None:
+            vector += np.frombuffer(held[0], np.int8) * np.float32(held[1])
     for content_id, evicted in weights.items():
         if evicted > 0:
             found = keeper.vector_of(content_id, skill.titles[content_id].content_title)

@@ -11,9 +11,11 @@ from typing import Any
 
 import cbor2
 
+from omega_edge.centroids import Held
 from omega_edge.changes import Change, Tier, tombstone_row
+from omega_edge.codebook_record import Codebook
 from omega_edge.entries import MAX_DECISION_LATENCY_MS
-from omega_edge.episodes import Episode, EpisodeKind
+from omega_edge.episodes import CatalogueLookup, Episode, EpisodeKind
 from omega_edge.errors import ProtocolError
 from omega_edge.exporting import FORMAT, VERSION
 from omega_edge.forgetting import replace_records, whole_or_not
@@ -36,8 +38,9 @@ from omega_edge.protocol import (
 )
 from omega_edge.reasoning import ReasoningPattern
 from omega_edge.sharing_state import finished_row, sharing_row
-from omega_edge.skills import MAX_MEMBERS, Member, PartOfDay, Skill
+from omega_edge.skill_records import MAX_MEMBERS, Member, PartOfDay, Skill
 from omega_edge.store import Row
+from omega_edge.tier_policy import Standing
 from omega_edge.validation import (
     check_distinct,
     check_enum,
@@ -63,7 +66,7 @@ _MAX_STATE_DEPTH = 32
 
 def import_records(keeper: Keeper, exported: object) -> None:
     """Check an export, then put it in the place of everything. Raises ProtocolError; then nothing has changed."""
-    rows = _Importer(exported, keeper.episodes.must_store_vector).rows(keeper.last_sequence)
+    rows = _Importer(exported, keeper.catalogued, keeper.codebook).rows(keeper.last_sequence)
     with whole_or_not(keeper):
         replace_records(keeper, rows)
 
@@ -195,8 +198,9 @@ def _part_of_day(name: str, value: object) -> PartOfDay:
 class _Importer:
     """Turns an export into records."""
 
-    def __init__(self, exported: object, must_store_vector: Callable[[Episode], bool]) -> None:
-        self._must_store_vector = must_store_vector
+    def __init__(self, exported: object, catalogued: CatalogueLookup, codebook: Codebook) -> None:
+        self._catalogued = catalogued
+        self._codebook = codebook
         self._all = _Fields("export", exported)
         for field, expected in (("format", FORMAT), ("version", VERSION)):
             found = self._all.take(field, lambda _name, value: value)
@@ -309,7 +313,8 @@ class _Importer:
         if (episode.watch_percentage is None) and episode.kind is EpisodeKind.WATCHED:
             raise refuse("episode.watch_percentage", "a number for a title that was watched", None)
         self._highest_skill_id = max(self._highest_skill_id, episode.skill_id)
-        return episode.row(with_vector=self._must_store_vector(episode))
+        must_store = code is not None and self._catalogued(episode.content_id) != (code, scale)
+        return episode.row((code, scale) if must_store else None)
 
     def _skill(self, value: object, last_sequence: int, next_skill_id: int) -> Row:
         fields = _Fields("skill", value)
@@ -321,8 +326,7 @@ class _Importer:
             skill_id,
             fields.take("profile", self._known_profile),
             fields.take("part_of_day", _part_of_day),
-            code,
-            scale,
+            Held(Standing.new(0), code, scale),
             fields.take("successes", check_integer, 0, _SAMPLES_MAX),
             fields.take("failures", check_integer, 0, _SAMPLES_MAX),
             fields.take("reward_micro", _count),
@@ -333,6 +337,7 @@ class _Importer:
             self._note(fields, Tier.SKILLS, skill_id),
         )
         fields.end()
+        skill.centroid.standing = Standing.new(skill.last_sequence)
         check_integer("skill: successes and failures", skill.sample_count, 1, _SAMPLES_MAX)
         check_integer("skill.reward_micro", skill.reward_micro, 0, skill.sample_count * _MICRO)
         check_integer("skill: titles", len(skill.titles), 1, MAX_MEMBERS)
@@ -342,7 +347,7 @@ class _Importer:
         check_integer("skill: failures of its titles", episodes - successes, 0, skill.failures)
         check_integer("skill: reward_micro of its titles", sum(one.reward_micro for one in named), 0, skill.reward_micro)
         self._highest_skill_id = max(self._highest_skill_id, skill_id)
-        return skill.row()
+        return skill.row(self._codebook)
 
     def _member(self, value: object, last_sequence: int) -> tuple[str, Member]:
         fields = _Fields("skill.title", value)

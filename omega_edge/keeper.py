@@ -18,20 +18,25 @@ from pathlib import Path
 import numpy as np
 
 from omega_edge.changes import Change, ChangeLog, Tier
+from omega_edge.codebook_record import Codebook
 from omega_edge.entries import Entry, Outcome, Watched, decode_entry, encode_entry
 from omega_edge.episodes import Episode, ReflexionMemory, Vector
 from omega_edge.errors import StoreError, StoreFullError
 from omega_edge.protocol import Profile
+from omega_edge.quantiser import Quantiser
 from omega_edge.reasoning import ReasoningBank
 from omega_edge.sharing_state import SharingState
 from omega_edge.skills import SkillLibrary
 from omega_edge.store import Row, Store
+from omega_edge.vector_report import vector_report
 from omega_edge.viewers import MAX_PROFILES, HistoryItem, Revision, Viewers
 
 RECENT_EPISODES = 65
 """Episodes of each profile that are never evicted: one more than ranking reads."""
 RETRY_EVENTS = 64
 """After a checkpoint that failed, the next is tried when so many more events have come."""
+EPISODES_CONSIDERED = 2
+"""Episodes whose encoding is considered with each new one: with one, it would always be the newest."""
 VERSIONS_SKIPPED = 1 << 20
 """By how much the change counter advances when entries are taken in a second time; more than they can have used."""
 _STATE_KEYS = (b"state", b"state copy")
@@ -49,6 +54,7 @@ class Keeper:
         lookup: VectorLookup,
         catalogue_lookup: Callable[[str], tuple[np.ndarray, float] | None] | None,
         *,
+        quantiser: Quantiser | None,
         read_only: bool,
         checkpoint_events: int,
         max_episodes: int,
@@ -58,6 +64,7 @@ class Keeper:
         """Open the store and read it. Arguments and errors: see AgentMemory."""
         self._lookup = lookup
         self._catalogue_lookup = catalogue_lookup
+        self._quantiser = quantiser
         self._checkpoint_events = checkpoint_events
         self._limits = (max_episodes, max_skills, max_reasoning)
         self._known_vectors: dict[str, tuple[bytes, float]] = {}
@@ -156,7 +163,7 @@ class Keeper:
         """Look up the vectors that episodes still lack, and consolidate those episodes. Returns how many now count."""
         self.apply_pending()
         gathered = 0
-        for episode in [episode for episode in self.episodes if episode.code is None]:
+        for episode in [episode for episode in self.episodes if episode.standing is None]:
             found = self.vector_of(episode.content_id, episode.content_title)
             if found is not None:
                 self.episodes.set_vector(episode, *found)
@@ -166,7 +173,7 @@ class Keeper:
 
     def vector_of(self, content_id: str, content_title: str) -> Vector | None:
         """Code and scale of a title, or None if it has no vector."""
-        known = self._catalogued(content_id) or self._known_vectors.get(content_id)
+        known = self.catalogued(content_id) or self._known_vectors.get(content_id)
         if known is not None:
             return known
         found = self._lookup(content_id, content_title)
@@ -189,9 +196,7 @@ class Keeper:
         return [
             HistoryItem.of(
                 episode,
-                self.vector_of(episode.content_id, episode.content_title)
-                if episode.code is None
-                else (episode.code, episode.scale),
+                self.episodes.vector_of(episode) or self.vector_of(episode.content_id, episode.content_title),
             )
             for episode in newest
         ]
@@ -205,6 +210,7 @@ class Keeper:
             "episodes": len(self.episodes),
             "episodes_without_vector": self.episodes.without_vector,
             "skills": len(self.skills),
+            "vectors": vector_report(self.episodes, self.skills, self.codebook),
             "patterns": len(self.reasoning),
             "seen": sum(len(viewer.seen) for viewer in viewers),
             "hidden": sum(len(viewer.hidden) for viewer in viewers),
@@ -223,16 +229,18 @@ class Keeper:
         """Drop the cache of title vectors."""
         self._known_vectors.clear()
 
-    def _catalogued(self, content_id: str) -> Vector | None:
+    def catalogued(self, content_id: str) -> Vector | None:
+        """Code and scale of a title of the catalogue, else None."""
         found = None if self._catalogue_lookup is None else self._catalogue_lookup(content_id)
         return None if found is None else vector_of_arrays(*found)
 
     def _add_episode(self, episode: Episode, found: Vector | None) -> None:
-        if found is not None:
-            episode.code, episode.scale = found
-        self.episodes.add(episode)
+        self.episodes.add(episode, found)
         self._gather(episode)
         self.episodes.evict()
+        for _ in range(EPISODES_CONSIDERED):
+            self.episodes.consider_next(len(self.skills))
+        self.skills.consider_next(self.episodes.newest_sequence)
         if episode.success and episode.watch_percentage is not None:
             self.sharing.note_finished(episode)
 
@@ -240,6 +248,8 @@ class Keeper:
         """Consolidate an episode that is new or has a new vector, and number what changed."""
         gathered = self.skills.consolidate(episode, self.episodes)
         for changed in gathered or (episode,):
+            if changed is not episode:
+                self.episodes.use(changed)
             self.episodes.note_change(changed)
         return len(gathered)
 
@@ -250,12 +260,15 @@ class Keeper:
         before = replace(episode)
         episode.engagement, episode.kind = revision.engagement, revision.kind
         if episode.skill_id:
-            self.skills.adjust(episode.skill_id, before, episode)
+            self.skills.adjust(episode.skill_id, before, episode, self.episodes.newest_sequence)
+        self.episodes.use(episode)
         self.episodes.note_change(episode)
 
     def degraded(self) -> list[str]:
         """What does not work as it should, in words."""
         found = [*self.store.damage.notes, *(f"{name}: {fault}" for name, fault in self.faults.items())]
+        if self.codebook.fault is not None:
+            found.append(f"vector compression: {self.codebook.fault}")
         for profile in self.viewers.restored:
             found.append(f"profile {profile}: its record was damaged; it is restricted until it is set again")
         if self.store.damage.records and not self.store.damage.notes:
@@ -314,7 +327,8 @@ class Keeper:
         """The record of the counters. wipe_wanted: whether the journal may still hold what was forgotten."""
         changes = self.changes
         counted = (self.last_sequence, changes.local_version, self.skills.next_id, self.epoch)
-        return state_rows(*counted, changes.complete_from, wipe_wanted)
+        cursors = (self.episodes.cursor, self.skills.cursor)
+        return state_rows(*counted, changes.complete_from, wipe_wanted, cursors)
 
     def load(self) -> None:
         """Read the database."""
@@ -326,8 +340,11 @@ class Keeper:
         self.epoch: int = state[4]
         self._wipe_wanted = bool(state[6])
         self.changes = ChangeLog(self.store, state[2], state[5])
-        self.episodes = ReflexionMemory(self.store, self.changes, max_episodes, window, self._catalogued)
-        self.skills = SkillLibrary(self.store, self.changes, max_skills, state[3])
+        self.codebook = Codebook(self.store, self._quantiser)
+        self.episodes = ReflexionMemory(
+            self.store, self.changes, self.codebook, max_episodes, window, self.catalogued, state.get(7, 0)
+        )
+        self.skills = SkillLibrary(self.store, self.changes, self.codebook, max_skills, state[3], state.get(8, 0))
         self.reasoning = ReasoningBank(self.store, self.changes, max_reasoning)
         self.sharing = SharingState(self.store, self.changes)
         self.viewers = Viewers(self.store, window, new=not self.store.holds_anything())
@@ -337,7 +354,7 @@ class Keeper:
         self.changed_beside_journal = False
 
     def _parts(self) -> tuple:
-        return self.episodes, self.skills, self.reasoning, self.viewers, self.sharing, self.changes
+        return self.codebook, self.episodes, self.skills, self.reasoning, self.viewers, self.sharing, self.changes
 
     def _stored_state(self) -> dict[int, object] | None:
         return next((found for key in _STATE_KEYS if (found := self.store.get("meta", key))), None)
@@ -413,9 +430,11 @@ def state_rows(
     epoch: int,
     complete_from: int,
     wipe_wanted: bool,
+    cursors: tuple[int, int] = (0, 0),
 ) -> list[Row]:
-    """The record of the counters, twice, so that no single damaged record loses them."""
-    values = (last_sequence, local_version, next_skill_id, epoch, complete_from, wipe_wanted)
+    """The record of the counters, twice, so that no single damaged record loses them. cursors: the episode and the
+    skill whose encoding was considered last."""
+    values = (last_sequence, local_version, next_skill_id, epoch, complete_from, wipe_wanted, *cursors)
     return [("meta", key, dict(enumerate(values, 1))) for key in _STATE_KEYS]
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from datetime import UTC
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -38,6 +37,7 @@ from omega_edge.protocol import (
     local_day,
     parse_feedback_kind,
 )
+from omega_edge.quantiser import Quantiser
 from omega_edge.reasoning import ReasoningPattern, RecalledPattern
 from omega_edge.skills import RankedSkill, Skill
 from omega_edge.validation import check_integer, check_text
@@ -60,6 +60,7 @@ class AgentMemory:
         *,
         vector_lookup: VectorLookup,
         catalogue_lookup: Callable[[str], tuple[np.ndarray, float] | None] | None = None,
+        quantiser: Quantiser | None = None,
         read_only: bool = False,
         durability_window_secs: int = 300,
         checkpoint_events: int = 1024,
@@ -72,7 +73,7 @@ class AgentMemory:
         clock: returns Unix milliseconds, UTC. vector_lookup: code int8[384] and scale of a title (content id, title),
         None if there is none; asked when the tiers take an event in, and by history(). catalogue_lookup: the same by
         content id alone, for titles whose vector will be had again at the next open, as the catalogue's are: those
-        are not stored, which saves half of what is written.
+        are not stored. quantiser: the codebook by which vectors out of use are held; None: they stay as they are.
         durability_window_secs: how long an event may wait to be synced; 0 syncs each before record() returns.
         checkpoint_events: how many may wait in the journal. On a read-only file system it opens read-only.
         Raises StoreBusyError, StoreFullError, StoreDamagedError (written by a newer version), StoreError.
@@ -87,6 +88,7 @@ class AgentMemory:
             Path(path),
             vector_lookup,
             catalogue_lookup,
+            quantiser=quantiser,
             read_only=read_only,
             checkpoint_events=check_integer("checkpoint_events", checkpoint_events, 1, 10_000),
             max_episodes=check_integer("max_episodes", max_episodes, 1, 1_000_000),
@@ -299,7 +301,7 @@ class AgentMemory:
     def episodes(self) -> list[Episode]:
         """Every episode kept, in the order of recording."""
         with self._lock:
-            return [replace(episode) for episode in self._applied_keeper().episodes]
+            return self._applied_keeper().episodes.copies()
 
     # Tier 3 --------------------------------------------------------------------------------------
 

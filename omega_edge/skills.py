@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import enum
 import heapq
-import math
-import sys
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 import numpy as np
 
+from omega_edge.centroids import Centroids, Held
 from omega_edge.changes import ChangeLog, Tier
+from omega_edge.codebook_record import Codebook
+from omega_edge.compression import Encoding
 from omega_edge.episodes import Episode, ReflexionMemory
-from omega_edge.protocol import EMBEDDING_DIMENSIONS, MIN_QUALITY_THRESHOLD, TimeOfDay
+from omega_edge.protocol import MIN_QUALITY_THRESHOLD
+from omega_edge.skill_records import PartOfDay, RankedSkill, Skill, SkillSummary, part_of_day
 from omega_edge.store import Row, Store
-from omega_edge.vectors import VectorStore
+from omega_edge.tier_policy import Standing, score, wanted_encoding
+from omega_edge.tiered_vectors import TieredVectors
 
 JOIN_COSINE = 0.6
 """Episodes at least this near to a skill's centroid, or to one another, belong together. One random pair of titles in a
@@ -23,220 +25,13 @@ hundred is so near. Of 40 households with 80 to 308 viewings it gathers half of 
 than any lower or higher threshold; two titles of a skill have 0.49 of their genres in common, any two titles 0.22.
 """
 MIN_EPISODES = 3
-MAX_MEMBERS = 24
-"""Titles that a skill names; the lightest beyond are counted on without a name."""
 CENTROID_MEMORY = 32
 """A centroid is the mean of its episodes, but moves by at least 1/32 of the way: less is lost in an int8 code."""
-AGEING_EVENTS = 10_000
-"""A skill that nothing was added to while so many events were recorded has lost 0.3 of its value."""
 SHARED_SKILLS = 20
-SIMILARITY_WEIGHT, SUCCESS_WEIGHT, USES_WEIGHT, REWARD_WEIGHT = 0.4, 0.3, 0.1, 0.2
+SIMILARITY_WEIGHT = 0.4
 """rank = 0.4 * similarity + 0.3 * success + 0.1 * min(uses / 1000, 1) + 0.2 * mean reward, the product's definition."""
-FULL_USES = 1000
-_MICRO = 1_000_000
-
-
-class PartOfDay(enum.IntEnum):
-    """Context of a skill. Morning and afternoon go together, and evening and night: a viewing that begins in the
-    one often ends in the other, while day and late hours differ in who watches."""
-
-    DAY = 0
-    LATE = 1
-
-
-_READ_AT_ONCE = 1024
-_PARTS = tuple(PartOfDay)
-_DAY_TIMES = (TimeOfDay.MORNING, TimeOfDay.AFTERNOON)
-
-
-def part_of_day(time_of_day: TimeOfDay) -> PartOfDay:
-    """The context that a time of the day belongs to."""
-    return PartOfDay.DAY if time_of_day in _DAY_TIMES else PartOfDay.LATE
-
-
-@dataclass(slots=True)
-class Member:
-    """What one title contributes to a skill. reward_micro: sum of rewards in millionths, exact in any order."""
-
-    content_title: str
-    episodes: int = 0
-    successes: int = 0
-    reward_micro: int = 0
-    last_sequence: int = 0
-
-
-@dataclass(slots=True)
-class Skill:
-    """At least 3 episodes of one profile, near in embedding and at one part of the day.
-
-    code, scale: the centroid, int8[384] as bytes. created_at, updated_at: timestamps of its first and last episode.
-    titles: the member titles, by content id. version: of its last change.
-    """
-
-    skill_id: int
-    profile: str
-    part_of_day: PartOfDay
-    code: bytes
-    scale: float
-    successes: int
-    failures: int
-    reward_micro: int
-    created_at: int
-    updated_at: int
-    last_sequence: int
-    titles: dict[str, Member] = field(default_factory=dict)
-    version: int = 0
-
-    @property
-    def sample_count(self) -> int:
-        """Episodes counted: successes and failures. It is also the number of uses in the rank."""
-        return self.successes + self.failures
-
-    @property
-    def success_rate(self) -> float:
-        """Share of successes, 0 to 1."""
-        return self.successes / self.sample_count
-
-    @property
-    def mean_reward(self) -> float:
-        """Mean reward, 0 to 1."""
-        return self.reward_micro / _MICRO / self.sample_count
-
-    @property
-    def members(self) -> dict[str, float]:
-        """Content id to weight: how many of the episodes are of that title."""
-        return {content_id: float(member.episodes) for content_id, member in self.titles.items()}
-
-    def row(self) -> Row:
-        """The record."""
-        titles = [
-            [
-                content_id,
-                member.content_title,
-                member.episodes,
-                member.successes,
-                member.reward_micro,
-                member.last_sequence,
-            ]
-            for content_id, member in self.titles.items()
-        ]
-        fields = {
-            1: self.profile,
-            2: int(self.part_of_day),
-            3: self.code,
-            4: self.scale,
-            5: self.successes,
-            6: self.failures,
-            7: self.reward_micro,
-            8: self.created_at,
-            9: self.updated_at,
-            10: self.last_sequence,
-            11: titles,
-            12: self.version,
-        }
-        return "skills", self.skill_id.to_bytes(4, "big"), fields
-
-    @staticmethod
-    def from_fields(skill_id: int, record: dict) -> Skill:
-        """The skill of a record."""
-        return Skill(
-            skill_id,
-            record[1],
-            PartOfDay(record[2]),
-            record[3],
-            record[4],
-            record[5],
-            record[6],
-            record[7],
-            record[8],
-            record[9],
-            record[10],
-            {title[0]: Member(*title[1:]) for title in record[11]},
-            record[12],
-        )
-
-    def count(self, episode: Episode, sign: int = 1) -> None:
-        """Add an episode's outcome, or with sign -1 take it back."""
-        reward = sign * round(episode.reward * _MICRO)
-        if episode.success:
-            self.successes += sign
-        else:
-            self.failures += sign
-        self.reward_micro += reward
-        member = self.titles.get(episode.content_id)
-        if member is not None:
-            member.episodes += sign
-            member.successes += sign * episode.success
-            member.reward_micro += reward
-
-    def gather(self, episode: Episode) -> None:
-        """Count one more episode, and name its title."""
-        if episode.content_id not in self.titles:
-            self.titles[episode.content_id] = Member(episode.content_title)
-        self.count(episode)
-        self.titles[episode.content_id].last_sequence = episode.sequence
-        self.created_at = min(self.created_at, episode.timestamp)
-        self.updated_at = max(self.updated_at, episode.timestamp)
-        self.last_sequence = max(self.last_sequence, episode.sequence)
-        if len(self.titles) > MAX_MEMBERS:
-            lightest = min(self.titles, key=lambda name: (self.titles[name].episodes, self.titles[name].last_sequence))
-            del self.titles[lightest]
-
-
-@dataclass(frozen=True, slots=True)
-class RankedSkill:
-    """A skill, its centroid's cosine to the query, and its rank value."""
-
-    skill: Skill
-    similarity: float
-    rank: float
-
-
-@dataclass(slots=True)
-class _Summary:
-    """What ranking, sharing and eviction need of a skill, held in RAM for all of them."""
-
-    profile: str
-    part_of_day: PartOfDay
-    successes: int
-    samples: int
-    mean_reward: float
-    last_sequence: int
-    version: int
-
-    @staticmethod
-    def of_fields(record: dict) -> _Summary:
-        """The summary of a skill's record; its profile's name is held once for all."""
-        samples = record[5] + record[6]
-        return _Summary(
-            sys.intern(record[1]),
-            _PARTS[record[2]],
-            record[5],
-            samples,
-            record[7] / _MICRO / samples,
-            record[10],
-            record[12],
-        )
-
-    @property
-    def standing(self) -> float:
-        """The part of the rank that does not depend on the query."""
-        return (
-            SUCCESS_WEIGHT * self.successes / self.samples
-            + USES_WEIGHT * min(self.samples / FULL_USES, 1.0)
-            + REWARD_WEIGHT * self.mean_reward
-        )
-
-    @property
-    def value(self) -> float:
-        """What eviction goes by; see SkillLibrary."""
-        founded = min(math.log(self.samples) / math.log(FULL_USES), 1.0)
-        return (
-            0.3 * abs(2 * self.successes / self.samples - 1)
-            + 0.2 * abs(2 * self.mean_reward - 1)
-            + 0.2 * founded
-            + 0.3 * self.last_sequence / AGEING_EVENTS
-        )
+_LOOKED_AT = 64
+"""How far the next skill to be considered is looked for: ids have gaps."""
 
 
 class SkillLibrary:
@@ -251,22 +46,32 @@ class SkillLibrary:
     Which skill is evicted beyond max_skills: the one of the least value, 0.3 * |2 * success rate - 1| +
     0.2 * |2 * mean reward - 1| + 0.2 * min(log(samples) / log(1000), 1) + 0.3 * last sequence / 10,000: clear and
     well-founded ones stay, and what nothing was added to for long goes in the end.
+
+    Centroids are held the more precisely the more they are in use (tier_policy.py); an episode that joins or is rated
+    is a use. What a coarse centroid has lost does not come back by itself: the mean goes on from what the code says,
+    and every episode that joins brings its own exact part. The records are rewritten with the next checkpoint, one
+    skill considered an event, neighbours after one another, so that a page of the flash is written for several.
     """
 
-    def __init__(self, store: Store, changes: ChangeLog, max_skills: int, next_id: int) -> None:
-        """Reads nothing yet. next_id: id of the next skill; ids are never used again."""
+    def __init__(
+        self, store: Store, changes: ChangeLog, codebook: Codebook, max_skills: int, next_id: int, cursor: int = 0
+    ) -> None:
+        """Reads nothing yet. next_id: id of the next skill; ids are never used again. cursor: the skill whose encoding
+        was considered last."""
         self._store = store
         self._changes = changes
+        self._codebook = codebook
+        self.cursor = cursor
         self._max_skills = max_skills
         self.next_id = next_id
-        self._summaries: dict[int, _Summary] | None = None
-        self._centroids: dict[tuple[str, PartOfDay], VectorStore] | None = None
+        self._summaries: dict[int, SkillSummary] | None = None
+        self._centroids: Centroids | None = None
         self._unsaved: dict[int, Skill | None] = {}
 
     def __len__(self) -> int:
         if self._centroids is None:
             return self._store.count("skills")
-        return sum(centroids.count for centroids in self._centroids.values())
+        return self._centroids.count
 
     def __iter__(self) -> Iterator[Skill]:
         """Every skill, by id."""
@@ -279,29 +84,34 @@ class SkillLibrary:
         """The skill with this id, or None."""
         if skill_id in self._unsaved:
             return self._unsaved[skill_id]
-        record = self._store.get("skills", skill_id.to_bytes(4, "big"))
-        return None if record is None else Skill.from_fields(skill_id, record)
+        key = skill_id.to_bytes(4, "big")
+        record = self._store.get("skills", key)
+        skill = None if record is None else Skill.from_fields(skill_id, record, self._codebook)
+        if record is not None and skill is None:
+            self._store.damage.add("skills", key)
+        return skill
 
     def consolidate(self, episode: Episode, episodes: ReflexionMemory) -> list[Episode]:
         """Let one episode join a skill, or found one with others that wait. Returns the episodes now counted."""
-        if episode.skill_id or episode.code is None:
+        if episode.skill_id or episode.standing is None:
             return []
         group = (episode.profile, part_of_day(episode.time_of_day))
-        code = np.frombuffer(episode.code, np.int8)
-        nearest = self._centroids_of(*group).search_code(code, episode.scale, 1)
+        vector, scale = episodes.vector_of(episode)
+        code = np.frombuffer(vector, np.int8)
+        nearest = self._centroids_of(*group).search_code(code, scale, 1)
         if nearest and nearest[0][1] >= JOIN_COSINE:
             skill = self.get(nearest[0][0])
             if skill is None:  # its record was damaged since it was read
-                self._centroids_of(*group).delete(nearest[0][0])
+                self._all_centroids().delete(group, nearest[0][0])
                 return self.consolidate(episode, episodes)
-            self._join(skill, episode)
+            self._join(skill, episode, episodes)
             self._keep(skill)
             return [episode]
         waiting = [
             other.sequence
             for other in episodes
             if not other.skill_id
-            and other.code is not None
+            and other.standing is not None
             and other.sequence != episode.sequence
             and (other.profile, part_of_day(other.time_of_day)) == group
         ]
@@ -309,23 +119,52 @@ class SkillLibrary:
             return []
         found = [
             sequence
-            for sequence, cosine in episodes.near(code, episode.scale, len(waiting), waiting)
+            for sequence, cosine in episodes.near(code, scale, len(waiting), waiting)
             if cosine >= JOIN_COSINE
         ]
         if len(found) < MIN_EPISODES - 1:
             return []
         gathered = [episodes.get(sequence) for sequence in sorted((*found, episode.sequence))]
-        self._found(group, gathered)
+        self._found(group, gathered, episodes)
         return gathered
 
-    def adjust(self, skill_id: int, before: Episode, after: Episode) -> None:
-        """An episode that the skill counts now has another outcome."""
+    def adjust(self, skill_id: int, before: Episode, after: Episode, now: int) -> None:
+        """An episode that the skill counts now has another outcome, at event `now`."""
         skill = self.get(skill_id)
         if skill is None:
             return
         skill.count(before, -1)
         skill.count(after)
+        self._use(skill, now)
         self._keep(skill)
+
+    def consider_next(self, now: int) -> None:
+        """Move the centroid of one skill, the next by id, where its score at event `now` says so."""
+        for _ in range(min(_LOOKED_AT, self.next_id - 1)):
+            self.cursor = self.cursor + 1 if self.cursor < self.next_id - 1 else 1
+            skill = self.get(self.cursor)
+            if skill is None:
+                continue
+            standing = skill.centroid.standing
+            wanted = wanted_encoding(standing, score(standing, skill.sample_count, now), now)
+            if wanted.coarse and not self._codebook.pays(len(self)):
+                return
+            if wanted is not standing.encoding and self._move(skill, wanted, now):
+                self._unsaved[skill.skill_id] = skill
+            return
+
+    def usage(self) -> dict[Encoding, tuple[int, int]]:
+        """Centroids and bytes in RAM by encoding; see TieredVectors. None are, before they are first needed."""
+        return {} if self._centroids is None else self._centroids.usage()
+
+    def stored_vectors(self) -> Counter[Encoding]:
+        """How many records hold a centroid, by encoding."""
+        if self._centroids is not None:
+            return self._centroids.stored_vectors()
+        found: Counter[Encoding] = Counter()
+        for _skill_id, record in self._records():
+            found[Standing.unpacked(record[13]).encoding if 13 in record else Encoding.INT8] += 1
+        return found
 
     def rank_skills(self, query_vector: np.ndarray, k: int, profile: str | None = None) -> list[RankedSkill]:
         """The k skills of the highest rank for a vector float32[384], best first, ties by id.
@@ -336,7 +175,7 @@ class SkillLibrary:
         summaries = self._all_summaries()
         ranked = [
             (SIMILARITY_WEIGHT * cosine + summaries[skill_id].standing, -skill_id, cosine)
-            for group, centroids in self._all_centroids().items()
+            for group, centroids in self._all_centroids().groups()
             if centroids.count and (profile is None or group[0] == profile)
             for skill_id, cosine in centroids.search(query_vector, centroids.count)
         ]
@@ -358,7 +197,7 @@ class SkillLibrary:
         """Remove a skill, leaving a tombstone."""
         summary = self._all_summaries().pop(skill_id)
         self._changes.bury(Tier.SKILLS, skill_id)
-        self._centroids_of(summary.profile, summary.part_of_day).delete(skill_id)
+        self._all_centroids().delete((summary.profile, summary.part_of_day), skill_id)
         self._unsaved[skill_id] = None
 
     def versions(self) -> Iterator[tuple[int, int]]:
@@ -374,7 +213,7 @@ class SkillLibrary:
     def rows(self) -> list[Row]:
         """What the store has to write."""
         return [
-            ("skills", skill_id.to_bytes(4, "big"), None) if skill is None else skill.row()
+            ("skills", skill_id.to_bytes(4, "big"), None) if skill is None else skill.row(self._codebook)
             for skill_id, skill in self._unsaved.items()
         ]
 
@@ -385,7 +224,7 @@ class SkillLibrary:
     def all_rows(self) -> Iterator[Row]:
         """Every skill."""
         for skill in self:
-            yield skill.row()
+            yield skill.row(self._codebook)
 
     # Inside --------------------------------------------------------------------------------------
 
@@ -397,71 +236,76 @@ class SkillLibrary:
                 yield skill_id, record
         for skill_id, skill in self._unsaved.items():
             if skill is not None:
-                yield skill_id, skill.row()[2]
+                yield skill_id, skill.row(self._codebook)[2]
 
-    def _all_summaries(self) -> dict[int, _Summary]:
+    def _all_summaries(self) -> dict[int, SkillSummary]:
         if self._summaries is None:
-            self._summaries = {skill_id: _Summary.of_fields(record) for skill_id, record in self._records()}
+            self._summaries = {skill_id: SkillSummary.of_fields(record) for skill_id, record in self._records()}
             self._store.release_pages()
         return self._summaries
 
-    def _all_centroids(self) -> dict[tuple[str, PartOfDay], VectorStore]:
+    def _all_centroids(self) -> Centroids:
         if self._centroids is None:
-            self._centroids = {}
-            read: dict[tuple[str, PartOfDay], tuple[list[int], bytearray, list[float]]] = {}
+            self._centroids = Centroids(self._codebook)
             for skill_id, record in self._records():
-                group = (record[1], _PARTS[record[2]])
-                ids, codes, scales = read.setdefault(group, ([], bytearray(), []))
-                ids.append(skill_id)
-                codes += record[3]
-                scales.append(record[4])
-                if len(ids) == _READ_AT_ONCE:
-                    self._add_centroids(group, *read.pop(group))
-            for group, columns in read.items():
-                self._add_centroids(group, *columns)
+                centroid = Held.unpacked(record[3], record[4], record.get(13), record[10], self._codebook)
+                if centroid is not None:
+                    self._centroids.read((record[1], PartOfDay(record[2])), skill_id, centroid)
+            self._centroids.end_reading()
             self._store.release_pages()
         return self._centroids
 
-    def _add_centroids(
-        self, group: tuple[str, PartOfDay], ids: list[int], codes: bytearray, scales: list[float]
-    ) -> None:
-        table = np.frombuffer(codes, np.int8).reshape(len(ids), EMBEDDING_DIMENSIONS)
-        self._centroids_of(*group).upsert_codes(ids, table, np.array(scales, np.float32))
+    def _centroids_of(self, profile: str, part: PartOfDay) -> TieredVectors:
+        return self._all_centroids().of((profile, part))
 
-    def _centroids_of(self, profile: str, part: PartOfDay) -> VectorStore:
-        return self._all_centroids().setdefault((profile, part), VectorStore())
-
-    def _found(self, group: tuple[str, PartOfDay], gathered: list[Episode]) -> None:
+    def _found(self, group: tuple[str, PartOfDay], gathered: list[Episode], episodes: ReflexionMemory) -> None:
         first = gathered[0]
-        skill = Skill(
-            self.next_id, *group, first.code, first.scale, 0, 0, 0, first.timestamp, first.timestamp, first.sequence
-        )
+        centroid = Held(Standing.new(episodes.newest_sequence), *episodes.vector_of(first))
+        skill = Skill(self.next_id, *group, centroid, 0, 0, 0, first.timestamp, first.timestamp, first.sequence)
         self.next_id += 1
         for episode in gathered:
-            self._join(skill, episode)
+            self._join(skill, episode, episodes)
         self._keep(skill)
         self._evict()
 
-    def _join(self, skill: Skill, episode: Episode) -> None:
-        vector = np.frombuffer(episode.code, np.int8) * np.float32(episode.scale)
+    def _join(self, skill: Skill, episode: Episode, episodes: ReflexionMemory) -> None:
+        code, scale = episodes.vector_of(episode)
+        vector, centroid = np.frombuffer(code, np.int8) * np.float32(scale), skill.centroid
         if skill.sample_count:
-            weight = np.float32(min(skill.sample_count, CENTROID_MEMORY))
-            vector = vector + np.frombuffer(skill.code, np.int8) * np.float32(skill.scale) * weight
+            weight = min(skill.sample_count, CENTROID_MEMORY)
+            vector = vector + centroid.unit * np.float32(weight)
+            centroid.standing.note_fidelity((weight * centroid.standing.fidelity + 1) / (weight + 1))
+        self._use(skill, episodes.newest_sequence)
         self._set_centroid(skill, vector)
         skill.gather(episode)
         episode.skill_id = skill.skill_id
 
+    def _use(self, skill: Skill, now: int) -> None:
+        """Count a use of a skill's centroid, which may change its encoding. _keep() is to follow."""
+        standing = skill.centroid.standing
+        standing.use(now)
+        wanted = wanted_encoding(standing, score(standing, skill.sample_count, now), now, used=True)
+        if wanted is not standing.encoding:
+            self._move(skill, wanted, now)
+
+    def _move(self, skill: Skill, to: Encoding, now: int) -> bool:
+        if not skill.centroid.move(to, now, self._codebook):
+            return False
+        self._all_centroids().put((skill.profile, skill.part_of_day), skill.skill_id, skill.centroid)
+        return True
+
     def _set_centroid(self, skill: Skill, vector: np.ndarray) -> None:
-        vectors = self._centroids_of(skill.profile, skill.part_of_day)
-        vectors.upsert(skill.skill_id, (vector / np.linalg.norm(vector)).astype(np.float32))
-        code, scale = vectors.get(skill.skill_id)
-        skill.code, skill.scale = code.tobytes(), float(scale)
+        standing = skill.centroid.standing
+        if standing.encoding.coarse:
+            standing.enter(Encoding.INT8, standing.since)
+        skill.centroid.replace((vector / np.linalg.norm(vector)).astype(np.float32))
+        self._all_centroids().put((skill.profile, skill.part_of_day), skill.skill_id, skill.centroid)
 
     def _keep(self, skill: Skill) -> None:
         skill.version = self._changes.advance()
         self._unsaved[skill.skill_id] = skill
         if self._summaries is not None:
-            self._summaries[skill.skill_id] = _Summary.of_fields(skill.row()[2])
+            self._summaries[skill.skill_id] = SkillSummary.of_fields(skill.row(self._codebook)[2])
 
     def _evict(self) -> None:
         while len(self) > self._max_skills:

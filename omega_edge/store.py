@@ -34,8 +34,8 @@ from omega_edge.errors import StoreBusyError, StoreDamagedError, StoreError, Sto
 from omega_edge.journal import Journal, Seal, store_error
 from omega_edge.salvage import Salvaged, salvage
 
-STORE_SCHEMA = 1
-"""Version of the tables and keys. A store with a higher one is refused."""
+STORE_SCHEMA = 2
+"""Version of the tables and keys. A store with a higher one is refused. 2: vectors in several encodings."""
 RECORD_SCHEMA = 1
 TABLES = (
     "meta", "profiles", "episodes", "skills", "reasoning", "removed", "graves", "seen", "hidden", "finished", "states",

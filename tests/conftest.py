@@ -17,7 +17,12 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="session")
 def model_dir() -> Path:
-    """The text model, at the place where ./run has it; made, or made anew, unless it is the exporter's present one."""
+    """The text model, at the place where ./run has it; made, or made anew, unless it is the exporter's present one.
+
+    OMEGA_TEST_MODEL names a folder with a finished one instead, where the exporter's packages are not installed.
+    """
+    if finished := os.environ.get("OMEGA_TEST_MODEL"):
+        return Path(finished)
     from toolchain.export_model import export_model  # here, because onnx is slow to import and few tests need it
 
     out = PROJECT / "build" / "model"

@@ -185,7 +185,7 @@ class TestDamage:
             if not sealed:
                 (tmp_path / JOURNAL_NAME).unlink()
             with pytest.raises(
-                StoreDamagedError, match="has schema 2, this version reads up to 1; update the software"
+                StoreDamagedError, match="has schema 3, this version reads up to 2; update the software"
             ):
                 Store(tmp_path)
             assert (tmp_path / DATABASE_NAME).read_bytes() == before

@@ -13,15 +13,16 @@ import numpy as np
 import pytest
 
 from omega_edge.errors import StoreDamagedError, StoreError, StoreFullError, StoreReadOnlyError
-from omega_edge.vector_file import VectorTable, write_vectors
+from omega_edge.vector_file import HEADER_BYTES, VectorHeader, write_vectors
 from omega_edge.vectors import VectorStore
+from tests import reference
 
 D = 32
 STAMP = 77
 
 
-def filled(ids) -> VectorStore:
-    store = VectorStore(D)
+def filled(ids, **options) -> VectorStore:
+    store = VectorStore(D, **options)
     for id in ids:
         store.upsert(id, np.random.default_rng(id % 1000).standard_normal(D).astype(np.float32))
     return store
@@ -64,15 +65,51 @@ def test_another_stamp_other_dimensions_or_no_file_is_none(tmp_path):
     assert VectorStore.load(path, STAMP, D) is not None
 
 
+def opened(path: Path, **options) -> VectorStore:
+    """The store, looked at: a part of what is checked is checked at the first use."""
+    store = VectorStore.load(path, STAMP, D, **options)
+    store.verify()
+    return store
+
+
 def test_every_damaged_byte_is_noticed(tmp_path):
     path = tmp_path / "vectors"
     filled([1, 2]).save(path, STAMP)
     whole = path.read_bytes()
-    assert len(whole) == 64 + 2 * (8 + 4 + D)
+    assert len(whole) == 128 + 5 * 64  # halves of 2 * 16, scales, spreads and ids, each filled up to 64 bytes
     for offset in range(len(whole)):
         path.write_bytes(whole[:offset] + bytes([whole[offset] ^ 0x10]) + whole[offset + 1 :])
         with pytest.raises(StoreDamagedError, match="delete the file"):
-            VectorStore.load(path, STAMP, D)
+            opened(path)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda store: store.search(np.ones(D, np.float32)),
+        lambda store: store.search(np.ones(D, np.float32), 1, [1]),
+        lambda store: store.get(1),
+        lambda store: store.vector(1),
+        lambda store: store.ids(),
+        lambda store: 1 in store,
+        lambda store: store.count,
+        lambda store: store.stats(),
+        lambda store: store.upsert(1, np.ones(D, np.float32)),
+        lambda store: store.delete(1),
+        lambda store: store.save("/dev/null/never", 1),
+        lambda store: store.calibrate(),
+    ],
+)
+def test_no_use_of_a_damaged_file_gets_an_answer(tmp_path, use):
+    path = tmp_path / "vectors"
+    filled([1, 2]).save(path, STAMP)
+    content = bytearray(path.read_bytes())
+    content[HEADER_BYTES] ^= 1
+    path.write_bytes(content)
+    store = VectorStore.load(path, STAMP, D)
+    for _ in range(2):
+        with pytest.raises(StoreDamagedError, match="of section high"):
+            use(store)
 
 
 def test_every_truncation_and_any_growth_is_noticed(tmp_path):
@@ -85,41 +122,121 @@ def test_every_truncation_and_any_growth_is_noticed(tmp_path):
             VectorStore.load(path, STAMP, D)
 
 
-def test_a_foreign_file_and_a_later_version_are_named(tmp_path):
+def rewritten(path: Path, **changes) -> None:
+    """Changes fields of the header by their offset, under a true checksum."""
+    content = bytearray(path.read_bytes())
+    for field, (layout, value) in changes.items():
+        struct.pack_into(layout, content, int(field[2:]), value)
+    struct.pack_into("<I", content, 92, zlib.crc32(content[:92]))
+    path.write_bytes(content)
+
+
+def test_a_foreign_file_and_another_version_are_named(tmp_path):
     path = tmp_path / "vectors"
     path.write_bytes(b"SQLite format 3\0" * 10)
     with pytest.raises(StoreDamagedError, match="expected a vector file"):
         VectorStore.load(path, STAMP, D)
-    fields = struct.pack("<8sIIQQI", b"OMEGAVEC", 2, D, 0, STAMP, 0)
-    path.write_bytes((fields + struct.pack("<I", zlib.crc32(fields))).ljust(64, b"\0"))
-    with pytest.raises(StoreDamagedError, match="expected format version 1, got 2"):
-        VectorStore.load(path, STAMP, D)
+    for version in (1, 3):
+        filled([1]).save(path, STAMP)
+        rewritten(path, at8=("<I", version))
+        with pytest.raises(StoreDamagedError, match=f"expected format version 2, got {version}; delete the file"):
+            VectorStore.load(path, STAMP, D)
 
 
 @pytest.mark.parametrize(
-    ("ids", "scale", "code", "message"),
+    ("change", "message"),
     [
-        ([2, 1], 0.1, 1, "ascending"),
-        ([1, 1], 0.1, 1, "ascending"),
-        ([1, 2], 0.0, 1, "scales above 0"),
-        ([1, 2], np.nan, 1, "scales above 0"),
-        ([1, 2], 0.1, -128, "codes from -127"),
+        ({"at16": ("<Q", 1 << 60)}, "1152921504606846976 of 2 rows"),
+        ({"at16": ("<Q", 3)}, "3 of 2 rows"),
+        ({"at24": ("<Q", 1 << 60)}, "of 1152921504606846976 rows"),
+        ({"at24": ("<Q", (1 << 32) - 1)}, "bytes for 2 vectors, got 448"),
+        ({"at12": ("<I", 33)}, "33 dimensions"),
+        ({"at12": ("<I", 1 << 31)}, "2147483648 dimensions"),
+        ({"at40": ("<I", 4)}, "known flags"),
+        ({"at40": ("<I", 1)}, "bytes for 2 vectors, got 448"),
+        ({"at60": ("<f", np.nan)}, "recalls"),
+        ({"at64": ("<f", 2.0)}, "recalls"),
+        ({"at48": ("<Q", 9), "at56": ("<I", 500)}, "expected signs, and at least 128 candidates"),
     ],
 )
-def test_values_that_no_store_holds_are_damage_under_a_true_checksum(tmp_path, ids, scale, code, message):
+def test_a_header_that_no_store_writes_is_refused_before_memory_is_taken(tmp_path, change, message):
     path = tmp_path / "vectors"
-    table = VectorTable(np.array(ids, np.uint64), np.full(2, scale, np.float32), np.full((2, D), code, np.int8))
-    write_vectors(path, STAMP, table)
+    filled([1, 2]).save(path, STAMP)
+    rewritten(path, **change)
     with pytest.raises(StoreDamagedError, match=message):
         VectorStore.load(path, STAMP, D)
 
 
-def test_a_count_that_the_file_cannot_hold_is_refused_before_memory_is_taken(tmp_path):
+def test_fewer_candidates_than_any_store_takes_are_refused(tmp_path):
     path = tmp_path / "vectors"
-    fields = struct.pack("<8sIIQQI", b"OMEGAVEC", 1, D, 1 << 60, STAMP, 0)
-    path.write_bytes((fields + struct.pack("<I", zlib.crc32(fields))).ljust(64, b"\0"))
-    with pytest.raises(StoreDamagedError, match="bytes for 1152921504606846976 vectors, got 64"):
+    filled(range(5000)).save(path, STAMP)
+    rewritten(path, at48=("<Q", 5000), at56=("<I", 127))
+    with pytest.raises(StoreDamagedError, match="at least 128 candidates"):
         VectorStore.load(path, STAMP, D)
+    rewritten(path, at56=("<I", 2**32 - 1))  # more than a tenth of the rows: an exact search
+    assert len(opened(path).search(np.ones(D, np.float32), 5000)) == 5000
+
+
+@pytest.mark.parametrize(
+    ("ids", "scale", "message"),
+    [
+        ([2, 1], 0.1, "ascending"),
+        ([1, 1], 0.1, "ascending"),
+        ([1, 2], 0.0, "scales above 0"),
+        ([1, 2], np.nan, "scales above 0"),
+    ],
+)
+def test_values_that_no_store_holds_are_damage_under_a_true_checksum(tmp_path, ids, scale, message):
+    path = tmp_path / "vectors"
+    high, low, spread = reference.halve(np.ones((2, D), np.int8))
+    columns = [high, low, np.full(2, scale, np.float32), spread, np.array(ids, np.uint64)]
+    header = VectorHeader(D, 2, 2, STAMP, False, None, None, 0.99)
+    write_vectors(path, header, [[column] for column in columns] + [[]])
+    with pytest.raises(StoreDamagedError, match=message):
+        opened(path)
+
+
+def test_a_loaded_store_never_changes_its_file(tmp_path):
+    path = tmp_path / "vectors"
+    filled(range(5000), recall=0.5).save(path, STAMP)
+    before = path.read_bytes()
+    loaded, mapped = VectorStore.load(path, STAMP, D, recall=0.5), path.stat().st_size
+    assert loaded.stats().capacity > 5000  # the first of the rows to spare are written in the map
+    for id in range(3000):
+        loaded.upsert(id, np.random.default_rng(id % 7).standard_normal(D).astype(np.float32))
+    assert loaded.stats().capacity < 5500
+    assert (path.read_bytes(), path.stat().st_size) == (before, mapped)
+
+
+def test_a_file_replaced_while_it_is_mapped_keeps_its_reader(tmp_path):
+    path = tmp_path / "vectors"
+    filled(range(100)).save(path, STAMP)
+    loaded = VectorStore.load(path, STAMP, D)
+    filled(range(3)).save(path, STAMP)
+    assert contents(loaded) == contents(filled(range(100)))
+    loaded.save(path, STAMP)  # onto the place of what it came from
+    assert contents(VectorStore.load(path, STAMP, D)) == contents(loaded)
+
+
+def test_a_vector_takes_at_most_450_bytes(tmp_path):
+    path, n = tmp_path / "vectors", 10_000
+    codes, scale = reference.quantise(np.random.default_rng(0).standard_normal((n, 384)).astype(np.float32))
+    store = VectorStore()
+    store.upsert_codes(range(n), codes, scale)
+    store.save(path, STAMP)
+    assert path.stat().st_size <= 450 * n
+    loaded = VectorStore.load(path, STAMP)
+    assert loaded.delete(5)  # makes the table of ids
+    assert path.stat().st_size - 192 <= loaded.nbytes <= 455 * n
+
+
+def test_a_store_over_codes_can_be_saved(tmp_path):
+    path = tmp_path / "vectors"
+    codes, scale = reference.quantise(np.random.default_rng(0).standard_normal((2000, D)).astype(np.float32))
+    VectorStore.over(codes, scale).save(path, STAMP)
+    loaded = VectorStore.load(path, STAMP, D)
+    assert loaded.ids() == list(range(2000))
+    assert all(np.array_equal(loaded.get(id)[0], codes[id]) for id in (0, 1023, 1024, 1999))
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):

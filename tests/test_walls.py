@@ -24,13 +24,18 @@ ROOMS = {
     "protocol": "errors validation protocol",
     "wire": "frame columns paging wire",
     "kernels": "_simd _simd._kernels",
+    "quantiser": "quantiser",
     "catalog": "bundle catalog_checks catalog",
     "datasets": "datasets",
     "inference": "tokenizer inference",
-    "vectors": "vector_file vectors",
+    "vectors": (
+        "vector_ids vector_halffloats vector_rows vector_calibration vector_file vector_saving vector_arguments vectors "
+        "compression"
+    ),
     "memory": (
         "journal salvage store changes entries episodes skills reasoning viewers sharing_state keeper forgetting "
-        "exporting importing memory"
+        "exporting importing memory tier_policy tiered_vectors codebook_record "
+        "centroids skill_records vector_report"
     ),
     "ranking": "ranking left_out ranker policy reasons",
     "brain": "config knowledge profile_view sharing recommender title_vectors brain",
@@ -43,16 +48,17 @@ MAY_IMPORT = {
     "protocol": "",
     "wire": "protocol",
     "kernels": "",
-    "catalog": "protocol wire",
+    "quantiser": "protocol",
+    "catalog": "protocol wire quantiser",
     "datasets": "protocol",
     "inference": "protocol",
-    "vectors": "protocol kernels",
-    "memory": "protocol vectors",
+    "vectors": "protocol kernels quantiser",
+    "memory": "protocol quantiser vectors",
     "ranking": "protocol catalog kernels",
-    "brain": "protocol kernels catalog inference vectors memory ranking",
+    "brain": "protocol kernels quantiser catalog inference vectors memory ranking",
     "doors": "protocol kernels catalog datasets inference memory brain public_names",
     "public names": "protocol catalog inference vectors memory brain",
-    "cloud": "protocol kernels catalog datasets ranking",
+    "cloud": "protocol kernels quantiser catalog datasets ranking",
 }
 """Rooms that a room may import, besides itself."""
 
@@ -60,6 +66,7 @@ THIRD_PARTY = {
     "protocol": "",
     "wire": "cbor2 zstandard",
     "kernels": "numpy",
+    "quantiser": "numpy",
     "catalog": "numpy",
     "datasets": "numpy",
     "inference": "numpy onnxruntime",

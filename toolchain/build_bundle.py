@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from cloud.model import Model, ModelSettings, TitleData, train
+from cloud.quantiser_fit import MINIMUM_VECTORS, held_out, train_quantiser
 from omega_edge._simd import kernels
 from omega_edge.catalog import UNRATED, Title, lineage_of, title_sections, write_bundle
 from omega_edge.catalog_checks import MAX_GENRES
@@ -35,6 +36,7 @@ from omega_edge.protocol import EMBEDDING_DIMENSIONS, title_embedding_text
 from toolchain.title_rules import RULES, age_rating, availability
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+NAMES_OF_ONE_IN = 4
 Progress = Callable[[str], None]
 
 
@@ -102,6 +104,7 @@ def build(
     kernels.quantise(vectors, codes, scale)
     sections = title_sections([_title(title) for title in dataset.titles], genres)
     sections |= {"codes": codes, "code_scale": scale}
+    sections |= _codebook(dataset.titles, vectors, model_dir, out.parent, progress)
     titles = TitleData(sections, genres, lineage_of([title.content_id for title in dataset.titles]))
     model = train(titles, dataset.events, ModelSettings(row_budget_bytes=row_budget_bytes), progress)
     sections |= model.sections
@@ -109,6 +112,22 @@ def build(
         sections["licence"] = np.frombuffer(dataset.licence.encode("utf-8"), np.uint8)
     write_bundle(out, sections, _meta(dataset, titles, model, model_version, bundle_version))
     return _summary(out, dataset, sections, model)
+
+
+def _codebook(
+    titles: Sequence[DatasetTitle], vectors: np.ndarray, model_dir: Path, cache_directory: Path, progress: Progress
+) -> dict[str, np.ndarray]:
+    """The sections of the codebook of coarse vectors, trained on the titles that are not held out.
+
+    A title outside the catalogue is embedded by the name that the television is told, without genres, so the names
+    alone of a quarter of the titles are trained on too.
+    """
+    trained = ~held_out([title.content_id for title in titles])
+    named = [title for title in np.array(titles, object)[trained].tolist()[::NAMES_OF_ONE_IN]]
+    if int(trained.sum()) + len(named) < MINIMUM_VECTORS:
+        return train_quantiser(vectors[trained], progress)
+    names = embed_texts([title.bare_name for title in named], model_dir, cache_directory, "names", progress)[0]
+    return train_quantiser(np.concatenate([vectors[trained], names]), progress)
 
 
 def genre_names(titles: Sequence[DatasetTitle]) -> tuple[str, ...]:
@@ -153,12 +172,19 @@ def embed_titles(
 ) -> tuple[np.ndarray, str]:
     """(unit vectors float32[n, 384], version of the model). What is in the cache is not computed again."""
     texts = [title_embedding_text(title.bare_name, title.year, title.genres) for title in titles]
+    return embed_texts(texts, model_dir, cache_directory, "titles", progress)
+
+
+def embed_texts(
+    texts: Sequence[str], model_dir: Path, cache_directory: Path, what: str, progress: Progress
+) -> tuple[np.ndarray, str]:
+    """The same for texts; `what` they are is for the progress."""
     with InferenceEngine(model_dir, cache_entries=0) as engine:
         cache = _EmbeddingCache(cache_directory, engine.model_version)
         missing = [text for text in dict.fromkeys(texts) if text not in cache]
         for done, text in enumerate(missing):
             if done % 1000 == 0:
-                progress(f"embedding titles: {done} of {len(missing)}")
+                progress(f"embedding {what}: {done} of {len(missing)}")
             cache.add(text, engine.embed_uncached(text))
         if missing:
             cache.save()

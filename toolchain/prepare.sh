@@ -14,8 +14,8 @@ readonly MINIMUM_PYTHON=3.11
 # toolchain.build_bundle imports.
 readonly CORE_INPUTS=(pyproject.toml setup.py requirements.lock omega_edge/_simd/*.{pyx,pxd,pxi,h} omega_edge/_simd/[!_]*.c)
 readonly MODEL_INPUTS=(requirements.lock toolchain/export_model.py omega_edge/inference.py omega_edge/tokenizer.py)
-readonly BUNDLE_INPUTS=("$DATA_SET"/* toolchain/{build_bundle,title_rules}.py cloud/{ease,fusion_fit,model,replay,signals}.py
-    omega_edge/{bundle,catalog,catalog_checks,datasets,inference,protocol,ranking,tokenizer,validation,vectors}.py)
+readonly BUNDLE_INPUTS=("$DATA_SET"/* toolchain/{build_bundle,title_rules}.py cloud/{ease,fusion_fit,model,quantiser_fit,replay,signals}.py
+    omega_edge/{bundle,catalog,catalog_checks,datasets,inference,protocol,quantiser,ranking,tokenizer,validation,vectors}.py)
 
 export OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 # onnxruntime reports its use unless told not to; the product tells it too.
@@ -162,6 +162,18 @@ install_packages() {
     apt-get update && apt-get install -y --no-install-recommends "$@"
 }
 
+install_or_tell() {  # title, packages... : installs them as root; else prints the one line that does
+    local title=$1
+    shift
+    if [[ $(id -u) -ne 0 ]]; then
+        say "omega-edge: system packages are missing. Run this line, then start again:"
+        say ""
+        say "    sudo sh -c 'apt-get update && apt-get install -y --no-install-recommends $*'"
+        exit 69
+    fi
+    timed "$title" install_packages "$@" || exit 69
+}
+
 require_system() {  # sets $python; installs what is missing where that is possible
     local missing
     python=$(find_python)
@@ -170,14 +182,8 @@ require_system() {  # sets $python; installs what is missing where that is possi
     if ! command -v apt-get >/dev/null; then
         fail 69 "needed here: Python $MINIMUM_PYTHON or newer with venv and headers, and a C compiler. Missing (by their Debian names): $missing"
     fi
-    if [[ $(id -u) -ne 0 ]]; then
-        say "omega-edge: system packages are missing. Run this line, then start again:"
-        say ""
-        say "    sudo sh -c 'apt-get update && apt-get install -y --no-install-recommends $missing'"
-        exit 69
-    fi
     # shellcheck disable=SC2086  # one word a package
-    timed "system packages" install_packages $missing || exit 69
+    install_or_tell "system packages" $missing
     python=$(find_python)
     missing=$(missing_packages "$python")
     [[ -n $python ]] || fail 69 "Python $MINIMUM_PYTHON or newer is needed, and this system's packages have none"
@@ -217,37 +223,50 @@ build_bundle() {
     .venv/bin/python -m toolchain.build_bundle --data "$DATA_SET" --model "$MODEL" --out "$BUNDLE"
 }
 
-take_lock() {
+take_lock() {  # [file]: held until release_lock
+    local file=${1:-build/prepare.lock}
+    trap on_exit EXIT
+    trap on_interrupt INT TERM
     mkdir -p build
-    exec 9>build/prepare.lock
+    exec 9>"$file"
     if ! flock -n 9; then
         say "omega-edge: another start is preparing this tree; waiting for it."
         flock 9
     fi
 }
 
-prepare() {  # in the project's root
-    local lock core core_output model bundle python=
-    trap on_exit EXIT
-    trap on_interrupt INT TERM
+release_lock() {
+    exec 9>&-
+    trap - EXIT INT TERM
+}
+
+prepare_environment() {  # .venv with the locked packages; holds the lock until release_lock
+    local lock python=
     take_lock
     lock=$(fingerprint requirements.lock)
-    core=$(fingerprint "${CORE_INPUTS[@]}")
-    core_output=(omega_edge/_simd/_kernels*.so)
     # Packages that were being installed when the power went may be there by half: the environment is made anew.
     [[ ! -e .venv/omega-edge.installing ]] || rm -f .venv/omega-edge-{python,packages,core}.stamp
-    if ! fresh .venv/omega-edge-packages.stamp "$lock" .venv/bin/python ||
-        ! fresh .venv/omega-edge-core.stamp "$core" "${core_output[0]}"; then
+    if ! fresh .venv/omega-edge-packages.stamp "$lock" .venv/bin/python || core_is_stale; then
         [[ -e .venv/bin/python ]] || say "Omega Edge: preparing. The first start takes a minute or two, most of it download."
         require_system
     fi
     step "Python environment" .venv/omega-edge-python.stamp 1 .venv/bin/python make_environment
     step "packages, checked by hash" .venv/omega-edge-packages.stamp "$lock" .venv/bin/python install_locked
+}
+
+core_is_stale() {
+    local output=(omega_edge/_simd/_kernels*.so)
+    ! fresh .venv/omega-edge-core.stamp "$(fingerprint "${CORE_INPUTS[@]}")" "${output[0]}"
+}
+
+prepare() {  # in the project's root
+    local core model bundle
+    prepare_environment
+    core=$(fingerprint "${CORE_INPUTS[@]}")
     step "C core" .venv/omega-edge-core.stamp "$core" .venv/bin/omega-edge build_core
     model=$(fingerprint "${MODEL_INPUTS[@]}")
     step "text model, int8" "$MODEL.stamp" "$model" "$MODEL/manifest.json" export_model
     bundle=$(fingerprint "${BUNDLE_INPUTS[@]}" "$MODEL/manifest.json")
     step "catalogue bundle" "$BUNDLE.stamp" "$bundle" "$BUNDLE" build_bundle
-    exec 9>&-
-    trap - EXIT INT TERM
+    release_lock
 }

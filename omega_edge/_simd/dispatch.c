@@ -1,6 +1,14 @@
 /* The only file that knows processors. */
 #include "kernels.h"
 
+#if defined(__aarch64__) || defined(OMEGA_NEON32)
+#include <sys/auxv.h>
+
+/* As Linux defines them; older headers of C libraries lack the first. */
+#define DOT_PRODUCT_64 (1ul << 20)
+#define NEON_32 (1ul << 12)
+#endif
+
 #if defined(__x86_64__)
 /* Whether the processor has it, and the system saves its registers. */
 static int has_avx2(void)
@@ -26,6 +34,13 @@ const omega_kernels *omega_kernels_at(size_t index)
         usable[count++] = &omega_kernels_avx512;
     if (has_avx2())
         usable[count++] = &omega_kernels_avx2;
+#elif defined(__aarch64__)
+    if (getauxval(AT_HWCAP) & DOT_PRODUCT_64)
+        usable[count++] = &omega_kernels_neondot;
+    usable[count++] = &omega_kernels_neon;
+#elif defined(OMEGA_NEON32)
+    if (getauxval(AT_HWCAP) & NEON_32)
+        usable[count++] = &omega_kernels_neon32;
 #endif
     usable[count++] = &omega_kernels_scalar;
     return index < count ? usable[index] : NULL;

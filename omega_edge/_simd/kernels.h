@@ -209,7 +209,7 @@ typedef struct {
      * those that the filter allows and whose cosine is at least least_similarity; the cosine as in search_halves.
      * fresh(r) = 2^-age, age = (float)(now - time[r]) * per_half_life, 0 for a time after now; 0 for an age of 126 and
      * more. 2^-age = 2^-whole * p(age - whole), whole truncated, p by Horner's rule from the highest of the
-     * OMEGA_EXP2 coefficients: within 3e-7. workspace as in search. */
+     * OMEGA_EXP2 coefficients: within 4.3e-7. workspace as in search. */
     size_t (*rank)(const omega_halves *table, const int8_t *query, float query_scale, const omega_rank_columns *columns,
                    const omega_rank_weights *weights, const omega_rank_limits *limits, const uint8_t *filter, size_t k,
                    uint64_t *workspace, uint32_t *rows_out, float *scores_out);
@@ -224,6 +224,12 @@ extern const omega_kernels omega_kernels_scalar;
 #if defined(__x86_64__)
 extern const omega_kernels omega_kernels_avx2;
 extern const omega_kernels omega_kernels_avx512;
+#elif defined(__aarch64__)
+extern const omega_kernels omega_kernels_neon;    /* every processor */
+extern const omega_kernels omega_kernels_neondot; /* those with the dot product */
+#elif defined(__arm__) && defined(__ARM_FP) && __ARM_ARCH >= 7 && (defined(__ARM_NEON) || !defined(__clang__))
+#define OMEGA_NEON32 1 /* clang needs -mfpu=neon for it; gcc takes it for one file */
+extern const omega_kernels omega_kernels_neon32;
 #endif
 
 /* Instruction sets that this processor runs, best first; NULL past the last one. */

@@ -30,7 +30,7 @@ static double nearest_even(double x)
     return x + shift - shift;
 }
 
-static size_t quantise(const float *vectors, size_t n, size_t d, int8_t *codes_out, float *scale_out)
+size_t omega_scalar_quantise(const float *vectors, size_t n, size_t d, int8_t *codes_out, float *scale_out)
 {
     for (size_t row = 0; row < n; row++) {
         const float *vector = vectors + row * d;
@@ -170,13 +170,13 @@ omega_fault omega_scalar_genre_means(const uint64_t *masks, size_t n, const floa
     return (omega_fault){OMEGA_FINE, 0};
 }
 
-static void fuse(const float *features, size_t f, size_t n, const float *weights, float *out)
+void omega_scalar_fuse(const float *features, size_t f, size_t n, const float *weights, float *out)
 {
     for (size_t row = 0; row < n; row++)
         out[row] = omega_fused_row(features, f, n, weights, row);
 }
 
-static size_t fuse_top_k(const float *features, size_t f, size_t n, const float *weights, const uint8_t *filter,
+size_t omega_scalar_fuse_top_k(const float *features, size_t f, size_t n, const float *weights, const uint8_t *filter,
                          size_t k, uint64_t *workspace, uint32_t *rows_out, float *scores_out)
 {
     top_k best = top_k_begin(smaller(k, n), workspace);
@@ -268,15 +268,15 @@ static omega_fault diversify(const omega_codes *table, const uint32_t *rows, con
 
 const omega_kernels omega_kernels_scalar = {
     .isa = "scalar",
-    .quantise = quantise,
+    .quantise = omega_scalar_quantise,
     .search = search,
     .cosines = cosines,
     .row_scatter_add = omega_scalar_row_scatter_add,
     .row_lookup = omega_scalar_row_lookup,
     .genre_means = omega_scalar_genre_means,
     .left_out_sums = omega_scalar_left_out_sums,
-    .fuse = fuse,
-    .fuse_top_k = fuse_top_k,
+    .fuse = omega_scalar_fuse,
+    .fuse_top_k = omega_scalar_fuse_top_k,
     .diversify = diversify,
     .halve = omega_scalar_halve,
     .join = omega_scalar_join,

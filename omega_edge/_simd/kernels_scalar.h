@@ -21,6 +21,10 @@ static inline float omega_fused_row(const float *features, size_t f, size_t n, c
     return sum;
 }
 
+size_t omega_scalar_quantise(const float *vectors, size_t n, size_t d, int8_t *codes_out, float *scale_out);
+void omega_scalar_fuse(const float *features, size_t f, size_t n, const float *weights, float *out);
+size_t omega_scalar_fuse_top_k(const float *features, size_t f, size_t n, const float *weights, const uint8_t *filter,
+                               size_t k, uint64_t *workspace, uint32_t *rows_out, float *scores_out);
 omega_fault omega_scalar_row_scatter_add(const omega_rows *table, const uint32_t *rows, const float *weights,
                                          size_t events, float *out, size_t targets);
 omega_fault omega_scalar_row_lookup(const omega_rows *table, const uint32_t *rows, size_t events,

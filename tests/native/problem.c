@@ -1,0 +1,230 @@
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "problem.h"
+
+uint64_t random_bits(uint64_t *state)
+{
+    uint64_t x = *state += 0x9e3779b97f4a7c15u; /* splitmix64 (Steele, Lea and Flood, 2014) */
+    x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
+    x = (x ^ x >> 27) * 0x94d049bb133111ebu;
+    return x ^ x >> 31;
+}
+
+uint32_t random_below(uint64_t *state, uint32_t limit)
+{
+    return (uint32_t)((random_bits(state) >> 32) * limit >> 32);
+}
+
+void *allocate(size_t bytes)
+{
+    void *memory = malloc(bytes + (bytes == 0));
+    if (!memory) {
+        fprintf(stderr, "check_kernels: no memory for %zu bytes\n", bytes);
+        exit(2);
+    }
+    return memory;
+}
+
+/* count elements, aligned as one element asks and seldom better. */
+static void *owned_array(problem *p, uint64_t *state, size_t count, size_t element)
+{
+    const size_t shift = random_below(state, 3) * element;
+    uint8_t *memory = allocate(shift + count * element);
+    p->memory[p->owned++] = memory;
+    return memory + shift;
+}
+
+static double bell(uint64_t *state)
+{
+    double sum = -6.0;
+    for (int i = 0; i < 12; i++)
+        sum += (double)(random_bits(state) >> 11) * 0x1p-53;
+    return sum;
+}
+
+/* One vector of codes. The last kinds put the int16 lanes of groups of two, three and four products at their limit, and
+ * one beyond: sums of 258 and 259 over the same lane of neighbouring eights, in every place that a group can begin. */
+static void fill_codes(uint64_t *state, int8_t *codes, size_t d)
+{
+    static const int8_t limits[6][4] = {{64, 65, 64, 65}, {65, 65, 64, 65}, {86, 86, 86, 86},
+                                        {87, 86, 86, 87}, {127, 1, 3, 127}, {127, 127, 4, 1}};
+    const uint32_t kind = random_below(state, 12), turn = random_below(state, 4), signs = random_below(state, 3);
+    for (size_t i = 0; i < d; i++) {
+        int code;
+        if (kind < 3)
+            code = (int)lrint(fmin(127.0, fmax(-127.0, bell(state) * 40.0)));
+        else if (kind == 3)
+            code = (int)random_below(state, 255) - 127;
+        else if (kind == 4)
+            code = random_below(state, 2) ? 127 : -127;
+        else if (kind == 5)
+            code = random_below(state, 20) ? 0 : 127;
+        else
+            code = limits[kind - 6][(i / 8 + turn) % 4];
+        if (kind > 3 && (signs == 1 || (signs == 2 && i & 1)))
+            code = -code;
+        codes[i] = (int8_t)code;
+    }
+}
+
+static float odd_float(uint64_t *state)
+{
+    static const float odd[10] = {0.0f,   -0.0f, 0x1p-149f, 0x1p-126f, -0x1.8p-130f,
+                                  3e38f, -3e38f, INFINITY,  -INFINITY, NAN};
+    return odd[random_below(state, 10)];
+}
+
+/* 1 / length, with odd values in place of every share-th (0: nowhere) and sometimes all equal, for ties. */
+static void fill_scale(uint64_t *state, const int8_t *codes, size_t n, size_t d, uint32_t share, float *scale)
+{
+    const int equal = random_below(state, 4) == 0;
+    for (size_t row = 0; row < n; row++) {
+        int32_t squares = 0;
+        for (size_t i = 0; i < d; i++)
+            squares += codes[row * d + i] * codes[row * d + i];
+        scale[row] = equal ? 0x1p-10f : squares ? (float)(1.0 / sqrt(squares)) : 0.0f;
+        if (share && random_below(state, share) == 0)
+            scale[row] = odd_float(state);
+    }
+}
+
+static void fill_floats(uint64_t *state, float *out, size_t count, uint32_t share)
+{
+    for (size_t i = 0; i < count; i++)
+        out[i] = share && random_below(state, share) == 0 ? odd_float(state) : (float)bell(state);
+}
+
+static size_t choose_rows(uint64_t *state)
+{
+    static const size_t edges[12] = {63, 64, 65, 127, 129, 255, 256, 257, 258, 319, 511, 513};
+    return random_below(state, 3) ? random_below(state, 41) : edges[random_below(state, 12)];
+}
+
+static void make_codes(problem *p, uint64_t *state)
+{
+    const omega_kernels *scalar = &omega_kernels_scalar;
+    const uint32_t share = random_below(state, 3) ? 0 : 7;
+    int8_t *codes = owned_array(p, state, p->n * p->d, 1);
+    int8_t *queries = owned_array(p, state, PROBLEM_QUERIES * p->d, 1);
+    float *scale = owned_array(p, state, p->n, 4), *positive = owned_array(p, state, p->n, 4);
+    float *query_scale = owned_array(p, state, PROBLEM_QUERIES, 4);
+    for (size_t row = 0; row < p->n; row++)
+        if (row && random_below(state, 4) == 0) /* a tie */
+            memcpy(codes + row * p->d, codes + random_below(state, (uint32_t)row) * p->d, p->d);
+        else
+            fill_codes(state, codes + row * p->d, p->d);
+    for (size_t j = 0; j < PROBLEM_QUERIES; j++)
+        fill_codes(state, queries + j * p->d, p->d);
+    fill_scale(state, codes, p->n, p->d, share, scale);
+    fill_scale(state, queries, PROBLEM_QUERIES, p->d, 0, query_scale);
+    if (random_below(state, 8) == 0)
+        query_scale[0] = random_below(state, 2) ? 0.0f : 0x1p-140f;
+    for (size_t row = 0; row < p->n; row++)
+        positive[row] = scale[row] < 0 ? -scale[row] : scale[row];
+    uint8_t *high = owned_array(p, state, p->n * p->d / 2, 1), *low = owned_array(p, state, p->n * p->d / 2, 1);
+    uint8_t *spread = owned_array(p, state, p->n, 1);
+    const size_t sign_bytes = (p->n + OMEGA_SIGN_ROWS - 1) / OMEGA_SIGN_ROWS * p->d * 4;
+    uint8_t *blocks = owned_array(p, state, sign_bytes, 1);
+    for (size_t i = 0; i < sign_bytes; i++) /* the bits of rows past the last may be anything */
+        blocks[i] = (uint8_t)random_bits(state);
+    scalar->halve(codes, p->n, p->d, high, low, spread);
+    scalar->put_signs(codes, 0, p->n, p->d, blocks);
+    p->codes = (omega_codes){codes, scale, p->n, p->d};
+    p->halves = (omega_halves){high, low, positive, spread, p->n, p->d};
+    p->signs = (omega_signs){blocks, p->n, p->d};
+    p->queries = queries;
+    p->query_scale = query_scale;
+}
+
+static void make_filter(problem *p, uint64_t *state)
+{
+    const size_t bytes = (p->n + 7) / 8;
+    uint8_t *filter = owned_array(p, state, bytes, 1);
+    const uint32_t kind = random_below(state, 6);
+    for (size_t i = 0; i < bytes; i++)
+        filter[i] = (uint8_t)(kind == 1   ? 255u
+                              : kind == 2 ? 0u
+                              : kind == 3 ? (i + 1 == bytes ? 1u << ((p->n - 1) % 8) : 0u)
+                              : kind == 4 ? random_bits(state) & random_bits(state) & random_bits(state)
+                                          : random_bits(state));
+    p->filter = kind ? filter : NULL;
+}
+
+static void make_floats(problem *p, uint64_t *state)
+{
+    const uint32_t share = random_below(state, 3) ? 0 : 9;
+    float *vectors = owned_array(p, state, p->n * p->d, 4);
+    fill_floats(state, vectors, p->n * p->d, 0);
+    for (size_t row = 0; row < p->n; row++) {
+        const float size = row % 5 == 0 ? 0x1p-140f : row % 5 == 1 ? 0x1p+120f : 1.0f;
+        for (size_t i = 0; i < p->d; i++)
+            vectors[row * p->d + i] *= size;
+        vectors[row * p->d + random_below(state, (uint32_t)p->d)] = 8.0f * size;
+    }
+    for (size_t half = 1; p->n && half < 2 * p->d; half += 2) /* exact halves, where rounding to even shows */
+        if (half < 127)
+            vectors[half / 2] = (float)half * 8.0f * 0x1p-140f / 254.0f;
+    uint16_t *half_floats = owned_array(p, state, p->n * p->d, 2);
+    const int finite = random_below(state, 3) != 0;
+    for (size_t i = 0; i < p->n * p->d; i++) {
+        const uint16_t bits = (uint16_t)random_bits(state);
+        half_floats[i] = finite && (bits >> 10 & 31) == 31 ? bits ^ 0x4000 : bits;
+    }
+    float *features = owned_array(p, state, PROBLEM_FEATURES * p->n, 4);
+    float *feature_weights = owned_array(p, state, PROBLEM_FEATURES, 4);
+    float *success = owned_array(p, state, p->n, 4), *trend = owned_array(p, state, p->n, 4);
+    uint32_t *time = owned_array(p, state, p->n, 4), *listed = owned_array(p, state, p->n, 4);
+    fill_floats(state, features, PROBLEM_FEATURES * p->n, share);
+    fill_floats(state, feature_weights, PROBLEM_FEATURES, 0);
+    fill_floats(state, success, p->n, share);
+    fill_floats(state, trend, p->n, share);
+    const uint32_t narrow = random_below(state, 32);
+    for (size_t row = 0; row < p->n; row++) {
+        time[row] = (uint32_t)random_bits(state) >> narrow;
+        listed[row] = (uint32_t)row;
+    }
+    for (size_t row = p->n; row-- > 1;) {
+        const size_t other = random_below(state, (uint32_t)row + 1);
+        const uint32_t kept = listed[row];
+        listed[row] = listed[other];
+        listed[other] = kept;
+    }
+    p->vectors = vectors;
+    p->halves_of_floats = half_floats;
+    p->features = features;
+    p->feature_weights = feature_weights;
+    p->listed = listed;
+    p->columns = (omega_rank_columns){success, time, trend};
+    p->weights = (omega_rank_weights){0.5f, (float)bell(state), (float)bell(state), (float)bell(state)};
+    const float half_lives[4] = {1.0f, 0x1p-8f, 0x1p-31f, 0.0f};
+    p->limits = (omega_rank_limits){(uint32_t)random_bits(state) >> narrow, half_lives[random_below(state, 4)],
+                                    random_below(state, 2) ? -2.0f : 0.1f};
+}
+
+problem make_problem(uint64_t seed)
+{
+    uint64_t state = seed;
+    problem p = {.seed = seed};
+    p.n = choose_rows(&state);
+    p.d = random_below(&state, 3) ? 32 * (1 + (size_t)random_below(&state, 14)) : 384;
+    if (random_below(&state, 16) == 0)
+        p.d = random_below(&state, 2) ? 1024 : 768;
+    const size_t sizes[6] = {1, 2, p.n, p.n + 1, p.n > 1 ? p.n - 1 : 1, 1 + random_below(&state, (uint32_t)p.n + 9)};
+    p.k = sizes[random_below(&state, 6)];
+    p.candidates = sizes[random_below(&state, 6)];
+    p.k += p.k == 0;
+    p.candidates += p.candidates == 0;
+    make_codes(&p, &state);
+    make_filter(&p, &state);
+    make_floats(&p, &state);
+    return p;
+}
+
+void free_problem(problem *p)
+{
+    while (p->owned)
+        free(p->memory[--p->owned]);
+}

@@ -1,0 +1,126 @@
+"""./check --aarch64, toolchain/cross_build and what they source: what they need, take, refuse and let pass."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.test_scripts import PREPARE, ROOT, bare, bare_path, bash  # noqa: F401  bare_path is a fixture
+
+SOURCED = f"source {ROOT}/toolchain/sysroot.sh\nsource {ROOT}/toolchain/aarch64.sh\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "message"),
+    [
+        (("check", "--aarch64", "-k", "wire"), 2, "expected nothing after --aarch64, got: -k wire"),
+        (("toolchain/cross_build", "--fast"), 2, "Usage: toolchain/cross_build"),
+    ],
+)
+def test_options_that_do_not_exist_are_refused_before_anything_is_prepared(
+    command: tuple[str, ...], code: int, message: str
+) -> None:
+    done = subprocess.run([ROOT / command[0], *command[1:]], capture_output=True, text=True, timeout=10, check=False)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert message in done.stderr
+
+
+@pytest.mark.parametrize("script", ["check", "toolchain/cross_build"])
+def test_help_tells_of_the_television_and_prepares_nothing(script: str) -> None:
+    done = subprocess.run([ROOT / script, "--help"], capture_output=True, text=True, timeout=10, cwd="/", check=True)
+    assert "--aarch64" in done.stdout and "OMEGA_DEBIAN_MIRROR" in done.stdout and done.stderr == ""
+
+
+def test_the_continuous_integration_runs_both_checks() -> None:
+    lines = (ROOT / ".ci" / "run").read_text().splitlines()
+    assert [line.removeprefix("exec ") for line in lines if "./check" in line] == [
+        "./check </dev/null",
+        "./check --aarch64 </dev/null",
+    ]
+
+
+def test_the_television_gets_the_locked_packages_but_for_those_of_the_build() -> None:
+    result = bash(SOURCED + f"cd {ROOT}\nlocked_for_television\nprintf '%s\\n' \"${{NOT_ON_TELEVISION[@]}}\" >&2", ROOT)
+    left_out = set(result.stderr.split())
+    locked = re.findall(r"^([\w-]+)==", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+    kept = re.findall(r"^([\w-]+)==", result.stdout, re.MULTILINE)
+    assert left_out <= set(locked) and kept == [name for name in locked if name not in left_out]
+    assert {"numpy", "lmdb", "cbor2", "zstandard", "onnxruntime", "pytest"} <= set(kept)
+    entries = re.split(r"\n(?=\S)", result.stdout.strip())
+    assert all(entry.count("--hash=sha256:") >= 1 for entry in entries)
+    assert "#" not in result.stdout
+
+
+def test_the_mirror_is_the_machines_own_source_of_the_suite(tmp_path: Path) -> None:
+    apt = tmp_path / "apt-get"
+    uris = "'{0}/security/dists/bookworm-security/InRelease' a 0\\n'{0}/debian/dists/bookworm/InRelease' b 0 \\n"
+    host = "http://example.org"
+    apt.write_text(f'#!/bin/sh\n[ "$*" = "update --print-uris" ] && printf "{uris.format(host)}"\n')
+    apt.chmod(0o755)
+    path = f"PATH={tmp_path}:$PATH\n"
+    assert bash(SOURCED + path + "debian_mirror", ROOT).stdout == f"{host}/debian\n"
+    apt.write_text("#!/bin/sh\nexit 1\n")
+    result = bash(SOURCED + path + "debian_mirror", ROOT)
+    assert (result.returncode, result.stdout) == (0, "")
+
+
+NEEDED = {
+    "gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross", "gcc-arm-linux-gnueabihf", "libc6-dev-armhf-cross",
+    "gcc-arm-linux-gnueabi", "libc6-dev-armel-cross", "qemu-user", "cmake", "make",
+}  # fmt: skip
+
+
+@pytest.mark.skipif(shutil.which("apt-get") is None, reason="this system has no apt-get")
+def test_without_root_the_one_line_to_run_is_printed(bare_path: Path) -> None:  # noqa: F811
+    (bare_path / "apt-get").symlink_to(shutil.which("apt-get"))
+    sysroot = (ROOT / "toolchain" / "sysroot.sh").read_text()
+    result = bare(bare_path, as_root=False, script=f"{PREPARE.read_text()}\n{sysroot}\nrequire_cross\n")
+    assert result.returncode == 69, result.stderr
+    (line,) = (line for line in result.stderr.splitlines() if "apt-get" in line)
+    packages = line.rstrip("'").split("--no-install-recommends ")[1].split()
+    assert set(packages) >= NEEDED and len(packages) == len(set(packages))
+    result = bare(bare_path, as_root=False, script=f"{PREPARE.read_text()}\n{sysroot}\nrequire_cross aarch64\n")
+    assert "gcc-aarch64-linux-gnu" in result.stderr and "gnueabi" not in result.stderr
+
+
+def ctest_output(*lines: str) -> str:
+    return "".join(f"{number}/{len(lines)} Test #{number}: {line}\n" for number, line in enumerate(lines, 1))
+
+
+PASSED, SKIPPED = "...   Passed    0.01 sec", "...***Skipped   0.00 sec"
+
+
+@pytest.mark.parametrize(
+    ("output", "code", "message"),
+    [
+        (ctest_output(f"check_one {PASSED}", f"check_two {PASSED}"), 0, ""),
+        (ctest_output(f"check_one {PASSED}"), 1, "expected the check check_two among those that passed"),
+        (ctest_output(f"check_one {PASSED}", f"check_two {SKIPPED}"), 1, "expected the check check_two"),
+        (ctest_output(f"check_one {PASSED}", f"not_check_two {PASSED}"), 1, "expected the check check_two"),
+    ],
+    ids=["all", "one not listed", "one skipped", "another's name"],
+)
+def test_no_check_of_the_core_is_passed_over_in_silence(tmp_path: Path, output: str, code: int, message: str) -> None:
+    for name in ("check_one", "check_two"):
+        (tmp_path / f"{name}.c").write_text("int main(void)\n{\n    return 0;\n}\n")
+    (tmp_path / "part.c").write_text("int part;\n")
+    (tmp_path / "report").write_text(output)
+    result = bash(SOURCED + "every_check_passed . report", tmp_path)
+    assert (result.returncode, message in result.stderr) == (code, True), result.stderr
+
+
+def test_a_folder_without_checks_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "report").touch()
+    assert bash(SOURCED + "every_check_passed . report", tmp_path).returncode == 66
+
+
+def test_every_toolchain_file_is_used_and_shares_the_rest() -> None:
+    listed = bash(SOURCED + 'printf "%s\\n" "${NATIVE_CHECKS[@]}"', ROOT).stdout.split("\n")
+    files = {path.stem for path in (ROOT / "cross").glob("*.cmake")} - {"television"}
+    assert {line.split()[0] for line in listed if line} == files
+    for name in files:
+        assert "television.cmake" in (ROOT / "cross" / f"{name}.cmake").read_text()

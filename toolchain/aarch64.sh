@@ -1,0 +1,77 @@
+# shellcheck shell=bash
+# The steps of ./check --aarch64 and of toolchain/cross_build. Sourced after prepare.sh and sysroot.sh.
+
+readonly WHEELS=$ARM/wheels
+readonly INSTALLED=$ARM/installed
+# A toolchain file of cross/ and a processor to run its checks on.
+readonly NATIVE_CHECKS=(
+    "aarch64 cortex-a53" "aarch64 cortex-a72" "aarch64 cortex-a76"
+    "armv7-hardfloat cortex-a9" "armv7-hardfloat cortex-a15"
+    "armv7-softfp cortex-a9" "armv7-softfp cortex-a15"
+)
+
+build_wheel() {  # folder: builds and checks the wheel there, alone
+    rm -rf -- "$1"
+    .venv/bin/python -m toolchain.cross_wheel --python-headers "$SYSROOT/usr/include/python3.11" --out "$1"
+}
+
+build_wheel_again() {  # the same inputs must give the same bytes
+    local first second
+    build_wheel "$ARM/wheels.again" || return
+    first=("$WHEELS"/*.whl)
+    second=("$ARM"/wheels.again/*.whl)
+    cmp -- "${first[0]}" "${second[0]}" || return
+    rm -rf -- "$ARM/wheels.again"
+}
+
+install_wheel() {
+    rm -rf -- "$INSTALLED"
+    install_for_television "$INSTALLED" --no-index "$WHEELS"/*.whl
+}
+
+check_native() {  # toolchain file, processor: builds the C core by CMake alone and runs its checks
+    local build=$ARM/native-$1 report=$ARM/native-$1-$2.txt
+    cmake -S . -B "$build" -DCMAKE_TOOLCHAIN_FILE="$PWD/cross/$1.cmake" -DCMAKE_BUILD_TYPE=Release \
+        -DOMEGA_QEMU_CPU="$2" &&
+        cmake --build "$build" --parallel 2 &&
+        ctest --test-dir "$build" --parallel 2 --no-tests=error --output-on-failure | tee "$report" &&
+        every_check_passed tests/native "$report"
+}
+
+every_check_passed() {  # folder with programs, what ctest printed: ctest is content when a check is skipped or not listed
+    local program name found=0
+    for program in "$1"/*.c; do
+        grep -q '^int main(' "$program" || continue
+        found=1
+        name=$(basename -- "$program" .c)
+        grep -qE "Test +#[0-9]+: $name \.+ +Passed" "$2" && continue
+        say "expected the check $name among those that passed"
+        return 1
+    done
+    [[ $found -eq 1 ]] || fail 66 "expected programs that check the C core in $1, found none"
+}
+
+check_aarch64() {  # in the project's root, prepared
+    local started entry words
+    started=$(microseconds)
+    take_lock build/aarch64.lock
+    require_cross
+    prepare_sysroot
+    prepare_site
+    say "wheel"
+    timed "wheel, checked" build_wheel "$WHEELS" || exit
+    .venv/bin/python -m toolchain.wheel_check "$WHEELS"/*.whl >&2
+    timed "wheel again, equal bytes" build_wheel_again || exit
+    timed "wheel, installed" install_wheel || exit
+    say "C core without Python"
+    for entry in "${NATIVE_CHECKS[@]}"; do
+        read -ra words <<<"$entry"
+        timed "${words[0]} on ${words[1]}" check_native "${words[@]}" || exit
+    done
+    say "tests of the wheel, two at a time"
+    .venv/bin/python -m toolchain.emulated_tests --folder "$ARM" --model "$MODEL" || exit
+    release_lock
+    say "instructions, counted"
+    timed "kernels and calls, their limits" toolchain/count_instructions --check || exit
+    say "all of it took $(seconds_since "$started")"
+}

@@ -1,0 +1,216 @@
+"""Runs the tests on emulated 64-bit ARM processors, against an installed wheel: `python -m toolchain.emulated_tests`.
+
+The tests are copied beside the emulated Python without the package's sources, so what they import is the wheel. Every
+test module belongs to a run below or to NOT_EMULATED; a test holds this list to the tests that exist.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+EXPECTED_ISA = {"cortex-a53": "neon", "cortex-a72": "neon", "cortex-a76": "neondot"}
+"""The instruction set that must be chosen on each processor: of the three, only the A76 has the dot product."""
+
+KERNELS = ("installed", "kernels*", "scan*")
+"""Test modules of the C core, which run on every processor; names without test_ and .py, * for any ending."""
+
+NOT_EMULATED = {
+    "bench*": "measurements of this machine",
+    "build_bundle": "made before the television gets it",
+    "cli*": "the command in hundreds of processes, each seconds of start under emulation",
+    "compression": "embeds titles as the toolchain does; tiered_memory runs the encodings",
+    "cross_wheel": "the build itself",
+    "demo": "the command, as above",
+    "elf": "the build itself",
+    "emulated_tests": "this",
+    "export_model": "made before the television gets it",
+    "fusion_fit": "the model job, which runs in the cloud",
+    "memory_crash": "records writes by a library preloaded into programs of this machine",
+    "instruction_counter": "a plugin of this machine's emulator",
+    "model_job": "the model job, which runs in the cloud",
+    "quantiser": "trains codebooks, which the cloud does; tiered_memory reads one",
+    "scripts*": "scripts of the building machine",
+    "tidy": "reads sources",
+    "together": "other libraries in an environment of this machine's own",
+    "tokenizer": "compares with a package that no television has; inference runs the tokenizer",
+    "walls": "reads sources",
+    "wheel_check": "the build itself",
+}
+"""Test modules that run on the building machine only, each with the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Test modules on one processor, in one process."""
+
+    name: str
+    cpu: str
+    modules: tuple[str, ...]
+
+
+# Longest first, so that two at a time end together.
+RUNS = (
+    Run("messages and wire", "cortex-a72", ("protocol", "wire*")),
+    Run("memory", "cortex-a53", ("memory", "memory_faults", "memory_household_data", "memory_model", "memory_tiers")),
+    Run("store and bundle", "cortex-a76", ("journal", "store", "catalog*", "datasets")),
+    Run("brain", "cortex-a72", ("brain*", "policy")),
+    Run("inference", "cortex-a53", ("inference",)),
+    Run("inference", "cortex-a76", ("inference",)),
+    Run("vectors and ranking", "cortex-a53", ("vector*", "ranking")),
+    Run("encodings of vectors", "cortex-a72", ("tier_policy", "tiered_memory")),
+    *(Run("kernels", cpu, KERNELS) for cpu in EXPECTED_ISA),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one run ended; summary is pytest's last line."""
+
+    run: Run
+    exit_code: int
+    seconds: float
+    summary: str
+    log: Path
+
+
+def files_of(modules: Iterable[str], tests: Path) -> list[Path]:
+    """The files that patterns of modules name, in order; FileNotFoundError for a pattern that names none."""
+    files: list[Path] = []
+    for pattern in modules:
+        found = sorted(tests.glob(f"test_{pattern}.py"))
+        if not found:
+            raise FileNotFoundError(f"test_{pattern}.py: no such tests in {tests}; change RUNS in {__file__}")
+        files += [path for path in found if path not in files]
+    return files
+
+
+def copy_tests(target: Path) -> None:
+    """Make `target` anew with the tests and what they read, but not the package that they test."""
+    shutil.rmtree(target, ignore_errors=True)
+    unwanted = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(PROJECT / "tests", target / "tests", ignore=unwanted)
+    shutil.copytree(PROJECT / "bench" / "data", target / "bench" / "data")
+    shutil.copyfile(PROJECT / "pyproject.toml", target / "pyproject.toml")
+
+
+def write_python(folder: Path, cpu: str) -> Path:
+    """Write folder/bin/python-CPU, which starts the sysroot's Python on that processor, and return its path.
+
+    folder holds sysroot, site (the packages) and installed (the wheel). The script sets the environment itself, because
+    tests start Python with environments of their own.
+    """
+    packages = [PROJECT / "toolchain" / "emulated", folder / "installed", folder / "site"]
+    sysroot = folder / "sysroot"
+    script = folder / "bin" / f"python-{cpu}"
+    command = ["qemu-aarch64", "-cpu", cpu, "-L", str(sysroot), str(sysroot / "usr/bin/python3.11")]
+    script.parent.mkdir(parents=True, exist_ok=True)
+    script.write_text(
+        "#!/usr/bin/env bash\n"
+        f"export PYTHONPATH={shlex.quote(':'.join(map(str, packages)))} OMEGA_EMULATED_PYTHON={shlex.quote(str(script))}\n"
+        f'exec {shlex.join(command)} "$@"\n'
+    )
+    script.chmod(0o755)
+    return script
+
+
+def run_tests(run: Run, folder: Path, model: Path, running: set[subprocess.Popen[bytes]]) -> Outcome:
+    """Run one set of tests, whose process is in `running` meanwhile; what pytest says goes to a log in folder/logs."""
+    here = folder / "tests" / run.cpu
+    files = [str(path.relative_to(here)) for path in files_of(run.modules, here / "tests")]
+    environment = os.environ | {
+        "OMEGA_EXPECTED_ISA": EXPECTED_ISA[run.cpu],
+        "OMEGA_EXPECTED_PACKAGE": str(folder / "installed"),
+        "OMEGA_TEST_MODEL": str(model),
+        "ORT_DISABLE_TELEMETRY": "1",
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+    }
+    log = folder / "logs" / f"{re.sub(r'[^a-z0-9]+', '-', run.name)}-{run.cpu}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    command = [str(folder / "bin" / f"python-{run.cpu}"), "-m", "pytest", "-q", "-p", "no:cacheprovider", *files]
+    started = time.monotonic()
+    with log.open("w") as output, subprocess.Popen(
+        command, cwd=here, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+    ) as process:
+        running.add(process)
+        exit_code = process.wait()
+        running.discard(process)
+    lines = log.read_text(errors="replace").splitlines()
+    summary = lines[-1] if lines else "no output"
+    return Outcome(run, exit_code, time.monotonic() - started, summary, log)
+
+
+def report(outcome: Outcome) -> None:
+    """One line for a run; for a failed one also the end of its log."""
+    run = outcome.run
+    title = f"{run.name} on {run.cpu}"
+    print(f"  {title} {'.' * (33 - len(title))} {outcome.seconds:.1f} s: {outcome.summary}", flush=True)
+    if outcome.exit_code:
+        print(f"failed with exit code {outcome.exit_code}. The end of {outcome.log}:")
+        for line in outcome.log.read_text(errors="replace").splitlines()[-40:]:
+            print(f"    {line}")
+        sys.stdout.flush()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run all or some of the runs; 0 if all passed, 1 if one failed, 66 if the sysroot or model is missing."""
+    parser = argparse.ArgumentParser(prog="python -m toolchain.emulated_tests", description=__doc__.split("\n")[0])
+    parser.add_argument("--folder", type=Path, required=True, help="folder with sysroot, site and installed")
+    parser.add_argument("--model", type=Path, required=True, help="folder of the text model")
+    parser.add_argument("--cpu", choices=EXPECTED_ISA, action="append", help="only on this processor; may be repeated")
+    parser.add_argument("--run", choices=sorted({run.name for run in RUNS}), action="append", help="only this run; may be repeated")
+    parser.add_argument("--list", action="store_true", help="print what would run, and end")
+    options = parser.parse_args(arguments)
+    chosen = [run for run in RUNS if run.cpu in (options.cpu or EXPECTED_ISA) and run.name in (options.run or [run.name])]
+    if options.list:
+        for run in chosen:
+            print(f"{run.name} on {run.cpu}:", *(path.stem for path in files_of(run.modules, PROJECT / "tests")))
+        return 0
+    folder, model = options.folder.resolve(), options.model.resolve()
+    for needed in (folder / "sysroot", folder / "site", folder / "installed", model / "manifest.json"):
+        if not needed.exists():
+            print(f"{needed}: missing; ./check --aarch64 makes it", file=sys.stderr)
+            return 66
+    if not chosen:
+        parser.error("no run is left with these --cpu and --run")
+    for cpu in {run.cpu for run in chosen}:
+        # A copy for each processor: tests leave byte code and example files beside themselves.
+        copy_tests(folder / "tests" / cpu)
+        write_python(folder, cpu)
+    return 1 if run_all(chosen, folder, model) else 0
+
+
+def run_all(chosen: list[Run], folder: Path, model: Path) -> int:
+    """Run them two at a time, report each, and return how many failed; nothing is left running, whatever ends this."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    failed = 0
+    running: set[subprocess.Popen[bytes]] = set()
+    with ThreadPoolExecutor(max_workers=min(2, os.cpu_count() or 1)) as pool:
+        try:
+            for outcome in pool.map(lambda run: run_tests(run, folder, model, running), chosen):
+                report(outcome)
+                failed += outcome.exit_code != 0
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in list(running):
+                process.terminate()
+            raise
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Counts the instructions that the kernels and the calls of a television take on ARM, under an emulator, exactly."""
