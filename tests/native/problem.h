@@ -1,4 +1,4 @@
-/* Inputs for the kernel checks: every array made from a seed, at exactly its size, with the edges that arithmetic has. */
+/* Inputs for the kernel checks: every array made from a seed, at its exact size, with the edges that arithmetic has. */
 #ifndef OMEGA_EDGE_TESTS_PROBLEM_H
 #define OMEGA_EDGE_TESTS_PROBLEM_H
 
