@@ -5,6 +5,7 @@
 
 #include "rank.h"
 #include "scan.h"
+#include "sign_candidates.h"
 #include "top_k.h"
 
 #define ALWAYS_INLINE inline __attribute__((always_inline))
@@ -397,29 +398,12 @@ size_t SCAN(rank)(const omega_halves *table, const int8_t *query, float query_sc
     return top_k_finish(&s.best, rows_out, scores_out);
 }
 
-/* How many candidates have which score, in steps of 16: the threshold follows from it at once, where a selection would
- * let through many rows more before it is due. */
-typedef struct {
-    uint32_t counts[1024]; /* scores are below 2^14 */
-    size_t above;          /* candidates in the steps from least on */
-    uint32_t least;
-} score_steps;
-
-/* Counts a score of step least or above; raises least while so many candidates lie above it. */
-static inline void count_score(score_steps *steps, uint32_t score, size_t wanted)
-{
-    steps->counts[score >> 4]++;
-    steps->above++;
-    while (steps->above - steps->counts[steps->least] >= wanted) /* the last step is never left: wanted is above 0 */
-        steps->above -= steps->counts[steps->least++];
-}
-
-/* The candidates of the first stage, in any order: nearest->keys. */
-static ALWAYS_INLINE void walk_signs(const omega_signs *signs, size_t d, const uint8_t *tables, const uint8_t *filter,
-                                     top_k *nearest)
+/* The keys of the first stage's best, score above row, in no order; returns how many. */
+static ALWAYS_INLINE size_t walk_signs(const omega_signs *signs, size_t d, const uint8_t *tables, const uint8_t *filter,
+                                       size_t wanted, uint64_t *keys)
 {
     const size_t n = signs->rows;
-    score_steps steps = {{0}, 0, 0};
+    sign_candidates list = {.keys = keys, .capacity = OMEGA_TOP_K_WORDS(wanted), .wanted = wanted};
     for (size_t first = 0; first < n; first += OMEGA_SIGN_ROWS) {
         uint32_t allowed = UINT32_MAX;
         if (filter || n - first < OMEGA_SIGN_ROWS) {
@@ -431,23 +415,18 @@ static ALWAYS_INLINE void walk_signs(const omega_signs *signs, size_t d, const u
                 continue;
         }
         const sign_lanes scores = sign_scores(signs->blocks + first * (d / 8), tables, d);
-        uint32_t beating = allowed & signs_above(scores, (int32_t)(16 * steps.least) - 1);
+        uint32_t beating = allowed & signs_above(scores, (int32_t)(SCORE_STEP * list.least) - 1);
         if (!beating)
             continue;
         uint16_t values[OMEGA_SIGN_ROWS];
         signs_store(values, scores);
         for (; beating; beating &= beating - 1) {
-            const uint32_t lane = (uint32_t)__builtin_ctz(beating), score = values[lane];
-            if (score < 16 * steps.least || (float)score <= nearest->threshold)
-                continue;
-            count_score(&steps, score, nearest->k);
-            top_k_append(nearest, (float)score, (uint32_t)first + lane);
+            const uint32_t lane = (uint32_t)__builtin_ctz(beating);
+            add_candidate(&list, values[lane], (uint32_t)first + lane);
         }
+        raise_least(&list);
     }
-    if (nearest->count > nearest->k) {
-        top_k_select(nearest->keys, nearest->count, nearest->k);
-        nearest->count = nearest->k;
-    }
+    return best_candidates(&list);
 }
 
 size_t SCAN(search_two_stage)(const omega_signs *signs, const omega_halves *table, const int8_t *query,
@@ -457,28 +436,26 @@ size_t SCAN(search_two_stage)(const omega_signs *signs, const omega_halves *tabl
     const size_t d = table->dimensions;
     _Alignas(64) uint8_t tables[OMEGA_MAX_DIMENSIONS * 4];
     omega_sign_tables(query, d, tables);
-    top_k nearest = top_k_begin(candidates < table->rows ? candidates : table->rows, workspace);
-    if (d == USUAL_DIMENSIONS)
-        walk_signs(signs, USUAL_DIMENSIONS, tables, filter, &nearest);
-    else
-        walk_signs(signs, d, tables, filter, &nearest);
+    const size_t wanted = candidates < table->rows ? candidates : table->rows;
+    const size_t chosen = d == USUAL_DIMENSIONS ? walk_signs(signs, USUAL_DIMENSIONS, tables, filter, wanted, workspace)
+                                                : walk_signs(signs, d, tables, filter, wanted, workspace);
     /* Every candidate's cosine is a key of the second list: it is never full, and takes them in any order. */
-    uint64_t *const second = workspace + OMEGA_TOP_K_WORDS(nearest.k);
+    uint64_t *const second = workspace + OMEGA_TOP_K_WORDS(wanted);
     scan s;
     scan_begin(&s, table, query, query_scale, k, second);
-    s.best.capacity = nearest.count + 1;
-    for (size_t i = 0; i < nearest.count + BLOCK_ROWS; i += BLOCK_ROWS) {
-        for (size_t j = i; j < i + BLOCK_ROWS && j < nearest.count; j++) {
-            prefetch_row(table->high, top_k_row(nearest.keys[j]), d);
-            prefetch_row(table->low, top_k_row(nearest.keys[j]), d);
+    s.best.capacity = chosen + 1;
+    for (size_t i = 0; i < chosen + BLOCK_ROWS; i += BLOCK_ROWS) {
+        for (size_t j = i; j < i + BLOCK_ROWS && j < chosen; j++) {
+            prefetch_row(table->high, top_k_row(workspace[j]), d);
+            prefetch_row(table->low, top_k_row(workspace[j]), d);
         }
         if (i == 0)
             continue;
-        const size_t begin = i - BLOCK_ROWS, rest = nearest.count - begin;
+        const size_t begin = i - BLOCK_ROWS, rest = chosen - begin;
         const size_t count = rest < BLOCK_ROWS ? rest : BLOCK_ROWS;
         uint32_t rows[BLOCK_ROWS];
         for (size_t lane = 0; lane < count; lane++)
-            rows[lane] = top_k_row(nearest.keys[begin + lane]);
+            rows[lane] = top_k_row(workspace[begin + lane]);
         gathered g;
         const sixteen at = gather(table, rows, count, NULL, &g);
         const int_lanes high = half_sums_listed(table->high, rows, count, &s.query, d);
