@@ -6,8 +6,9 @@ less a standard error, reaches the one stated is taken. Where none does, as on u
 
 That recall is one for queries that lie among the vectors as these lie among each other. Measured at 10,000 real titles,
 titles held out and titles of the store need the same number: recall at 50 agrees within .003 for 128 to 768 candidates.
-Queries that resemble nothing stored need more: where .99 is stated, sums of two random titles reach .97 to .98, of eight
-.94. For such, state a higher recall, or 1 for exact searches.
+Queries that resemble nothing stored need more (where .99 is stated, sums of two random titles reach .98, of eight .96). So
+one search in 128, and more often at first, is answered exactly as well, and where the searches looked at stay below the
+recall stated, the candidates become half as many again, up to exact searches.
 
 Cost: a sample takes an exact search and some two-stage ones, together about three exact ones. A write takes as many samples
 as it changes vectors, until 64 are taken; then none until a quarter of the vectors has changed.
@@ -16,26 +17,32 @@ as it changes vectors, until 64 are taken; then none until a quarter of the vect
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from omega_edge.vector_rows import Codes, Snapshot
+from omega_edge.vector_rows import Bits, Codes, Snapshot
 
 CALIBRATED_K = 50
 TWO_STAGE_MIN_VECTORS = 4096
 SAMPLES = 64
-_LEAST_CANDIDATES = 128
+LEAST_CANDIDATES = 128
 _LADDER_STEP = 1.2
 # Candidates are at most a tenth of the rows: with AVX2, two stages then cost what an exact search does at 100,000 rows,
 # where candidates lie far apart in memory (.085 us each), and half of it at 10,000.
 _GREATEST_SHARE = 10
 _RECALIBRATED_SHARE = 4  # anew after changes of 1 / 4 of the vectors
+_AUDITED = 128  # one search in so many is looked at, so that it stays outside the 99th percentile
+_FIRST_AUDITS = 16  # of which so many at once, every other search
+_LEAST_AUDITS = 8
+_AUDIT_STEP = 1.5
 _FIRST_LOOK = 8  # samples after which rungs, or all of them, are given up
 
 EXACT_SMALL = f"fewer than {TWO_STAGE_MIN_VECTORS:,} vectors"
 EXACT_ASKED = "a recall of 1 was asked for"
 EXACT_WAITING = "not calibrated yet"
+EXACT_OUTSIDE = "the searches asked for need more candidates than a tenth of the vectors"
 EXACT_UNREACHED = "no number of candidates up to a tenth of the vectors reaches the recall"
 
 
@@ -58,7 +65,9 @@ class Plan:
 
 
 class Calibration:
-    """The plan in force, and the measurement under way. The writer alone calls note; plan is replaced whole."""
+    """The plan in force, and the measurement under way. The writer alone calls note, readers audit; plan is replaced
+    whole.
+    """
 
     def __init__(self, recall: float, plan: Plan | None = None) -> None:
         """recall: to reach at k = 50, above 0; 1 for exact searches only. plan: one that was measured before."""
@@ -66,14 +75,16 @@ class Calibration:
         self.plan = plan or Plan(reason=EXACT_ASKED if recall == 1 else EXACT_SMALL)
         self._changes = 0
         self._round: _Round | None = None
+        self._searches = 0
+        self._auditing = threading.Lock()
+        self._audits: list[float] = []
 
     def note(self, snapshot: Snapshot, changes: int) -> None:
         """So many vectors changed: where that makes a measurement due, takes as many samples of it, at least one."""
         self._changes += changes
         if snapshot.count < TWO_STAGE_MIN_VECTORS or self._recall == 1 or snapshot.arrays.signs is None:
-            self._round = None
-            if self._recall < 1:
-                self.plan = Plan()
+            if self._recall < 1 and (self._round is not None or self.plan.vectors):
+                self._adopt(Plan())
             return
         if self._round is None:
             if self.plan.vectors and self._changes * _RECALIBRATED_SHARE < self.plan.vectors:
@@ -85,13 +96,48 @@ class Calibration:
         for _ in range(changes):
             plan = self._round.take_sample(snapshot)
             if plan is not None:
-                self.plan, self._round = plan, None
+                self._adopt(plan)
                 return
 
     def finish(self, snapshot: Snapshot) -> None:
         """Takes all the samples of a new measurement now."""
         self._round, self.plan = None, Plan(reason=self.plan.reason)
         self.note(snapshot, SAMPLES)
+
+
+    def audits_next(self) -> bool:
+        """Whether the search that is about to be made is to be audited. Counts lost between threads only shift that."""
+        self._searches += 1
+        first = self._searches <= 2 * _FIRST_AUDITS and self._searches % 2 == 0
+        return first or self._searches % _AUDITED == 0
+
+    def audit(self, snapshot: Snapshot, code: Codes, scale: float, allowed: Bits | None, passing: int) -> None:
+        """Answers a reader's query both ways at k = 50, and takes more candidates where that shows that they are due."""
+        plan = self.plan
+        candidates = plan.candidates_for(CALIBRATED_K, passing)
+        if not candidates or not self._auditing.acquire(blocking=False):
+            return
+        try:
+            true = _nearest(snapshot, code, scale, allowed, 0, CALIBRATED_K)
+            found = _nearest(snapshot, code, scale, allowed, candidates, CALIBRATED_K)
+            self._audits.append(len(set(true) & set(found)) / len(true))
+            recalls = np.array(self._audits[-64:])
+            if len(recalls) < _LEAST_AUDITS or recalls.mean() + recalls.std() / math.sqrt(len(recalls)) >= self._recall:
+                return
+            self._audits = []
+            if self.plan is plan:
+                candidates = int(plan.candidates * _AUDIT_STEP)
+                outside = candidates * _GREATEST_SHARE > plan.vectors
+                self.plan = (
+                    Plan(0, 1.0, EXACT_OUTSIDE, plan.vectors) if outside else replace(plan, candidates=candidates)
+                )
+                self._searches = 0
+        finally:
+            self._auditing.release()
+
+    def _adopt(self, plan: Plan) -> None:
+        with self._auditing:
+            self.plan, self._round, self._audits, self._searches = plan, None, [], 0
 
 
 class _Round:
@@ -101,7 +147,7 @@ class _Round:
         self._recall = recall
         self._vectors = vectors
         self._ladder: list[int] = []
-        candidates = float(_LEAST_CANDIDATES)
+        candidates = float(LEAST_CANDIDATES)
         while candidates * _GREATEST_SHARE <= vectors:
             self._ladder.append(int(candidates))
             candidates *= _LADDER_STEP
@@ -160,6 +206,13 @@ def _sampled_row(snapshot: Snapshot, number: int) -> int:
 def _nearest_others(snapshot: Snapshot, row: int, code: Codes, scale: float, candidates: int) -> set[int]:
     """The 50 best rows but for the one whose code is looked for."""
     allowed = None if snapshot.count == snapshot.rows else snapshot.live
-    rows = np.empty(CALIBRATED_K + 1, np.uint32)
-    count = snapshot.search(code, scale, allowed, candidates, rows, np.empty(CALIBRATED_K + 1, np.float32))
-    return set([found for found in rows[:count].tolist() if found != row][:CALIBRATED_K])
+    found = _nearest(snapshot, code, scale, allowed, candidates, CALIBRATED_K + 1)
+    return set([other for other in found if other != row][:CALIBRATED_K])
+
+
+def _nearest(
+    snapshot: Snapshot, code: Codes, scale: float, allowed: Bits | None, candidates: int, k: int
+) -> list[int]:
+    """The k best rows, exactly or among so many candidates where not 0."""
+    rows = np.empty(k, np.uint32)
+    return rows[: snapshot.search(code, scale, allowed, candidates, rows, np.empty(k, np.float32))].tolist()

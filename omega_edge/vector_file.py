@@ -62,7 +62,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from omega_edge.errors import StoreDamagedError, StoreError, StoreFullError, StoreReadOnlyError
-from omega_edge.vector_calibration import EXACT_UNREACHED, Plan
+from omega_edge.vector_calibration import EXACT_UNREACHED, LEAST_CANDIDATES, Plan
 from omega_edge.vector_halffloats import HalfFloats
 from omega_edge.vector_rows import VectorArrays, sign_blocks
 
@@ -244,8 +244,8 @@ def _header(path: Path, file: BinaryIO) -> VectorHeader:
         raise _damage(path, f"expected {dimensions} dimensions and {count} of {capacity} rows to be what a store holds")
     plan = Plan(candidates, measured, "" if candidates else EXACT_UNREACHED, vectors) if vectors else None
     with_signs = bool(flags & _WITH_SIGNS)
-    if candidates and not with_signs:
-        raise _damage(path, "expected signs where candidates are chosen by them")
+    if candidates and not (with_signs and candidates >= LEAST_CANDIDATES):
+        raise _damage(path, f"expected signs, and at least {LEAST_CANDIDATES} candidates, where they are chosen by signs")
     header = VectorHeader(
         dimensions, count, capacity, stamp, with_signs, halffloat if flags & _WITH_HALFFLOATS else None, plan, recall,
         tuple(checksums),

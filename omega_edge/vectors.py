@@ -365,6 +365,8 @@ class VectorStore:
             return np.empty(0, np.uint64), np.empty(0, np.float32)
         plan = self._calibration.plan
         candidates = plan.candidates_for(k, passing) if plan.candidates and snapshot.signed else 0
+        if candidates and self._calibration.audits_next():
+            self._calibration.audit(snapshot, code, scale, allowed, passing)
         if snapshot.halffloats is None:
             rows, scores = _top_rows(snapshot, code, scale, k, allowed, passing, candidates)
             return snapshot.ids_of(rows), scores

@@ -22,6 +22,7 @@ from omega_edge.brain import OmegaBrain
 from omega_edge.catalog import write_bundle
 from omega_edge.config import BrainConfig
 from omega_edge.protocol import Recommendation, ViewContext
+from tests import codebooks
 from tests.synthetic import NOW_MS, catalog_of, sections_of
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -51,7 +52,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The synthetic catalogue as a file."""
     path = tmp_path_factory.mktemp("catalog") / "synthetic.bundle"
-    write_bundle(path, *sections_of(TITLES))
+    sections, meta = sections_of(TITLES)
+    write_bundle(path, {**sections, **codebooks.sections()}, meta)
     return path
 
 

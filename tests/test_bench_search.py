@@ -198,6 +198,13 @@ def test_wrong_rows_of_an_exact_mode_are_not_correct() -> None:
     assert by_metric(lines.comparison_lines(case, True), "exact_ratio")["correct"] is False
 
 
+def test_a_mode_that_does_not_reach_its_recall_is_not_correct() -> None:
+    case = case_of(measured("omega two-stage", [[30]], 0.989), measured("omega two-stage + side file", [[40]], 0.9985))
+    for mode, least in (("omega two-stage", "0.99"), ("omega two-stage + side file", "0.999")):
+        made = by_metric(lines.recall_lines(case), "recall_at_50", mode=mode)
+        assert made["correct"] is False and f"reaches recall {least}:" in made["fault"]
+
+
 def test_a_method_that_failed_is_named_in_every_comparison_with_it() -> None:
     case = case_of(measured("omega exact", [[90]]), measured("omega two-stage", [[30]]))
     case.faults["faiss RaBitQ + SQ8"] = "ended with code 1: no such wheel"
@@ -257,6 +264,7 @@ def test_ranking_is_compared_with_the_better_of_numpys_ways() -> None:
     assert by_metric(made, "ranking_over_search")["value"] == 1.25
     over_numpy = by_metric(made, "ranking_over_numpy")
     assert (over_numpy["value"], over_numpy["limit"], over_numpy["met"]) == (10.0, 12.0, False)
+    assert over_numpy["over_numpy_masked"] == 18.0
 
 
 # Processes.

@@ -227,7 +227,8 @@ def test_what_is_stored_is_told_and_nothing_leaves(shown: Shown) -> None:
     assert stored["memory"]["events"] >= shown.told["household"]["viewings"]
     assert stored["file_bytes"] > 0 and stored["files"]
     assert stored["sharing"] == "receive" and stored["sync_delta"] is None
-    assert stored["degraded"] == []
+    # A data set this small trains no codebook.
+    assert [line.partition(":")[0] for line in stored["degraded"]] == ["vector compression"]
     assert any(shown.told["household"]["last_viewings"][-1]["content_title"] in line for line in stored["in_words"])
 
 

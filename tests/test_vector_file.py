@@ -156,7 +156,7 @@ def test_a_foreign_file_and_another_version_are_named(tmp_path):
         ({"at40": ("<I", 1)}, "bytes for 2 vectors, got 448"),
         ({"at60": ("<f", np.nan)}, "recalls"),
         ({"at64": ("<f", 2.0)}, "recalls"),
-        ({"at48": ("<Q", 9), "at56": ("<I", 5)}, "expected signs"),
+        ({"at48": ("<Q", 9), "at56": ("<I", 500)}, "expected signs, and at least 128 candidates"),
     ],
 )
 def test_a_header_that_no_store_writes_is_refused_before_memory_is_taken(tmp_path, change, message):
@@ -165,6 +165,16 @@ def test_a_header_that_no_store_writes_is_refused_before_memory_is_taken(tmp_pat
     rewritten(path, **change)
     with pytest.raises(StoreDamagedError, match=message):
         VectorStore.load(path, STAMP, D)
+
+
+def test_fewer_candidates_than_any_store_takes_are_refused(tmp_path):
+    path = tmp_path / "vectors"
+    filled(range(5000)).save(path, STAMP)
+    rewritten(path, at48=("<Q", 5000), at56=("<I", 127))
+    with pytest.raises(StoreDamagedError, match="at least 128 candidates"):
+        VectorStore.load(path, STAMP, D)
+    rewritten(path, at56=("<I", 2**32 - 1))  # more than a tenth of the rows: an exact search
+    assert len(opened(path).search(np.ones(D, np.float32), 5000)) == 5000
 
 
 @pytest.mark.parametrize(
@@ -242,6 +252,27 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["vectors"]
+
+
+def test_a_file_that_may_only_be_read_is_loaded_and_the_store_changed():
+    user = os.geteuid()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "vectors"
+        filled(range(9)).save(path, STAMP)
+        before = path.read_bytes()
+        os.chmod(path, 0o444)
+        os.chmod(folder, 0o555)
+        if user == 0:
+            os.seteuid(65534)  # root may write everywhere
+        try:
+            loaded = VectorStore.load(path, STAMP, D)
+            loaded.upsert(3, np.ones(D, np.float32))
+            loaded.delete(4)
+            assert loaded.search(np.ones(D, np.float32), 1)[0][0] == 3
+            assert loaded.ids() == [0, 1, 2, 3, 5, 6, 7, 8]
+        finally:
+            os.seteuid(user)
+        assert path.read_bytes() == before
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
+import tracemalloc
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from omega_edge.errors import ConfigError, StoreReadOnlyError
+from omega_edge import vector_calibration, vectors
+from omega_edge.errors import ConfigError, StoreError, StoreReadOnlyError
 from omega_edge.vectors import VectorStore
 from tests import reference
 
@@ -146,6 +148,60 @@ def test_rows_given_up_are_used_again():
     assert store.nbytes == before
 
 
+def test_a_change_allocates_the_same_however_many_vectors_there_are():
+    """A copy of anything that has an entry for each vector would show: a bit for each takes 12,500 bytes here."""
+    n = 100_000
+    codes, scale = reference.quantise(DIRECTIONS[:1])
+    store = VectorStore(D, recall=1.0)
+    store.upsert_codes(range(n), np.repeat(codes, n, axis=0), np.repeat(scale, n))
+    for id in range(8):  # brings the bitmaps up to date and the table of ids to its size
+        store.upsert(id, DIRECTIONS[1])
+    tracemalloc.start()
+    try:
+        for id in range(1000):
+            before = tracemalloc.get_traced_memory()[0]
+            tracemalloc.reset_peak()
+            if id % 3:
+                store.upsert(id, DIRECTIONS[id % 5])
+            else:
+                store.delete(id)
+            assert tracemalloc.get_traced_memory()[1] - before < 4000
+    finally:
+        tracemalloc.stop()
+    assert store.count == n - 334
+
+
+def test_room_grows_by_a_bounded_share():
+    store = VectorStore(D)
+    for id in range(9000):
+        store.upsert(id, DIRECTIONS[id % 6])
+        stats = store.stats()
+        assert stats.count <= stats.capacity <= max(32, 1.5 * stats.count + 32)
+    assert stats.capacity <= 1.25 * stats.count + 32
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda store: store.search(DIRECTIONS[0]),
+        lambda store: store.search(DIRECTIONS[0], 5, [1]),
+        lambda store: store.get(1),
+        lambda store: 1 in store,
+        lambda store: store.count,
+        lambda store: store.upsert(1, DIRECTIONS[0]),
+        lambda store: store.delete(1),
+        lambda store: store.save("/dev/null/never", 1),
+        lambda store: store.stats(),
+    ],
+)
+def test_a_closed_store_says_so(use):
+    for store in (filled(range(3)), VectorStore.over(*catalogue(3))):
+        store.close()
+        store.close()
+        with pytest.raises(StoreError, match="this vector store was closed; make or load another"):
+            use(store)
+
+
 # --- arguments ------------------------------------------------------------------------------------------------------
 
 BAD_VECTORS = {
@@ -212,6 +268,49 @@ def test_codes_that_are_none_are_refused(codes, scale, message):
     if codes.shape[1] == D:  # over takes its dimensions from the codes
         with pytest.raises(ConfigError, match=message):
             VectorStore.over(codes, scale)
+
+
+@pytest.mark.parametrize(
+    ("code", "scale"),
+    [
+        (np.full(D, -128, np.int8), 0.1),
+        (np.ones(D, np.uint8), 0.1),
+        (np.ones(D + 32, np.int8), 0.1),
+        (np.ones((1, D), np.int8), 0.1),
+        (np.ones(D, np.int8), 0.0),
+        (np.ones(D, np.int8), np.nan),
+        (np.ones(D, np.int8), 1.5),
+    ],
+)
+def test_a_single_code_that_is_none_is_refused(code, scale):
+    store = filled([1])
+    with pytest.raises(ConfigError, match="^(codes|scale): expected"):
+        store.upsert_code(2, code, scale)
+    with pytest.raises(ConfigError, match="^(codes|scale): expected"):
+        store.search_code(code, scale)
+    assert store.ids() == [1]
+
+
+def test_vectors_and_codes_of_any_stride_are_taken():
+    store, vector = VectorStore(D), np.repeat(DIRECTIONS[0], 2)[::2]
+    codes, scale = reference.quantise(DIRECTIONS[:2])
+    store.upsert(1, vector)
+    store.upsert_code(2, np.asfortranarray(codes)[0], float(scale[0]))
+    store.upsert_codes([3, 4], np.asfortranarray(codes), scale)
+    expected = [(id, store.search(DIRECTIONS[0], 1)[0][1]) for id in (1, 2, 3)]
+    assert store.search(vector, 3) == store.search_code(np.repeat(codes[0], 2)[::2], float(scale[0]), 3) == expected
+
+
+@pytest.mark.parametrize("recall", [0, -1, 1.01, float("nan"), True, "1"])
+def test_recall_is_a_share(recall):
+    with pytest.raises(ConfigError, match="^recall: expected a number above 0, at most 1"):
+        VectorStore(D, recall=recall)
+
+
+def test_a_filter_may_name_what_is_no_id():
+    store = filled(range(20))
+    for filter in ([1, -1, 2, 2**64], [1.5, "2", None, True, 1, np.uint8(2)], np.array([-1, 1, 2])):
+        assert sorted(id for id, _ in store.search(DIRECTIONS[0], 50, filter)) == [1, 2]
 
 
 def test_as_many_ids_as_codes():
@@ -320,3 +419,55 @@ def test_a_row_is_not_used_again_while_a_reader_may_still_see_it():
     for round in range(500):
         store.upsert_code(100 + round % 50, codes[0], float(scale[0]))
     assert store.nbytes == size  # the rows that the reader kept are free again
+
+
+def test_readers_see_whole_vectors_while_the_store_grows_and_shrinks(monkeypatch):
+    """Every id has one vector for ever, so an answer whose cosine is not that of its id was put together of two rows.
+
+    The store grows from nothing past the size from which signs are kept and candidates chosen by them.
+    """
+    monkeypatch.setattr(vectors, "TWO_STAGE_MIN_VECTORS", 1500)
+    monkeypatch.setattr(vector_calibration, "TWO_STAGE_MIN_VECTORS", 1500)
+    n, lasting = 4000, 8
+    codes, scale = reference.quantise(np.random.default_rng(3).standard_normal((n, D)).astype(np.float32))
+    store = VectorStore(D, recall=0.5)
+    store.upsert_codes(range(lasting), codes[:lasting], scale[:lasting])  # these are replaced, but always present
+    cosines = [reference.cosines(codes, scale, codes[id], scale[id]).tolist() for id in range(lasting)]
+    done, faults, reads = threading.Event(), [], [0] * 3
+
+    def read(reader: int) -> None:
+        while not done.is_set():
+            target = reads[reader] % lasting
+            filter = None if reader else range(0, n, 2)
+            found = store.search_code(codes[target], float(scale[target]), 20, filter)
+            expected = sorted(found, key=lambda answer: (-answer[1], answer[0]))
+            wrong = [(id, score) for id, score in found if score != cosines[target][id]]
+            if wrong or found != expected or len({id for id, _ in found}) != len(found):
+                faults.append((target, wrong))
+            if (filter is None or target % 2 == 0) and found[0][0] != target:
+                faults.append((target, found[0]))
+            code, _ = store.get(target)
+            if not np.array_equal(code, codes[target]):
+                faults.append((target, "get"))
+            reads[reader] += 1
+
+    readers = [threading.Thread(target=read, args=(i,)) for i in range(3)]
+    for thread in readers:
+        thread.start()
+    rng, searches = np.random.default_rng(4), set()
+    for round in range(6000):
+        id = int(rng.integers(0, n))
+        if id >= lasting and rng.random() < 0.3:
+            store.delete(id)
+        else:
+            store.upsert_code(id, codes[id], float(scale[id]))
+        if round % 100 == 0:
+            some = np.unique(rng.integers(0, n, 50))
+            store.upsert_codes(some.tolist(), codes[some], scale[some])
+            searches.add(store.stats().search)
+    done.set()
+    for thread in readers:
+        thread.join()
+    assert not faults
+    assert min(reads) > 0
+    assert searches == {"exact", "two-stage"}

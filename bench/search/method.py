@@ -55,6 +55,10 @@ class Method(ABC):
     def instruction_set(self) -> str:
         """What the library reports, or what was found out about it."""
 
+    def described(self) -> dict:
+        """What else the report should say of the built index."""
+        return {}
+
     def memory_bytes(self) -> int | None:
         """The library's own count of its index, where it has one."""
         return None

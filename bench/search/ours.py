@@ -203,6 +203,19 @@ class Store(Ours):
 
         return search
 
+    def described(self) -> dict:
+        """How the store searches at this size, by its own measurement, and what it takes to check its file's bytes."""
+        stats = self._store.stats()
+        return {"search": stats.search, "candidates": stats.candidates, "calibrated_recall": stats.recall}
+
+    def view(self, path: Path) -> object:
+        """Opens the file and checks every byte of it, as the first search does."""
+        from omega_edge.vectors import VectorStore
+
+        store = VectorStore.load(path, STAMP)
+        store.verify()
+        return store
+
     def save(self, path: Path) -> None:
         """Writes the index to its file."""
         self._store.save(path, STAMP)

@@ -165,6 +165,7 @@ def serve(request: dict, answer: Callable[[dict], None]) -> None:
             facts["memory_bytes"] = own_count
         facts |= file_facts(method, saved)
         facts["points"] = list(effort_facts(method, data, request["trial_seconds"]))
+        facts["described"] = method.described()
         facts["instruction_set"] = method.instruction_set()
         facts["version"] = importlib.metadata.version(method.package) if method.package else None
         answer(facts)

@@ -19,7 +19,6 @@
 
 #define QUERIES_AT_ONCE 8
 #define LISTED_ROWS 256
-#define AHEAD_BYTES 6144
 
 /* A query's codes, zero past the last, and what the products are too large by. */
 typedef struct {
@@ -102,16 +101,6 @@ static inline float_lanes cosines_listed(const omega_codes *table, const uint32_
     return cosines_of(add_parts(parts), scale, query);
 }
 
-/* Asks for the sixteen rows that a scan reaches later; none past the table. */
-static inline void prefetch_ahead(const omega_codes *table, size_t first)
-{
-    const size_t at = first * table->dimensions, count = 16 * table->dimensions;
-    if (at + AHEAD_BYTES + count > table->rows * table->dimensions)
-        return;
-    for (size_t byte = 0; byte < count; byte += 64)
-        _mm_prefetch((const char *)table->codes + at + AHEAD_BYTES + byte, _MM_HINT_T0);
-}
-
 /* Offers the lanes of the mask that beat the threshold; rows are ascending. */
 static inline void offer(top_k *best, __m512 scores, uint32_t mask, const uint32_t *rows)
 {
@@ -140,7 +129,6 @@ static void search_all(const omega_codes *table, const padded_query *query, top_
     size_t row = 0;
     uint32_t rows[16];
     for (; row + 16 <= table->rows; row += 16) {
-        prefetch_ahead(table, row);
         const __m512 scores = cosines_next(table, row, query);
         _mm512_storeu_si512(rows, ints_from((uint32_t)row));
         offer(best, scores, 0xffff, rows);
@@ -190,7 +178,6 @@ static void cosines_block(const omega_codes *table, const padded_query *queries,
     const size_t n = table->rows;
     size_t row = 0;
     for (; row + 16 <= n; row += 16) {
-        prefetch_ahead(table, row);
         for (size_t j = 0; j < q; j++)
             _mm512_storeu_ps(out + j * n + row, cosines_next(table, row, &queries[j]));
     }

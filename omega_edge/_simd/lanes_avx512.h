@@ -171,7 +171,7 @@ static inline void add_half_products(__m512i *lower, __m512i *upper, __m512i byt
 }
 
 /* sum(q * half) of four rows of a plane, four partial sums a row. */
-static inline __m512i half_sums_four(const uint8_t *const row[4], const halved_query *query, size_t d)
+static inline __attribute__((always_inline)) __m512i half_sums_four(const uint8_t *const row[4], const halved_query *query, size_t d)
 {
     const size_t bytes = d / 2;
     __m512i first[4], second[4], sums[4];
@@ -202,7 +202,7 @@ static inline __m512i add_parts(const __m512i parts[4])
 }
 
 /* The same of sixteen rows, one after another. */
-static inline int_lanes half_sums_next(const uint8_t *rows, const halved_query *query, size_t d)
+static inline __attribute__((always_inline)) int_lanes half_sums_next(const uint8_t *rows, const halved_query *query, size_t d)
 {
     __m512i parts[4];
     for (int i = 0; i < 4; i++, rows += 2 * d) {
@@ -213,7 +213,7 @@ static inline int_lanes half_sums_next(const uint8_t *rows, const halved_query *
 }
 
 /* The same of up to sixteen rows named by number; the lanes past count hold anything. */
-static inline int_lanes half_sums_listed(const uint8_t *plane, const uint32_t *rows, size_t count,
+static inline __attribute__((always_inline)) int_lanes half_sums_listed(const uint8_t *plane, const uint32_t *rows, size_t count,
                                          const halved_query *query, size_t d)
 {
     __m512i parts[4];
@@ -231,7 +231,7 @@ static inline int_lanes half_sums_listed(const uint8_t *plane, const uint32_t *r
 
 /* The first stage's scores of one block. Four look-ups of at most 63 fit a byte: 252. Sums of 16-bit words, each two
  * rows' bytes, are kept whole (modulo 2^16) and of the upper bytes alone: the lower bytes' sum is what is left. */
-static inline sign_lanes sign_scores(const uint8_t *block, const uint8_t *tables, size_t d)
+static inline __attribute__((always_inline)) sign_lanes sign_scores(const uint8_t *block, const uint8_t *tables, size_t d)
 {
     const __m512i half = _mm512_set1_epi8(15);
     __m512i lower = _mm512_setzero_si512(), upper = lower, lower_odd = lower, upper_odd = lower;

@@ -7,11 +7,13 @@
 #include "scan.h"
 #include "top_k.h"
 
+#define ALWAYS_INLINE inline __attribute__((always_inline))
+#define USUAL_DIMENSIONS 384
 #define BLOCK_ROWS 16
 #define WAITING_ROWS 512
+#define MOST_LEFT 384 /* so many rows may go on waiting */
 #define LISTED_ROWS 64
 #define SPARSE_ROWS 6 /* so few allowed rows of a block are listed instead */
-#define AHEAD_BYTES 3072
 
 /* What a rank adds to a cosine; NULL for a search. */
 typedef struct {
@@ -146,7 +148,7 @@ static inline sixteen gather(const omega_halves *table, const uint32_t *rows, si
 }
 
 /* Offers the rows among count whose exact score does not fall short. */
-static inline void offer_exact(scan *s, int_lanes high, int_lanes low, const uint32_t *rows, size_t count,
+static ALWAYS_INLINE void offer_exact(scan *s, int_lanes high, int_lanes low, const uint32_t *rows, size_t count,
                                const sixteen *at, const rank_terms *rank)
 {
     uint32_t mask = (1u << count) - 1;
@@ -161,7 +163,7 @@ static inline void offer_exact(scan *s, int_lanes high, int_lanes low, const uin
         offer(s, mask, rows, scores);
 }
 
-static inline void row_list_add(row_list *list, uint32_t mask, int_lanes rows, int_lanes high, float_lanes scale,
+static ALWAYS_INLINE void row_list_add(row_list *list, uint32_t mask, int_lanes rows, int_lanes high, float_lanes scale,
                                 float_lanes bounds, float_lanes estimates)
 {
     const kept_lanes kept = lanes_to_keep(mask);
@@ -176,7 +178,7 @@ static inline void row_list_add(row_list *list, uint32_t mask, int_lanes rows, i
 
 /* Lists the rows of the mask whose bound does not fall short. The bound of a rank is the rank of the bound: the weight
  * of similarity is not negative and rounding is monotone. A bound that is NaN (an infinite scale, say) passes. */
-static inline void offer_bounds(scan *s, int_lanes high, int_lanes rows, uint32_t mask, const sixteen *at,
+static ALWAYS_INLINE void offer_bounds(scan *s, int_lanes high, int_lanes rows, uint32_t mask, const sixteen *at,
                                 const rank_terms *rank)
 {
     const float_lanes scale = lanes_load(at->scale);
@@ -218,7 +220,7 @@ static inline void score_list(scan *s, const omega_halves *table, size_t d, cons
 }
 
 /* Drops the waiting rows whose bound falls short; of the others, moves those whose estimate reaches least to likely. */
-static inline void divide_waiting(scan *s, float least, row_list *likely)
+static ALWAYS_INLINE void divide_waiting(scan *s, float least, row_list *likely)
 {
     row_list *const waiting = &s->waiting;
     const float_lanes threshold = lanes_all(s->best.threshold), estimated = lanes_all(least);
@@ -231,8 +233,10 @@ static inline void divide_waiting(scan *s, float least, row_list *likely)
         const int_lanes rows = ints_load(waiting->rows + i), high = ints_load(waiting->high + i);
         mask &= lanes_not_below(bounds, threshold);
         const uint32_t first = mask & lanes_not_below(estimates, estimated);
-        row_list_add(likely, first, rows, high, scale, bounds, estimates);
-        row_list_add(waiting, mask & ~first, rows, high, scale, bounds, estimates);
+        if (first)
+            row_list_add(likely, first, rows, high, scale, bounds, estimates);
+        if (mask != first)
+            row_list_add(waiting, mask & ~first, rows, high, scale, bounds, estimates);
     }
 }
 
@@ -246,17 +250,19 @@ static inline void raise_threshold(top_k *best)
     best->threshold = top_k_score(best->keys[best->k - 1]);
 }
 
-/* An estimate that k of the waiting rows reach. */
+/* An estimate that about k of the waiting rows reach, rather more than fewer: without k scores there is no threshold.
+ * Every fourth row stands for its neighbours. */
 static inline float estimate_to_begin(const scan *s)
 {
-    uint64_t keys[WAITING_ROWS + BLOCK_ROWS];
-    const size_t count = s->waiting.count, k = s->best.k;
-    if (count <= k + 1)
+    uint64_t keys[WAITING_ROWS / 4 + BLOCK_ROWS];
+    const size_t wanted = s->best.k / 4 + s->best.k / 32 + 2;
+    size_t count = 0;
+    for (size_t i = 0; i < s->waiting.count; i += 4)
+        keys[count++] = top_k_key(s->waiting.estimates[i], (uint32_t)i);
+    if (count <= wanted)
         return -INFINITY;
-    for (size_t i = 0; i < count; i++)
-        keys[i] = top_k_key(s->waiting.estimates[i], (uint32_t)i);
-    top_k_select(keys, count, k + 1);
-    return top_k_score(keys[k]);
+    top_k_select(keys, count, wanted);
+    return top_k_score(keys[wanted - 1]);
 }
 
 static inline void score_waiting(scan *s, const omega_halves *table, size_t d, int last, const rank_terms *rank)
@@ -265,13 +271,13 @@ static inline void score_waiting(scan *s, const omega_halves *table, size_t d, i
     divide_waiting(s, s->best.threshold > -INFINITY ? s->best.threshold : estimate_to_begin(s), &likely);
     score_list(s, table, d, &likely, rank);
     raise_threshold(&s->best);
-    if (last || s->waiting.count > WAITING_ROWS / 2) {
+    if (s->waiting.count && (last || s->waiting.count > MOST_LEFT)) {
         divide_waiting(s, -INFINITY, &likely);
         score_list(s, table, d, &likely, rank);
     }
 }
 
-static inline void scan_block(scan *s, const omega_halves *table, size_t d, size_t first, uint32_t allowed,
+static ALWAYS_INLINE void scan_block(scan *s, const omega_halves *table, size_t d, size_t first, uint32_t allowed,
                               const rank_terms *rank)
 {
     const sixteen at = sixteen_at(table, first, rank);
@@ -281,7 +287,7 @@ static inline void scan_block(scan *s, const omega_halves *table, size_t d, size
         score_waiting(s, table, d, 0, rank);
 }
 
-static inline void scan_listed(scan *s, const omega_halves *table, size_t d, const uint32_t *rows, size_t count,
+static ALWAYS_INLINE void scan_listed(scan *s, const omega_halves *table, size_t d, const uint32_t *rows, size_t count,
                                const rank_terms *rank)
 {
     for (size_t i = 0; i < count; i += BLOCK_ROWS) {
@@ -309,12 +315,12 @@ static inline uint32_t allowed_rows(const uint8_t *filter, size_t first, size_t 
 
 /* All queries pass over a block while it lies in the first-level cache. Blocks with few allowed rows are listed first:
  * the work is that of the rows allowed. */
-static inline void walk(scan *scans, size_t q, const omega_halves *table, size_t d, const uint8_t *filter,
-                        const rank_terms *rank)
+static ALWAYS_INLINE void walk_rows(scan *scans, size_t q, const omega_halves *table, size_t d, const uint8_t *filter,
+                                    const rank_terms *rank)
 {
     uint32_t listed[LISTED_ROWS + BLOCK_ROWS];
     size_t count = 0;
-    const size_t n = table->rows, bytes = n * (d / 2);
+    const size_t n = table->rows;
     for (size_t first = 0; first < n; first += BLOCK_ROWS) {
         const size_t rows = n - first < BLOCK_ROWS ? n - first : BLOCK_ROWS;
         uint32_t allowed = allowed_rows(filter, first, rows);
@@ -333,10 +339,6 @@ static inline void walk(scan *scans, size_t q, const omega_halves *table, size_t
         }
         if (!dense)
             continue;
-        const size_t at = first * (d / 2);
-        if (at + AHEAD_BYTES + BLOCK_ROWS * (d / 2) <= bytes)
-            for (size_t byte = 0; byte < BLOCK_ROWS * (d / 2); byte += 64)
-                __builtin_prefetch(table->high + at + AHEAD_BYTES + byte);
         for (size_t j = 0; j < q; j++)
             scan_block(&scans[j], table, d, first, allowed, rank);
     }
@@ -347,12 +349,22 @@ static inline void walk(scan *scans, size_t q, const omega_halves *table, size_t
     }
 }
 
+/* The loops over 384 dimensions, the encoder's, are unrolled by the compiler. */
+static ALWAYS_INLINE void walk(scan *scans, size_t q, const omega_halves *table, const uint8_t *filter,
+                               const rank_terms *rank)
+{
+    if (table->dimensions == USUAL_DIMENSIONS)
+        walk_rows(scans, q, table, USUAL_DIMENSIONS, filter, rank);
+    else
+        walk_rows(scans, q, table, table->dimensions, filter, rank);
+}
+
 size_t SCAN(search_halves)(const omega_halves *table, const int8_t *query, float query_scale, const uint8_t *filter,
                             size_t k, uint64_t *workspace, uint32_t *rows_out, float *scores_out)
 {
     scan s;
     scan_begin(&s, table, query, query_scale, k, workspace);
-    walk(&s, 1, table, table->dimensions, filter, NULL);
+    walk(&s, 1, table, filter, NULL);
     return top_k_finish(&s.best, rows_out, scores_out);
 }
 
@@ -367,7 +379,7 @@ void SCAN(search_batch)(const omega_halves *table, const int8_t *queries, const 
         for (size_t j = 0; j < count; j++)
             scan_begin(&scans[j], table, queries + (first + j) * table->dimensions, query_scale[first + j], k,
                        workspace + j * words);
-        walk(scans, count, table, table->dimensions, filter, NULL);
+        walk(scans, count, table, filter, NULL);
         for (size_t j = 0; j < count; j++)
             found_out[first + j] = top_k_finish(&scans[j].best, rows_out + (first + j) * k,
                                                 scores_out + (first + j) * k);
@@ -381,14 +393,33 @@ size_t SCAN(rank)(const omega_halves *table, const int8_t *query, float query_sc
     const rank_terms terms = {*columns, *weights, *limits};
     scan s;
     scan_begin(&s, table, query, query_scale, k, workspace);
-    walk(&s, 1, table, table->dimensions, filter, &terms);
+    walk(&s, 1, table, filter, &terms);
     return top_k_finish(&s.best, rows_out, scores_out);
 }
 
-/* The candidates of the first stage, in any order: nearest->keys. */
-static inline void walk_signs(const omega_signs *signs, const uint8_t *tables, const uint8_t *filter, top_k *nearest)
+/* How many candidates have which score, in steps of 16: the threshold follows from it at once, where a selection would
+ * let through many rows more before it is due. */
+typedef struct {
+    uint32_t counts[1024]; /* scores are below 2^14 */
+    size_t above;          /* candidates in the steps from least on */
+    uint32_t least;
+} score_steps;
+
+/* Counts a score of step least or above; raises least while so many candidates lie above it. */
+static inline void count_score(score_steps *steps, uint32_t score, size_t wanted)
 {
-    const size_t n = signs->rows, d = signs->dimensions;
+    steps->counts[score >> 4]++;
+    steps->above++;
+    while (steps->above - steps->counts[steps->least] >= wanted) /* the last step is never left: wanted is above 0 */
+        steps->above -= steps->counts[steps->least++];
+}
+
+/* The candidates of the first stage, in any order: nearest->keys. */
+static ALWAYS_INLINE void walk_signs(const omega_signs *signs, size_t d, const uint8_t *tables, const uint8_t *filter,
+                                     top_k *nearest)
+{
+    const size_t n = signs->rows;
+    score_steps steps = {{0}, 0, 0};
     for (size_t first = 0; first < n; first += OMEGA_SIGN_ROWS) {
         uint32_t allowed = UINT32_MAX;
         if (filter || n - first < OMEGA_SIGN_ROWS) {
@@ -399,17 +430,18 @@ static inline void walk_signs(const omega_signs *signs, const uint8_t *tables, c
             if (!allowed)
                 continue;
         }
-        const uint8_t *block = signs->blocks + first * (d / 8);
-        const sign_lanes scores = sign_scores(block, tables, d);
-        const int32_t threshold = nearest->threshold < 0.0f ? -1 : (int32_t)nearest->threshold;
-        uint32_t beating = allowed & signs_above(scores, threshold);
+        const sign_lanes scores = sign_scores(signs->blocks + first * (d / 8), tables, d);
+        uint32_t beating = allowed & signs_above(scores, (int32_t)(16 * steps.least) - 1);
         if (!beating)
             continue;
         uint16_t values[OMEGA_SIGN_ROWS];
         signs_store(values, scores);
         for (; beating; beating &= beating - 1) {
-            const int lane = __builtin_ctz(beating);
-            top_k_append(nearest, (float)values[lane], (uint32_t)first + (uint32_t)lane);
+            const uint32_t lane = (uint32_t)__builtin_ctz(beating), score = values[lane];
+            if (score < 16 * steps.least || (float)score <= nearest->threshold)
+                continue;
+            count_score(&steps, score, nearest->k);
+            top_k_append(nearest, (float)score, (uint32_t)first + lane);
         }
     }
     if (nearest->count > nearest->k) {
@@ -426,7 +458,10 @@ size_t SCAN(search_two_stage)(const omega_signs *signs, const omega_halves *tabl
     _Alignas(64) uint8_t tables[OMEGA_MAX_DIMENSIONS * 4];
     omega_sign_tables(query, d, tables);
     top_k nearest = top_k_begin(candidates < table->rows ? candidates : table->rows, workspace);
-    walk_signs(signs, tables, filter, &nearest);
+    if (d == USUAL_DIMENSIONS)
+        walk_signs(signs, USUAL_DIMENSIONS, tables, filter, &nearest);
+    else
+        walk_signs(signs, d, tables, filter, &nearest);
     /* Every candidate's cosine is a key of the second list: it is never full, and takes them in any order. */
     uint64_t *const second = workspace + OMEGA_TOP_K_WORDS(nearest.k);
     scan s;

@@ -14,6 +14,8 @@
 
 #include "kernels.h"
 
+#define TOP_K_COUNTED 96
+
 typedef struct {
     uint64_t *keys;
     size_t count;
@@ -64,10 +66,24 @@ static inline void top_k_sift_down(uint64_t *keys, size_t root, size_t count)
     keys[root] = key;
 }
 
-/* Sorts descending. Insertion where it is the fastest, a heap above: no input makes it quadratic. */
+/* Sorts descending: keys are distinct, so that a key's place is the number of greater ones, which wide registers count
+ * fastest; an insertion where there are none; a heap above. No input makes it quadratic. */
 static inline void top_k_sort(uint64_t *keys, size_t count)
 {
-    if (count <= 96) {
+#if defined(__AVX2__)
+    if (count <= TOP_K_COUNTED) {
+        uint64_t unsorted[TOP_K_COUNTED];
+        memcpy(unsorted, keys, count * sizeof keys[0]);
+        for (size_t i = 0; i < count; i++) {
+            uint64_t place = 0;
+            for (size_t j = 0; j < count; j++)
+                place += unsorted[j] > unsorted[i];
+            keys[place] = unsorted[i];
+        }
+        return;
+    }
+#endif
+    if (count <= TOP_K_COUNTED) {
         for (size_t i = 1; i < count; i++) {
             const uint64_t key = keys[i];
             size_t j = i;
