@@ -164,6 +164,17 @@ static inline uint32x4_t may_beat_four(const halves_query *query, const halves_b
     return vmvnq_u32(vorrq_u32(fails, vcleq_f32(score, vdupq_n_f32(threshold))));
 }
 
+/* Every row that passes a low threshold costs the reading of its lower half, far more than a selection: so the threshold
+ * is raised long before the list is full. */
+static inline void raise_threshold(top_k *best)
+{
+    if (best->count < best->k + best->k / 4 + 8)
+        return;
+    top_k_select(best->keys, best->count, best->k);
+    best->count = best->k;
+    best->threshold = top_k_score(best->keys[best->k - 1]);
+}
+
 static inline void scan_block(const omega_halves *table, halves_query *query, const halves_block *block,
                               const ranking *ranked)
 {
@@ -195,6 +206,7 @@ static inline void scan_block(const omega_halves *table, halves_query *query, co
         if (score > query->best.threshold)
             top_k_append(&query->best, score, row);
     }
+    raise_threshold(&query->best);
 }
 
 static size_t search_halves(const omega_halves *table, const int8_t *query, float query_scale, const uint8_t *filter,
