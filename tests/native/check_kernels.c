@@ -177,12 +177,8 @@ static output run_search_two_stage(const omega_kernels *isa, const problem *p)
 static output run_rescore(const omega_kernels *isa, const problem *p)
 {
     output out = make_output(p->k, 0, p->n);
-    float *query = allocate(p->d * sizeof query[0]);
-    for (size_t i = 0; i < p->d; i++)
-        query[i] = (float)p->queries[i] * 0x1p-5f;
-    out.found[0] = isa->rescore(p->halves_of_floats, p->d, query, 0.3f, p->listed, p->n, p->k, out.workspace, out.rows,
+    out.found[0] = isa->rescore(p->halves_of_floats, p->d, p->query_floats, 0.3f, p->listed, p->n, p->k, out.workspace, out.rows,
                                 out.scores);
-    free(query);
     return out;
 }
 

@@ -19,6 +19,7 @@ typedef struct {
     const uint32_t *listed; /* n row numbers, in no order */
     const float *vectors;   /* n * d, finite and none of them zero */
     const uint16_t *halves_of_floats;
+    const float *query_floats; /* d */
     const float *features, *feature_weights;
     omega_rank_columns columns;
     omega_rank_weights weights;
