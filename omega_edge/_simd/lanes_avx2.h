@@ -5,6 +5,7 @@
 #include <immintrin.h>
 
 #include "kernels.h"
+#include "top_k.h"
 
 typedef struct {
     __m256 lower, upper;
@@ -182,6 +183,20 @@ static inline void keep_lanes(float *values, float_lanes x, kept_lanes kept)
 {
     _mm256_storeu_ps(values, _mm256_permutevar8x32_ps(x.lower, kept.lower_order));
     _mm256_storeu_ps(values + kept.lower_count, _mm256_permutevar8x32_ps(x.upper, kept.upper_order));
+}
+
+/* Appends the rows of the mask. */
+static inline void lanes_offer(top_k *best, uint32_t mask, int_lanes rows, float_lanes scores)
+{
+    uint32_t row[16];
+    float score[16];
+    _mm256_storeu_si256((__m256i *)row, rows.lower);
+    _mm256_storeu_si256((__m256i *)(row + 8), rows.upper);
+    lanes_store(score, scores);
+    for (; mask; mask &= mask - 1) {
+        const int lane = __builtin_ctz(mask);
+        top_k_append(best, score[lane], row[lane]);
+    }
 }
 
 /* A query as the half bytes lie: byte i is what the lower, or the upper, half of a row's byte i is multiplied by. The

@@ -5,6 +5,7 @@
 #include <immintrin.h>
 
 #include "kernels.h"
+#include "top_k.h"
 
 typedef __m512 float_lanes;
 typedef __m512i int_lanes;
@@ -130,6 +131,29 @@ static inline void keep_ints(void *values, int_lanes x, kept_lanes kept)
 static inline void keep_lanes(float *values, float_lanes x, kept_lanes kept)
 {
     _mm512_storeu_ps(values, _mm512_maskz_compress_ps(kept, x));
+}
+
+/* Appends the rows of the mask: their keys are made and moved together by registers, as top_k_key makes them. */
+static inline void lanes_offer(top_k *best, uint32_t mask, int_lanes rows, float_lanes scores)
+{
+    if (best->count + 16 > best->capacity) {
+        top_k_select(best->keys, best->count, best->k);
+        best->count = best->k;
+        best->threshold = top_k_score(best->keys[best->k - 1]);
+    }
+    const __m512i bits = _mm512_castps_si512(scores);
+    const __m512i flipped = _mm512_or_si512(_mm512_srai_epi32(bits, 31), _mm512_set1_epi32(INT32_MIN));
+    const __m512i order = _mm512_xor_si512(bits, flipped), last = _mm512_xor_si512(rows, _mm512_set1_epi32(-1));
+    const __m512i first_keys = _mm512_or_si512(
+        _mm512_slli_epi64(_mm512_cvtepu32_epi64(_mm512_castsi512_si256(order)), 32),
+        _mm512_cvtepu32_epi64(_mm512_castsi512_si256(last)));
+    const __m512i second_keys = _mm512_or_si512(
+        _mm512_slli_epi64(_mm512_cvtepu32_epi64(_mm512_extracti64x4_epi64(order, 1)), 32),
+        _mm512_cvtepu32_epi64(_mm512_extracti64x4_epi64(last, 1)));
+    _mm512_storeu_si512(best->keys + best->count, _mm512_maskz_compress_epi64((__mmask8)mask, first_keys));
+    best->count += (size_t)__builtin_popcount(mask & 255);
+    _mm512_storeu_si512(best->keys + best->count, _mm512_maskz_compress_epi64((__mmask8)(mask >> 8), second_keys));
+    best->count += (size_t)__builtin_popcount(mask >> 8);
 }
 
 /* A query as the half bytes lie: byte i is what the lower, or the upper, half of a row's byte i is multiplied by. The
