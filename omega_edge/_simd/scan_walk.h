@@ -8,7 +8,6 @@
 #include "sign_candidates.h"
 #include "top_k.h"
 
-#define ALWAYS_INLINE inline __attribute__((always_inline))
 #define USUAL_DIMENSIONS 384
 #define BLOCK_ROWS 16
 #define WAITING_ROWS 512
