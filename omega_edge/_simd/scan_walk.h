@@ -8,7 +8,6 @@
 #include "sign_candidates.h"
 #include "top_k.h"
 
-#define ALWAYS_INLINE inline __attribute__((always_inline))
 #define USUAL_DIMENSIONS 384
 #define BLOCK_ROWS 16
 #define WAITING_ROWS 512
@@ -99,16 +98,6 @@ static inline float_lanes rank_lanes(float_lanes cosines, const omega_rank_colum
     return lanes_add(sum, lanes_all(0.0f));
 }
 
-static inline void offer(scan *s, uint32_t beating, const uint32_t *rows, float_lanes scores)
-{
-    float values[BLOCK_ROWS];
-    lanes_store(values, scores);
-    for (; beating; beating &= beating - 1) {
-        const int lane = __builtin_ctz(beating);
-        top_k_append(&s->best, values[lane], rows[lane]);
-    }
-}
-
 /* Where the numbers of sixteen rows lie: in the table's own arrays, or gathered. */
 typedef struct {
     const float *scale;
@@ -161,7 +150,7 @@ static ALWAYS_INLINE void offer_exact(scan *s, int_lanes high, int_lanes low, co
     }
     mask &= lanes_at_least(scores, lanes_all(s->best.threshold > -INFINITY ? s->best.threshold : -FLT_MAX));
     if (mask)
-        offer(s, mask, rows, scores);
+        lanes_offer(&s->best, mask, ints_load(rows), scores);
 }
 
 static ALWAYS_INLINE void row_list_add(row_list *list, uint32_t mask, int_lanes rows, int_lanes high, float_lanes scale,
@@ -443,7 +432,7 @@ size_t SCAN(search_two_stage)(const omega_signs *signs, const omega_halves *tabl
     uint64_t *const second = workspace + OMEGA_TOP_K_WORDS(wanted);
     scan s;
     scan_begin(&s, table, query, query_scale, k, second);
-    s.best.capacity = chosen + 1;
+    s.best.capacity = chosen + BLOCK_ROWS + 1;
     for (size_t i = 0; i < chosen + BLOCK_ROWS; i += BLOCK_ROWS) {
         for (size_t j = i; j < i + BLOCK_ROWS && j < chosen; j++) {
             prefetch_row(table->high, top_k_row(workspace[j]), d);
