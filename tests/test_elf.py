@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from omega_edge._simd import _kernels
 from tests.elf_files import PAGE, Library, made
-from toolchain.elf import MAX_FILE_BYTES, ElfError, parse_shared_object, read_shared_object
+from toolchain.elf import MAX_FILE_BYTES, MAX_NAME_BYTES, MAX_SYMBOLS, ElfError, parse_shared_object, read_shared_object
 
 REAL = [Path(module.__file__) for module in (_kernels, numpy._core._multiarray_umath, lmdb.cpython)]
 
@@ -132,6 +132,7 @@ def changed_entry(tag: int, value: int, new_tag: int | None = None, **options: o
     ("tag", "value", "message"),
     [
         (1, 1 << 20, "a name at 1048576 does not end inside the string table"),
+        (1, (1 << 64) - 1, "a name at 18446744073709551615 does not end inside the string table"),
         (5, 1 << 50, "the string table lies at address"),
         (10, 1 << 50, "the string table lies at address"),
         (6, 1 << 50, "the symbol table lies at address"),
@@ -168,6 +169,28 @@ def test_a_hash_table_that_claims_too_much_costs_nothing() -> None:
         struct.pack_into("<I", data, place + 4, count)
         with pytest.raises(ElfError, match=message):
             parse_shared_object(bytes(data))
+
+
+def test_names_and_buckets_that_many_may_share_are_bounded() -> None:
+    longest = "n" * MAX_NAME_BYTES
+    assert parse_shared_object(made(Library(needed=(longest,)))).needed == (longest,)
+    with pytest.raises(ElfError, match=f"expected names of at most {MAX_NAME_BYTES} bytes, the one at"):
+        parse_shared_object(made(Library(needed=(longest + "n",))))
+    data = bytearray(made(Library()))
+    struct.pack_into("<I", data, data.rindex(struct.pack("<IIII", 1, 4, 1, 0)), MAX_SYMBOLS + 1)
+    with pytest.raises(ElfError, match=f"expected at most {MAX_SYMBOLS} buckets of the GNU hash table"):
+        parse_shared_object(bytes(data))
+
+
+def test_of_two_hash_tables_the_one_that_mentions_more_counts() -> None:
+    # The entry of the runpath becomes that of a second hash table, which lies in the header: it mentions three symbols.
+    data = bytearray(changed_entry(29, 8, new_tag=4, runpath="/lib"))
+    struct.pack_into("<II", data, 8, 1, 3)
+    names = [symbol.name for symbol in parse_shared_object(bytes(data)).symbols]
+    assert names == ["memcpy", "PyErr_SetString", "__gmon_start__", "PyInit__kernels"]
+    struct.pack_into("<II", data, 8, 1, MAX_SYMBOLS + 1)
+    with pytest.raises(ElfError, match=f"expected at most {MAX_SYMBOLS} dynamic symbols"):
+        parse_shared_object(bytes(data))
 
 
 def test_every_truncation_is_an_elf_error() -> None:

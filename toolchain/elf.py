@@ -16,6 +16,7 @@ MAX_SEGMENTS = 128
 MAX_DYNAMIC_ENTRIES = 4096
 MAX_SYMBOLS = 1 << 20
 MAX_VERSIONS = 4096
+MAX_NAME_BYTES = 4096
 
 MACHINES = {3: "x86", 40: "ARM", 62: "x86-64", 183: "AArch64", 243: "RISC-V"}
 """Names of e_machine."""
@@ -186,8 +187,11 @@ class _Reader:
         return self.data[offset : offset + size]
 
     def _string(self, offset: int) -> str:
-        end = self.strings.find(b"\0", offset)
-        if end < 0 or offset >= len(self.strings):
+        # Bounded, because a million symbols may name the same long text.
+        end = self.strings.find(b"\0", offset, offset + MAX_NAME_BYTES + 1)
+        if end < 0:
+            if offset + MAX_NAME_BYTES < len(self.strings):
+                raise self._error(f"expected names of at most {MAX_NAME_BYTES} bytes, the one at {offset} is longer")
             raise self._error(f"a name at {offset} does not end inside the string table of {len(self.strings)} bytes")
         try:
             return self.strings[offset:end].decode("ascii")
@@ -241,11 +245,14 @@ class _Reader:
         return symbols
 
     def _symbol_count(self, entries: dict[int, list[int]]) -> int:
+        """Of a library with both hash tables the larger count: relocations name symbols that neither has to mention."""
+        counts = []
         if _DT_HASH in entries:
             offset = self._at(entries[_DT_HASH][0], 8, "the hash table")
-            count = struct.unpack_from("<II", self.data, offset)[1]
-        else:
-            count = self._gnu_symbol_count(self._one(entries, _DT_GNU_HASH, "a hash table (DT_HASH or DT_GNU_HASH)"))
+            counts.append(struct.unpack_from("<II", self.data, offset)[1])
+        if _DT_GNU_HASH in entries or not counts:
+            counts.append(self._gnu_symbol_count(self._one(entries, _DT_GNU_HASH, "a hash table (DT_HASH or DT_GNU_HASH)")))
+        count = max(counts)
         if count > MAX_SYMBOLS:
             raise self._error(f"expected at most {MAX_SYMBOLS} dynamic symbols, got {count}")
         return count
@@ -254,6 +261,8 @@ class _Reader:
         """One past the last symbol: the highest bucket's chain runs to the entry whose lowest bit is set."""
         offset = self._at(address, 16, "the GNU hash table")
         buckets, first, bloom_words, _ = struct.unpack_from("<IIII", self.data, offset)
+        if buckets > MAX_SYMBOLS:
+            raise self._error(f"expected at most {MAX_SYMBOLS} buckets of the GNU hash table, got {buckets}")
         bucket_address = address + 16 + 8 * bloom_words
         offset = self._at(bucket_address, 4 * buckets, "the GNU hash table's buckets")
         last = max(struct.unpack_from(f"<{buckets}I", self.data, offset), default=0)

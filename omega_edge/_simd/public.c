@@ -64,6 +64,15 @@ static omega_edge_status check_shape(size_t rows, size_t dimensions)
     return too_many(rows) ? OMEGA_EDGE_ROWS : OMEGA_EDGE_OK;
 }
 
+/* As OMEGA_EDGE_WORKSPACE_BYTES, but computed in words of what is given: the macro's product of a count that nobody can
+ * hold wraps where size_t has 32 bits, and would let a workspace of 512 bytes pass for 2^27 rows. */
+static int workspace_suffices(size_t workspace_bytes, size_t rows, size_t k)
+{
+    const size_t words = workspace_bytes / sizeof(uint64_t), least = OMEGA_TOP_K_WORDS((size_t)0);
+    const size_t per_row = OMEGA_TOP_K_WORDS((size_t)1) - least;
+    return words >= least && (words - least) / per_row >= (k < rows ? k : rows);
+}
+
 static int finite_number(float x)
 {
     return x >= -FLT_MAX && x <= FLT_MAX;
@@ -82,7 +91,7 @@ static omega_edge_status check_query(const omega_edge_table *table, const int8_t
         return OMEGA_EDGE_NO_POINTER;
     if (!k || too_many(k))
         return OMEGA_EDGE_K;
-    if ((uintptr_t)workspace % sizeof(uint64_t) || workspace_bytes < OMEGA_EDGE_WORKSPACE_BYTES(table->rows, k))
+    if ((uintptr_t)workspace % sizeof(uint64_t) || !workspace_suffices(workspace_bytes, table->rows, k))
         return OMEGA_EDGE_WORKSPACE;
     return query_scale >= 0 && finite_number(query_scale) ? OMEGA_EDGE_OK : OMEGA_EDGE_NUMBER;
 }

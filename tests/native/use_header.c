@@ -93,6 +93,11 @@ static void check_statuses(const omega_edge_table *table)
     expect(omega_edge_search(table, query_code, query_scale, NULL, K, workspace, sizeof workspace - 8, rows, scores,
                              &found) == OMEGA_EDGE_WORKSPACE,
            "a short workspace is refused");
+    wrong = *table;
+    wrong.rows = (size_t)1 << 27; /* whose workspace has 2^32 + 512 bytes: more than 32 bits can say */
+    expect(omega_edge_search(&wrong, query_code, query_scale, NULL, wrong.rows, workspace, 512, rows, scores, &found) ==
+               OMEGA_EDGE_WORKSPACE,
+           "a workspace is not taken for one that is larger by 2^32 bytes");
     expect(omega_edge_search(table, query_code, NAN, NULL, K, workspace, sizeof workspace, rows, scores, &found) ==
                OMEGA_EDGE_NUMBER,
            "a scale that is no number is refused");
