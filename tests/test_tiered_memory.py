@@ -13,8 +13,8 @@ import pytest
 import zstandard
 
 from omega_edge import codebook_record
-from omega_edge.codebook_record import Codebook
 from omega_edge.centroids import Held
+from omega_edge.codebook_record import Codebook
 from omega_edge.compression import BYTES, FLOORS, Encoding, cosines
 from omega_edge.quantiser import ProductCode, Quantiser
 from omega_edge.store import STORE_SCHEMA, Store
@@ -121,17 +121,20 @@ def test_a_vector_that_a_code_cannot_hold_stays(tmp_path):
 
 def test_a_vector_that_comes_and_goes_stays_above_the_floor():
     """What is coarse again is judged by the angles of both losses together, not by their product."""
-    noise = np.random.default_rng(3).normal(size=(200, 384)).astype(np.float32)
+    noise = np.random.default_rng(3).normal(size=(60, 384)).astype(np.float32)
     cycles, code = 0, codebooks.quantiser().product
-    for original in codebooks.vectors(200, seed=55) + np.float32(0.016) * noise:
+    for original in codebooks.vectors(60, seed=55) + np.float32(0.016) * noise:
         standing, unit = Standing.new(0), original / np.linalg.norm(original)
-        while cycles < 2000 and (encoded := coarse_form(unit, standing, Encoding.PQ48, codebooks.quantiser())):
+        for _ in range(3):
+            encoded = coarse_form(unit, standing, Encoding.PQ48, codebooks.quantiser())
+            if encoded is None:
+                break
             decoded = code.decode(np.frombuffer(encoded, np.uint8)[None])
             true = cosines(decoded, original[None])[0]
             assert true >= FLOORS[Encoding.PQ48] - 1e-4 and true >= standing.fidelity - 1e-4
             rounded, scale = quantised(decoded[0])
             unit, cycles = rounded * np.float32(scale), cycles + 1
-    assert cycles > 400
+    assert cycles > 90
 
 
 @pytest.mark.parametrize("encoding", [Encoding.FLOAT32, Encoding.FLOAT16])
