@@ -230,6 +230,25 @@ def test_a_move_is_no_change_that_a_reader_of_the_log_sees(tmp_path):
     assert len(moved) > 8 and any(skill_id not in seen for skill_id in moved)
 
 
+def resident_kb(path: Path) -> int:
+    """What of a mapped file is in this process's memory."""
+    lines = Path("/proc/self/smaps").read_text(encoding="utf-8", errors="replace").splitlines()
+    places = [place for place, line in enumerate(lines) if line.endswith(str(path))]
+    if not places:
+        pytest.skip("this system, which may be emulated, does not list the mapped file")
+    sizes = [next(line for line in lines[place:] if line.startswith("Rss:")) for place in places]
+    return sum(int(line.split()[1]) for line in sizes)
+
+
+def test_the_sweep_leaves_no_pages_of_the_file_in_memory(tmp_path, aged):
+    """It reads every record in turn; a checkpoint lets go of them."""
+    assert len(aged.skills()) > 10
+    read = resident_kb(tmp_path / "aged" / "memory.mdb")
+    aged.record(event(590))
+    aged.checkpoint()
+    assert resident_kb(tmp_path / "aged" / "memory.mdb") < read
+
+
 class TestBytes:
     def test_what_is_reported_is_what_is_held(self, aged):
         aged.checkpoint()
