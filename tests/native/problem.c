@@ -99,10 +99,13 @@ static void fill_floats(uint64_t *state, float *out, size_t count, uint32_t shar
         out[i] = share && random_below(state, share) == 0 ? odd_float(state) : (float)bell(state);
 }
 
+#define MANY_ROWS 1061 /* a waiting list fills more than once, and a sample of the signs leaves blocks out */
+#define MISLEADING_SEEDS 40
+
 static size_t choose_rows(uint64_t *state)
 {
-    static const size_t edges[12] = {63, 64, 65, 127, 129, 255, 256, 257, 258, 319, 511, 513};
-    return random_below(state, 3) ? random_below(state, 41) : edges[random_below(state, 12)];
+    static const size_t edges[13] = {63, 64, 65, 127, 129, 255, 256, 257, 258, 319, 511, 513, MANY_ROWS};
+    return random_below(state, 3) ? random_below(state, 41) : edges[random_below(state, 13)];
 }
 
 static void make_codes(problem *p, uint64_t *state)
@@ -120,6 +123,12 @@ static void make_codes(problem *p, uint64_t *state)
             fill_codes(state, codes + row * p->d, p->d);
     for (size_t j = 0; j < PROBLEM_QUERIES; j++)
         fill_codes(state, queries + j * p->d, p->d);
+    if (p->seed % MISLEADING_SEEDS == 0) /* the query, all but a code of it: every second block of signs is better */
+        for (size_t row = 0; row < p->n; row++)
+            if (row / OMEGA_SIGN_ROWS % 2 == 0) {
+                memcpy(codes + row * p->d, queries, p->d);
+                codes[row * p->d + random_below(state, (uint32_t)p->d)] = 1;
+            }
     fill_scale(state, codes, p->n, p->d, share, scale);
     fill_scale(state, queries, PROBLEM_QUERIES, p->d, 0, query_scale);
     if (random_below(state, 8) == 0)
@@ -213,7 +222,8 @@ problem make_problem(uint64_t seed)
 {
     uint64_t state = seed;
     problem p = {.seed = seed};
-    p.n = choose_rows(&state);
+    const int misleading = seed % MISLEADING_SEEDS == 0;
+    p.n = misleading ? MANY_ROWS : choose_rows(&state);
     p.d = random_below(&state, 3) ? 32 * (1 + (size_t)random_below(&state, 14)) : 384;
     if (random_below(&state, 16) == 0)
         p.d = random_below(&state, 2) ? 1024 : 768;
@@ -222,8 +232,12 @@ problem make_problem(uint64_t seed)
     p.candidates = sizes[random_below(&state, 6)];
     p.k += p.k == 0;
     p.candidates += p.candidates == 0;
+    if (misleading) /* more than the better half of the blocks holds, all of them returned */
+        p.k = p.candidates = MANY_ROWS / 2 + 30 + random_below(&state, MANY_ROWS / 4);
     make_codes(&p, &state);
     make_filter(&p, &state);
+    if (misleading)
+        p.filter = NULL;
     make_floats(&p, &state);
     return p;
 }
