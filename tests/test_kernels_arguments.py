@@ -10,6 +10,7 @@ import pytest
 from omega_edge._simd import Kernels, isa_names
 
 N, D, K = 16, 32, 4
+HALVES = ("high", "low", "scale", "spread")
 METHODS = {
     "quantise": ("vectors", "codes_out", "scale_out"),
     "search": ("codes", "scale", "query", "filter", "rows_out", "scores_out"),
@@ -21,12 +22,22 @@ METHODS = {
     "fuse": ("features", "weights", "out"),
     "fuse_top_k": ("features", "weights", "filter", "rows_out", "scores_out"),
     "diversify": ("codes", "scale", "rows", "values", "order_out"),
+    "halve": ("codes", "high_out", "low_out", "spread_out"),
+    "join": (*HALVES, "rows", "codes_out"),
+    "search_halves": (*HALVES, "query", "filter", "rows_out", "scores_out"),
+    "search_batch": (*HALVES, "queries", "query_scale", "filter", "found_out", "rows_out", "scores_out"),
+    "put_signs": ("codes", "blocks"),
+    "search_two_stage": ("blocks", *HALVES, "query", "filter", "rows_out", "scores_out"),
+    "rescore": ("vectors", "query", "rows", "rows_out", "scores_out"),
+    "rank": (*HALVES, "query", "success", "time", "trend", "weights", "filter", "rows_out", "scores_out"),
 }
 ARRAYS = [(method, name) for method, names in METHODS.items() for name in names]
+TOP_K = ("search", "fuse_top_k", "search_halves", "search_batch", "search_two_stage", "rescore", "rank")
 OUTPUTS = [(method, name) for method, name in ARRAYS if name == "out" or name.endswith("_out")]
-WIDE = ("vectors", "scale", "query_scale", "row_scale", "offsets", "columns", "rows", "weights", "targets", "masks")
-WIDE += ("per_genre", "features", "out", "rows_out", "scores_out", "scale_out", "order_out")
-WIDE_ARRAYS = [(method, name) for method, name in ARRAYS if name in WIDE or (method, name) == ("diversify", "values")]
+OUTPUTS.append(("put_signs", "blocks"))
+# Arrays whose length no other argument fixes.
+FREE_LENGTHS = {("diversify", "order_out"), ("put_signs", "codes"), ("rescore", "rows")}
+FREE_LENGTHS |= {("left_out_sums", name) for name in METHODS["left_out_sums"]}
 
 
 @pytest.fixture(params=isa_names())
@@ -65,7 +76,30 @@ def valid(method: str) -> dict:
         "diversify": {"codes": codes, "scale": scale, "rows": np.arange(K, dtype=np.uint32)}
         | {"values": np.ones(K, np.float32), "trade_off": 0.5, "order_out": np.zeros(K, np.uint32)},
     }
+    halves = {"high": np.zeros((N, D // 2), np.uint8), "low": np.ones((N, D // 2), np.uint8), "scale": scale}
+    halves |= {"spread": np.full(N, 40, np.uint8)}
+    query = {"query": np.ones(D, np.int8), "query_scale": 0.1}
+    blocks = np.zeros((1, 4 * D), np.uint8)
+    half_floats = np.ones((N, D), np.float16)
+    batch = {"found_out": np.zeros(2, np.uintp), "rows_out": np.zeros((2, K), np.uint32)}
+    batch |= {"scores_out": np.zeros((2, K), np.float32), "query_scale": np.ones(2, np.float32)}
+    arguments |= {
+        "halve": {"codes": codes, "high_out": np.zeros((N, D // 2), np.uint8), "spread_out": np.zeros(N, np.uint8)}
+        | {"low_out": np.zeros((N, D // 2), np.uint8)},
+        "join": halves | {"rows": table["rows"], "codes_out": np.zeros((2, D), np.int8)},
+        "search_halves": halves | query | best,
+        "search_batch": halves | best | {"queries": np.ones((2, D), np.int8)} | batch,
+        "put_signs": {"codes": codes, "first": 0, "rows": N, "blocks": blocks},
+        "search_two_stage": {"blocks": blocks, "candidates": 5} | halves | query | best,
+        "rescore": {"vectors": half_floats, "query": np.ones(D, np.float32), "rows": table["rows"]}
+        | {name: best[name] for name in ("k", "rows_out", "scores_out")},
+        "rank": halves | query | {"success": scale, "time": np.zeros(N, np.uint32), "trend": scale}
+        | {"weights": np.ones(4, np.float32), "limits": (7, 3.5, 0.1)} | best,
+    }
     return arguments[method]
+
+
+WIDE_ARRAYS = [(method, name) for method, name in ARRAYS if valid(method)[name].itemsize > 1]
 
 
 def call(isa: Kernels, method: str, **changes):
@@ -85,8 +119,9 @@ def test_valid_arguments_are_accepted(isa, method):
 @pytest.mark.parametrize(("method", "name"), ARRAYS)
 def test_a_wrong_dtype_is_a_type_error_that_names_the_argument(isa, method, name):
     array = valid(method)[name]
-    for dtype in {"f8", "i8", "u1", "i1", "f4", "u4"} - {array.dtype.str[1:]}:
-        with pytest.raises(TypeError, match=rf"^{name}: expected {array.dtype.name} in native byte order"):
+    kind = "uintp" if name == "found_out" else array.dtype.name
+    for dtype in {"f8", "i8", "u1", "i1", "f4", "u4", "f2", "u2"} - {array.dtype.str[1:]}:
+        with pytest.raises(TypeError, match=rf"^{name}: expected {kind} in native byte order"):
             call(isa, method, **{name: array.astype(dtype)})
 
 
@@ -112,7 +147,7 @@ def test_a_wrong_shape_is_a_value_error(isa, method, name):
         call(isa, method, **{name: array[None]})
     with pytest.raises(ValueError, match=f"^{name}: expected {array.ndim} dimension"):
         call(isa, method, **{name: array.reshape(()) if array.size == 1 else np.zeros((), array.dtype)})
-    if name != "order_out" and method != "left_out_sums":  # the length of these outputs is the caller's wish
+    if (method, name) not in FREE_LENGTHS:
         with pytest.raises(ValueError, match="expected"):
             call(isa, method, **{name: np.ascontiguousarray(array[:-1])})
 
@@ -120,7 +155,7 @@ def test_a_wrong_shape_is_a_value_error(isa, method, name):
 @pytest.mark.parametrize(("method", "name"), ARRAYS)
 def test_strided_arrays_are_value_errors(isa, method, name):
     array = valid(method)[name]
-    for strided in (np.repeat(array, 2, axis=-1)[..., ::2], array[::-1]):
+    for strided in (np.repeat(array, 2, axis=-1)[..., ::2], *([array[::-1]] if len(array) > 1 else [])):
         with pytest.raises(ValueError, match=f"^{name}: expected a C-contiguous array"):
             call(isa, method, **{name: strided})
 
@@ -158,19 +193,30 @@ def test_dimensions_that_are_no_multiple_of_32_up_to_1024_are_refused(isa, d):
         ("search", {"codes": codes, "query": np.zeros(d, np.int8)}),
         ("cosines", {"codes": codes, "queries": np.zeros((2, d), np.int8)}),
         ("diversify", {"codes": codes}),
+        ("halve", {"codes": codes}),
+        ("put_signs", {"codes": codes}),
+        ("rescore", {"vectors": np.ones((N, d), np.float16)}),
     ):
         with pytest.raises(ValueError, match="expected a multiple of 32 dimensions"):
             call(isa, method, **changes)
 
 
-@pytest.mark.parametrize("method", ["search", "fuse_top_k"])
+@pytest.mark.parametrize("width", [0, 8, 24, 520, 1024])
+def test_halves_of_dimensions_out_of_range_are_refused(isa, width):
+    plane = np.zeros((N, width), np.uint8)
+    for method in ("join", "search_halves", "search_batch", "search_two_stage", "rank"):
+        with pytest.raises(ValueError, match="high, two codes a byte,: expected a multiple of 32 dimensions"):
+            call(isa, method, high=plane, low=plane)
+
+
+@pytest.mark.parametrize("method", TOP_K)
 @pytest.mark.parametrize(("k", "error"), [(0, ValueError), (-1, ValueError), (2.5, TypeError), (None, TypeError)])
 def test_k_is_an_integer_above_zero(isa, method, k, error):
     with pytest.raises(error):
         call(isa, method, k=k)
 
 
-@pytest.mark.parametrize("method", ["search", "fuse_top_k"])
+@pytest.mark.parametrize("method", [method for method in TOP_K if method != "search_batch"])
 @pytest.mark.parametrize("name", ["rows_out", "scores_out"])
 def test_outputs_hold_exactly_k(isa, method, name):
     array = valid(method)[name]
@@ -225,3 +271,102 @@ def test_every_buffer_is_given_back(isa, method):
 def test_more_left_out_sums_than_vectors_are_refused(isa):
     with pytest.raises(ValueError, match=r"^out: expected at most 16 rows, one for each vector, got 17"):
         call(isa, "left_out_sums", out=np.zeros((N + 1, D), np.float32))
+
+
+# --- halves, signs, half floats and ranks ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, -0.01])
+def test_a_query_scale_of_halves_is_finite_and_not_negative(isa, value):
+    for method in ("search_halves", "search_two_stage", "rank"):
+        with pytest.raises(ValueError, match="query_scale: expected a finite number that is not negative"):
+            call(isa, method, query_scale=value)
+    with pytest.raises(ValueError, match=r"query_scale\[1\]: expected a finite number that is not negative"):
+        call(isa, "search_batch", query_scale=np.array([0.1, value], np.float32))
+
+
+@pytest.mark.parametrize(("candidates", "error"), [(0, ValueError), (-1, ValueError), (2.5, TypeError)])
+def test_candidates_are_an_integer_above_zero(isa, candidates, error):
+    with pytest.raises(error):
+        call(isa, "search_two_stage", candidates=candidates)
+
+
+@pytest.mark.parametrize("row", [N, 2**32 - 1])
+def test_a_listed_row_past_the_table_is_refused(isa, row):
+    for method in ("join", "rescore"):
+        with pytest.raises(ValueError, match=rf"^rows\[1\]: expected a row below {N}, got {row}"):
+            call(isa, method, rows=np.array([0, row], np.uint32))
+
+
+@pytest.mark.parametrize(
+    ("first", "rows"),
+    [(-1, N), (1, N), (0, N - 1), (0, -1), (2**63 - 1, N), (2**63 - 1, 2**63 - 1), (-(2**63), N), (0, -(2**63))],
+)
+def test_signs_are_put_inside_their_table(isa, first, rows):
+    with pytest.raises(ValueError, match="^(first: expected room for 16 rows|rows: expected fewer than)"):
+        call(isa, "put_signs", first=first, rows=rows)
+
+
+@pytest.mark.parametrize("rows", [N + 32, 2**32, 2**63 - 1])
+def test_signs_have_a_block_for_each_32_rows(isa, rows):
+    with pytest.raises(ValueError, match="^(blocks: expected length|rows: expected fewer than)"):
+        call(isa, "put_signs", rows=rows)
+
+
+@pytest.mark.parametrize(("at", "value"), [(0, -0.1), (0, np.nan), (1, np.inf), (2, np.nan), (3, -np.inf)])
+def test_weights_of_a_rank_are_finite_and_that_of_similarity_not_negative(isa, at, value):
+    weights = np.ones(4, np.float32)
+    weights[at] = value
+    with pytest.raises(ValueError, match=rf"^weights\[{at}\]: expected a finite number"):
+        call(isa, "rank", weights=weights)
+
+
+@pytest.mark.parametrize(
+    ("limits", "error"),
+    [
+        ((0, 0.0, 0.1), "half_life: expected a finite number above 0"),
+        ((0, -1.0, 0.1), "half_life: expected a finite number above 0"),
+        ((0, np.nan, 0.1), "half_life: expected a finite number above 0"),
+        ((0, np.inf, 0.1), "half_life: expected a finite number above 0"),
+        ((0, 1e-300, 0.1), "half_life: expected a finite number above 0"),
+        ((0, 1.0, np.nan), "least_similarity: expected a finite number"),
+        ((0, 1.0, np.inf), "least_similarity: expected a finite number"),
+        ((0, 1.0, 1e300), "least_similarity: expected a finite number"),
+    ],
+)
+def test_limits_of_a_rank_are_numbers_in_range(isa, limits, error):
+    with pytest.raises(ValueError, match=error):
+        call(isa, "rank", limits=limits)
+
+
+@pytest.mark.parametrize("limits", [(-1, 1.0, 0.1), (2**32, 1.0, 0.1), (0.5, 1.0, 0.1), (0, 1.0), None, (0, None, 0.1)])
+def test_limits_of_a_rank_are_an_unsigned_time_and_two_numbers(isa, limits):
+    with pytest.raises((TypeError, ValueError, OverflowError)):
+        call(isa, "rank", limits=limits)
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan, np.inf, 1e30])
+def test_a_query_to_rescore_has_an_ordinary_length(isa, value):
+    with pytest.raises(ValueError, match="query: expected finite numbers of ordinary size that are not all zero"):
+        call(isa, "rescore", query=np.full(D, value, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("method", "first", "second"),
+    [
+        ("halve", "high_out", "low_out"),
+        ("search_batch", "rows_out", "found_out"),
+        ("put_signs", "codes", "blocks"),
+        ("rank", "rows_out", "time"),
+        ("join", "codes_out", "low"),
+    ],
+)
+def test_an_output_that_is_another_argument_too_is_a_value_error(isa, method, first, second):
+    memory = np.zeros(4096, np.uint8)
+    arguments = valid(method)
+    views = {}
+    for name in (first, second):
+        array = arguments[name]
+        views[name] = memory[: array.nbytes].view(array.dtype).reshape(array.shape)
+    with pytest.raises(ValueError, match="shares memory"):
+        call(isa, method, **views)

@@ -254,6 +254,27 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["vectors"]
 
 
+def test_a_file_that_may_only_be_read_is_loaded_and_the_store_changed():
+    user = os.geteuid()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "vectors"
+        filled(range(9)).save(path, STAMP)
+        before = path.read_bytes()
+        os.chmod(path, 0o444)
+        os.chmod(folder, 0o555)
+        if user == 0:
+            os.seteuid(65534)  # root may write everywhere
+        try:
+            loaded = VectorStore.load(path, STAMP, D)
+            loaded.upsert(3, np.ones(D, np.float32))
+            loaded.delete(4)
+            assert loaded.search(np.ones(D, np.float32), 1)[0][0] == 3
+            assert loaded.ids() == [0, 1, 2, 3, 5, 6, 7, 8]
+        finally:
+            os.seteuid(user)
+        assert path.read_bytes() == before
+
+
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     user = os.geteuid()
     with tempfile.TemporaryDirectory() as folder:

@@ -83,7 +83,7 @@ def test_calibration_keeps_the_stated_recall_for_titles_held_out(titles, exact):
         candidates.append(stats.candidates)
     assert candidates[0] < candidates[1]
     few = recall_of_exact(planned(store, Plan(64, 0.5, "", TITLES)), exact, held_out)
-    assert few < 0.9  # so the number of candidates is what kept the recall
+    assert few < 0.95  # so the number of candidates is what kept the recall
 
 
 def planned(store: VectorStore, plan: Plan) -> VectorStore:

@@ -4,6 +4,7 @@
 Arrays come as raw buffers, not typed memoryviews: measured 129 against 266 ns for taking one array.
 """
 
+from cpython.number cimport PyNumber_Index
 from libc.float cimport FLT_MAX, FLT_MIN
 from libc.math cimport isfinite, sqrt
 from libc.stdint cimport int8_t, uint8_t, uint16_t, uint32_t, uint64_t

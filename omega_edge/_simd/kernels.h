@@ -68,7 +68,7 @@ typedef struct {
  * With offset = sum of q, dot = 16 * sum(q * high) - 120.5 * offset + sum(q * (low - 7.5)), and by Cauchy and Schwarz
  * the last sum is at most ||q|| * spread. So
  *     bound = 16 * sum(q * high) + ceil(-120.5 * offset) + ceil(||q||_2) * spread
- * is an integer that no dot product of the row exceeds, below 2^23; and as rounding is monotone, the cosine computed of
+ * is an integer that no dot product of the row exceeds, below 2^24; and as rounding is monotone, the cosine computed of
  * the bound is never below the cosine computed of the dot product. A row is passed over only by that comparison. */
 typedef struct {
     const uint8_t *high;   /* rows * dimensions / 2 */

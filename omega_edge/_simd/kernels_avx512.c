@@ -102,17 +102,12 @@ static inline float_lanes cosines_listed(const omega_codes *table, const uint32_
 }
 
 /* Offers the lanes of the mask that beat the threshold; rows are ascending. */
-static inline void offer(top_k *best, __m512 scores, uint32_t mask, const uint32_t *rows)
+static inline void offer(top_k *best, __m512 scores, uint32_t mask, __m512i rows)
 {
-    uint32_t beating = _mm512_mask_cmp_ps_mask((__mmask16)mask, scores, _mm512_set1_ps(best->threshold), _CMP_GT_OQ);
-    if (!beating)
-        return;
-    float values[16];
-    _mm512_storeu_ps(values, scores);
-    for (; beating; beating &= beating - 1) {
-        const int lane = __builtin_ctz(beating);
-        top_k_append(best, values[lane], rows[lane]);
-    }
+    const uint32_t beating =
+        _mm512_mask_cmp_ps_mask((__mmask16)mask, scores, _mm512_set1_ps(best->threshold), _CMP_GT_OQ);
+    if (beating)
+        lanes_offer(best, beating, rows, scores);
 }
 
 static void search_listed(const omega_codes *table, const padded_query *query, const uint32_t *rows, size_t count,
@@ -120,7 +115,7 @@ static void search_listed(const omega_codes *table, const padded_query *query, c
 {
     for (size_t i = 0; i < count; i += 16) {
         const size_t lanes = count - i < 16 ? count - i : 16;
-        offer(best, cosines_listed(table, rows + i, lanes, query), (1u << lanes) - 1, rows + i);
+        offer(best, cosines_listed(table, rows + i, lanes, query), (1u << lanes) - 1, ints_load(rows + i));
     }
 }
 
@@ -130,8 +125,7 @@ static void search_all(const omega_codes *table, const padded_query *query, top_
     uint32_t rows[16];
     for (; row + 16 <= table->rows; row += 16) {
         const __m512 scores = cosines_next(table, row, query);
-        _mm512_storeu_si512(rows, ints_from((uint32_t)row));
-        offer(best, scores, 0xffff, rows);
+        offer(best, scores, 0xffff, ints_from((uint32_t)row));
     }
     size_t count = 0;
     for (; row < table->rows; row++)
@@ -142,7 +136,7 @@ static void search_all(const omega_codes *table, const padded_query *query, top_
 /* Lists the allowed rows first, then scans them sixteen at a time: the work is that of the rows allowed, not of all. */
 static void search_filtered(const omega_codes *table, const padded_query *query, const uint8_t *filter, top_k *best)
 {
-    uint32_t rows[LISTED_ROWS + 8];
+    uint32_t rows[LISTED_ROWS + 16];
     size_t count = 0;
     for (size_t base = 0; base < table->rows; base += 8) {
         uint32_t bits = filter[base >> 3];

@@ -5,8 +5,8 @@
  *     form_query(codes, d, &form)
  *     dots_next(codes, d, rows, &form, out)           of consecutive rows
  *     dots_listed(table, rows, count, &form, out)     of the rows named
- * Dot products of a block of rows go to a buffer, then are scored sixteen at a time: one test and one branch for sixteen
- * rows that do not beat the threshold, as nearly all do.
+ * Dot products of a block of rows go to a buffer, then are scored sixteen at a time: one test and one branch for
+ * sixteen rows that do not beat the threshold, as nearly all do.
  */
 #ifndef OMEGA_EDGE_KERNELS_NEON_H
 #define OMEGA_EDGE_KERNELS_NEON_H

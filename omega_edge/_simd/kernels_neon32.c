@@ -271,7 +271,8 @@ static void search_batch(const omega_halves *table, const int8_t *queries, const
                 scan_rows(table, &some[j], NULL, rows, listed);
         }
         for (size_t j = 0; j < count; j++)
-            found_out[first + j] = top_k_finish(&some[j].best, rows_out + (first + j) * k, scores_out + (first + j) * k);
+            found_out[first + j] =
+                top_k_finish(&some[j].best, rows_out + (first + j) * k, scores_out + (first + j) * k);
     }
 }
 
@@ -305,7 +306,8 @@ static size_t search_two_stage(const omega_signs *signs, const omega_halves *tab
                                float query_scale, const uint8_t *filter, size_t candidates, size_t k,
                                uint64_t *workspace, uint32_t *rows_out, float *scores_out)
 {
-    const size_t d = table->dimensions, n = table->rows, least = k < n ? k : n, wanted = candidates < n ? candidates : n;
+    const size_t d = table->dimensions, n = table->rows;
+    const size_t least = k < n ? k : n, wanted = candidates < n ? candidates : n;
     uint8_t tables[OMEGA_MAX_DIMENSIONS * 4];
     omega_sign_tables(query, d, tables);
     sign_candidates list = {.keys = workspace, .capacity = 6 * wanted + 128, .wanted = wanted};

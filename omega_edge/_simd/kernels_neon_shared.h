@@ -19,13 +19,15 @@ size_t omega_neon_fuse_top_k(const float *features, size_t f, size_t n, const fl
 
 /* scan_neon.c. sign_candidates finds the first stage's best: their keys, score above row, in no order; wanted is
  * min(candidates, rows), capacity greater than it. */
-void omega_neon_halve(const int8_t *codes, size_t n, size_t d, uint8_t *high_out, uint8_t *low_out, uint8_t *spread_out);
+void omega_neon_halve(const int8_t *codes, size_t n, size_t d, uint8_t *high_out, uint8_t *low_out,
+                      uint8_t *spread_out);
 void omega_neon_join(const omega_halves *table, const uint32_t *rows, size_t m, int8_t *codes_out);
 void omega_neon_put_signs(const int8_t *codes, size_t first, size_t n, size_t d, uint8_t *blocks);
 size_t omega_neon_sign_candidates(const omega_signs *signs, const int8_t *query, const uint8_t *filter, size_t wanted,
                                   uint64_t *keys, size_t capacity);
-size_t omega_neon_rescore(const uint16_t *vectors, size_t d, const float *query, float query_factor, const uint32_t *rows,
-                          size_t m, size_t k, uint64_t *workspace, uint32_t *rows_out, float *scores_out);
+size_t omega_neon_rescore(const uint16_t *vectors, size_t d, const float *query, float query_factor,
+                          const uint32_t *rows, size_t m, size_t k, uint64_t *workspace, uint32_t *rows_out,
+                          float *scores_out);
 
 /* 32 codes from the halves that 16 bytes of either plane hold. */
 static inline int8x16x2_t join_halves(const uint8_t *high, const uint8_t *low)
@@ -53,7 +55,7 @@ static inline uint64_t allowed_lanes(const uint8_t *filter, size_t row)
     return vget_lane_u64(vreinterpret_u64_u8(vshrn_n_u16(vreinterpretq_u16_u8(set), 4)), 0);
 }
 
-/* Offers the lanes named by bits, four a lane; lane i is the row that rows[i] names, or first + i where rows is NULL. */
+/* Offers the lanes named by bits, four a lane; lane i is row rows[i], or row first + i where rows is NULL. */
 static inline void offer_lanes(top_k *best, const float32x4_t scores[4], uint64_t bits, const uint32_t *rows,
                                size_t first)
 {

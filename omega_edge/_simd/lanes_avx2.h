@@ -5,6 +5,8 @@
 #include <immintrin.h>
 
 #include "kernels.h"
+#include "scan.h"
+#include "top_k.h"
 
 typedef struct {
     __m256 lower, upper;
@@ -184,6 +186,20 @@ static inline void keep_lanes(float *values, float_lanes x, kept_lanes kept)
     _mm256_storeu_ps(values + kept.lower_count, _mm256_permutevar8x32_ps(x.upper, kept.upper_order));
 }
 
+/* Appends the rows of the mask. */
+static inline void lanes_offer(top_k *best, uint32_t mask, int_lanes rows, float_lanes scores)
+{
+    uint32_t row[16];
+    float score[16];
+    _mm256_storeu_si256((__m256i *)row, rows.lower);
+    _mm256_storeu_si256((__m256i *)(row + 8), rows.upper);
+    lanes_store(score, scores);
+    for (; mask; mask &= mask - 1) {
+        const int lane = __builtin_ctz(mask);
+        top_k_append(best, score[lane], row[lane]);
+    }
+}
+
 /* A query as the half bytes lie: byte i is what the lower, or the upper, half of a row's byte i is multiplied by. The
  * bytes past the last are zero, so that a register half full adds nothing. */
 typedef struct {
@@ -214,7 +230,7 @@ static inline __m256i add_half_products(__m256i sums, __m256i bytes, __m256i low
 }
 
 /* sum(q * half) of four rows of a plane: every fourth register, or the last, the int16 sums go into int32. */
-static inline __attribute__((always_inline)) __m128i half_sums_four(const uint8_t *const row[4], const halved_query *query, size_t d)
+static ALWAYS_INLINE __m128i half_sums_four(const uint8_t *const row[4], const halved_query *query, size_t d)
 {
     const __m256i ones = _mm256_set1_epi16(1);
     const size_t bytes = d / 2, whole = bytes & ~(size_t)31;
@@ -251,7 +267,7 @@ static inline __attribute__((always_inline)) __m128i half_sums_four(const uint8_
 }
 
 /* The same of sixteen rows, one after another. */
-static inline __attribute__((always_inline)) int_lanes half_sums_next(const uint8_t *rows, const halved_query *query, size_t d)
+static ALWAYS_INLINE int_lanes half_sums_next(const uint8_t *rows, const halved_query *query, size_t d)
 {
     __m128i sums[4];
     for (int i = 0; i < 4; i++, rows += 2 * d) {
@@ -262,8 +278,8 @@ static inline __attribute__((always_inline)) int_lanes half_sums_next(const uint
 }
 
 /* The same of up to sixteen rows named by number; the lanes past count hold anything. */
-static inline __attribute__((always_inline)) int_lanes half_sums_listed(const uint8_t *plane, const uint32_t *rows, size_t count,
-                                         const halved_query *query, size_t d)
+static ALWAYS_INLINE int_lanes half_sums_listed(const uint8_t *plane, const uint32_t *rows, size_t count,
+                                                const halved_query *query, size_t d)
 {
     __m128i sums[4];
     for (size_t i = 0; i < 4; i++) {
@@ -296,7 +312,7 @@ static inline __m256i sign_totals(__m256i whole, __m256i odd)
 }
 
 /* The first stage's scores of one block. Four look-ups of at most 63 fit a byte: 252. */
-static inline __attribute__((always_inline)) sign_lanes sign_scores(const uint8_t *block, const uint8_t *tables, size_t d)
+static ALWAYS_INLINE sign_lanes sign_scores(const uint8_t *block, const uint8_t *tables, size_t d)
 {
     __m256i lower = _mm256_setzero_si256(), upper = lower, lower_odd = lower, upper_odd = lower;
     for (size_t at = 0; at < 4 * d; at += 128) { /* eight groups; d / 4 is a multiple of eight */

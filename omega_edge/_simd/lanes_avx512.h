@@ -1,10 +1,12 @@
-/* Sixteen rows in one AVX-512 register, and the sums that scan_walk.h asks for. Included by files that set the target. */
+/* Sixteen rows in one AVX-512 register, and the sums that scan_walk.h asks for. Its includer sets the target. */
 #ifndef OMEGA_EDGE_LANES_AVX512_H
 #define OMEGA_EDGE_LANES_AVX512_H
 
 #include <immintrin.h>
 
 #include "kernels.h"
+#include "scan.h"
+#include "top_k.h"
 
 typedef __m512 float_lanes;
 typedef __m512i int_lanes;
@@ -132,6 +134,29 @@ static inline void keep_lanes(float *values, float_lanes x, kept_lanes kept)
     _mm512_storeu_ps(values, _mm512_maskz_compress_ps(kept, x));
 }
 
+/* Appends the rows of the mask: their keys are made and moved together by registers, as top_k_key makes them. */
+static inline void lanes_offer(top_k *best, uint32_t mask, int_lanes rows, float_lanes scores)
+{
+    if (best->count + 16 > best->capacity) {
+        top_k_select(best->keys, best->count, best->k);
+        best->count = best->k;
+        best->threshold = top_k_score(best->keys[best->k - 1]);
+    }
+    const __m512i bits = _mm512_castps_si512(scores);
+    const __m512i flipped = _mm512_or_si512(_mm512_srai_epi32(bits, 31), _mm512_set1_epi32(INT32_MIN));
+    const __m512i order = _mm512_xor_si512(bits, flipped), last = _mm512_xor_si512(rows, _mm512_set1_epi32(-1));
+    const __m512i first_keys = _mm512_or_si512(
+        _mm512_slli_epi64(_mm512_cvtepu32_epi64(_mm512_castsi512_si256(order)), 32),
+        _mm512_cvtepu32_epi64(_mm512_castsi512_si256(last)));
+    const __m512i second_keys = _mm512_or_si512(
+        _mm512_slli_epi64(_mm512_cvtepu32_epi64(_mm512_extracti64x4_epi64(order, 1)), 32),
+        _mm512_cvtepu32_epi64(_mm512_extracti64x4_epi64(last, 1)));
+    _mm512_storeu_si512(best->keys + best->count, _mm512_maskz_compress_epi64((__mmask8)mask, first_keys));
+    best->count += (size_t)__builtin_popcount(mask & 255);
+    _mm512_storeu_si512(best->keys + best->count, _mm512_maskz_compress_epi64((__mmask8)(mask >> 8), second_keys));
+    best->count += (size_t)__builtin_popcount(mask >> 8);
+}
+
 /* A query as the half bytes lie: byte i is what the lower, or the upper, half of a row's byte i is multiplied by. The
  * bytes past the last are zero, so that a register partly full adds nothing. */
 typedef struct {
@@ -156,8 +181,10 @@ static inline void halve_query(const int8_t *query, size_t d, halved_query *halv
 /* Four partial sums of each of four rows: lane 4j + i is part j of row i. */
 static inline __m512i four_parts(const __m512i sums[4])
 {
-    const __m512i a = _mm512_add_epi32(_mm512_unpacklo_epi32(sums[0], sums[1]), _mm512_unpackhi_epi32(sums[0], sums[1]));
-    const __m512i b = _mm512_add_epi32(_mm512_unpacklo_epi32(sums[2], sums[3]), _mm512_unpackhi_epi32(sums[2], sums[3]));
+    const __m512i a = _mm512_add_epi32(_mm512_unpacklo_epi32(sums[0], sums[1]),
+                                       _mm512_unpackhi_epi32(sums[0], sums[1]));
+    const __m512i b = _mm512_add_epi32(_mm512_unpacklo_epi32(sums[2], sums[3]),
+                                       _mm512_unpackhi_epi32(sums[2], sums[3]));
     return _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
 }
 
@@ -171,7 +198,7 @@ static inline void add_half_products(__m512i *lower, __m512i *upper, __m512i byt
 }
 
 /* sum(q * half) of four rows of a plane, four partial sums a row. */
-static inline __attribute__((always_inline)) __m512i half_sums_four(const uint8_t *const row[4], const halved_query *query, size_t d)
+static ALWAYS_INLINE __m512i half_sums_four(const uint8_t *const row[4], const halved_query *query, size_t d)
 {
     const size_t bytes = d / 2;
     __m512i first[4], second[4], sums[4];
@@ -202,7 +229,7 @@ static inline __m512i add_parts(const __m512i parts[4])
 }
 
 /* The same of sixteen rows, one after another. */
-static inline __attribute__((always_inline)) int_lanes half_sums_next(const uint8_t *rows, const halved_query *query, size_t d)
+static ALWAYS_INLINE int_lanes half_sums_next(const uint8_t *rows, const halved_query *query, size_t d)
 {
     __m512i parts[4];
     for (int i = 0; i < 4; i++, rows += 2 * d) {
@@ -213,8 +240,8 @@ static inline __attribute__((always_inline)) int_lanes half_sums_next(const uint
 }
 
 /* The same of up to sixteen rows named by number; the lanes past count hold anything. */
-static inline __attribute__((always_inline)) int_lanes half_sums_listed(const uint8_t *plane, const uint32_t *rows, size_t count,
-                                         const halved_query *query, size_t d)
+static ALWAYS_INLINE int_lanes half_sums_listed(const uint8_t *plane, const uint32_t *rows, size_t count,
+                                                const halved_query *query, size_t d)
 {
     __m512i parts[4];
     for (size_t i = 0; i < 4; i++) {
@@ -231,7 +258,7 @@ static inline __attribute__((always_inline)) int_lanes half_sums_listed(const ui
 
 /* The first stage's scores of one block. Four look-ups of at most 63 fit a byte: 252. Sums of 16-bit words, each two
  * rows' bytes, are kept whole (modulo 2^16) and of the upper bytes alone: the lower bytes' sum is what is left. */
-static inline __attribute__((always_inline)) sign_lanes sign_scores(const uint8_t *block, const uint8_t *tables, size_t d)
+static ALWAYS_INLINE sign_lanes sign_scores(const uint8_t *block, const uint8_t *tables, size_t d)
 {
     const __m512i half = _mm512_set1_epi8(15);
     __m512i lower = _mm512_setzero_si512(), upper = lower, lower_odd = lower, upper_odd = lower;

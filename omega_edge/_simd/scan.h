@@ -6,6 +6,9 @@
 
 #include "kernels.h"
 
+/* For loops whose dimensions a caller knows, and functions that pass registers. */
+#define ALWAYS_INLINE inline __attribute__((always_inline))
+
 /* The part of a row's bound that the query gives: bound = 16 * sum(q * high) + offset + length * spread. */
 typedef struct {
     int32_t offset; /* ceil(-120.5 * sum of q), at most 120.5 * 127 * 1024 < 2^24 */

@@ -282,10 +282,11 @@ cdef class Kernels(CodeKernels):
                     raise ValueError(f"weights[{i}]: expected a finite number, that of similarity not negative, "
                                      f"got {given[i]}")
             factors.similarity, factors.success, factors.recency, factors.trend = given[0], given[1], given[2], given[3]
-            bounds.now, half_life, least = limits
+            now, half_life, least = limits
+            bounds.now = PyNumber_Index(now)
             if not (FLT_MIN <= 1 / half_life <= FLT_MAX if half_life > 0 else False):
                 raise ValueError(f"half_life: expected a finite number above 0, got {half_life}")
-            if not isfinite(least):
+            if not (-FLT_MAX <= least <= FLT_MAX):
                 raise ValueError(f"least_similarity: expected a finite number, got {least}")
             bounds.per_half_life, bounds.least_similarity = 1 / half_life, least
             bits = hold_filter(&views, filter, table.rows)

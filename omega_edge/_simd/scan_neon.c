@@ -8,7 +8,8 @@
 #include "scan.h"
 #include "sign_candidates.h"
 
-void omega_neon_halve(const int8_t *codes, size_t n, size_t d, uint8_t *high_out, uint8_t *low_out, uint8_t *spread_out)
+void omega_neon_halve(const int8_t *codes, size_t n, size_t d, uint8_t *high_out, uint8_t *low_out,
+                      uint8_t *spread_out)
 {
     for (size_t row = 0; row < n; row++) {
         int32x4_t squares = vdupq_n_s32(0); /* of 2 * low - 15, four times those of low - 7.5 */
@@ -165,8 +166,9 @@ static inline float eight_lane_total(float32x4_t low, float32x4_t high)
     return vget_lane_f32(two, 0) + vget_lane_f32(two, 1);
 }
 
-size_t omega_neon_rescore(const uint16_t *vectors, size_t d, const float *query, float query_factor, const uint32_t *rows,
-                          size_t m, size_t k, uint64_t *workspace, uint32_t *rows_out, float *scores_out)
+size_t omega_neon_rescore(const uint16_t *vectors, size_t d, const float *query, float query_factor,
+                          const uint32_t *rows, size_t m, size_t k, uint64_t *workspace, uint32_t *rows_out,
+                          float *scores_out)
 {
     size_t count = 0;
     for (size_t i = 0; i < m; i++) {

@@ -3,9 +3,9 @@
  *     half_dots_four(rows, query, d)           sums of query * half byte, for four rows of a plane
  *     joined_dots_four(high, low, form, d)     dot products of four rows, from both planes
  *
- * A block of rows goes through three steps: the upper plane's sums; the bounds, sixteen at a time, which nearly all rows
- * fail; the lower plane's sums of the survivors, four at a time. Rows past the last whole sixteen, and rows that a filter
- * leaves, are listed and what is known of them is gathered, so that one loop serves all.
+ * A block of rows goes through three steps: the upper plane's sums; the bounds, sixteen at a time, which most rows
+ * fail; the lower plane's sums of the survivors, four at a time. Rows past the last whole sixteen, and rows that a
+ * filter leaves, are listed and what is known of them is gathered, so that one loop serves all.
  */
 #ifndef OMEGA_EDGE_SCAN_NEON_H
 #define OMEGA_EDGE_SCAN_NEON_H
@@ -104,7 +104,8 @@ static size_t take_block(const omega_halves *table, const ranking *ranked, const
     return row < table->rows ? row : table->rows;
 }
 
-/* Sums over a plane of the lanes named, or of the block's rows where lanes is NULL; up to the next four repeat the last. */
+/* Sums over a plane of the lanes named, or of the block's rows where lanes is NULL; the last is repeated up to a
+ * multiple of four. */
 static void plane_sums(const uint8_t *plane, size_t d, const halves_block *block, const uint8_t *lanes, size_t count,
                        const int8_t *query, int32_t *out)
 {
@@ -122,7 +123,8 @@ static void plane_sums(const uint8_t *plane, size_t d, const halves_block *block
 static inline float32x4_t fresh_four(uint32x4_t time, const omega_rank_limits *limits)
 {
     static const float coefficients[6] = OMEGA_EXP2;
-    const float32x4_t age = vmulq_n_f32(vcvtq_f32_u32(vqsubq_u32(vdupq_n_u32(limits->now), time)), limits->per_half_life);
+    const uint32x4_t past = vqsubq_u32(vdupq_n_u32(limits->now), time);
+    const float32x4_t age = vmulq_n_f32(vcvtq_f32_u32(past), limits->per_half_life);
     const uint32x4_t whole = vcvtq_u32_f32(age), young = vcltq_f32(age, vdupq_n_f32(126.0f));
     const float32x4_t part = vsubq_f32(age, vcvtq_f32_u32(whole));
     float32x4_t power = vdupq_n_f32(coefficients[5]);
@@ -133,7 +135,8 @@ static inline float32x4_t fresh_four(uint32x4_t time, const omega_rank_limits *l
     return vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(fresh), young));
 }
 
-static inline float32x4_t rank_four(float32x4_t similarity, const halves_block *block, size_t lane, const ranking *ranked)
+static inline float32x4_t rank_four(float32x4_t similarity, const halves_block *block, size_t lane,
+                                    const ranking *ranked)
 {
     const omega_rank_weights *weights = ranked->weights;
     float32x4_t sum = vaddq_f32(vmulq_n_f32(similarity, weights->similarity),
@@ -159,6 +162,17 @@ static inline uint32x4_t may_beat_four(const halves_query *query, const halves_b
         score = rank_four(score, block, lane, ranked);
     }
     return vmvnq_u32(vorrq_u32(fails, vcleq_f32(score, vdupq_n_f32(threshold))));
+}
+
+/* Every row that passes a low threshold costs the reading of its lower half, far more than a selection: so the threshold
+ * is raised long before the list is full. */
+static inline void raise_threshold(top_k *best)
+{
+    if (best->count < best->k + best->k / 4 + 8)
+        return;
+    top_k_select(best->keys, best->count, best->k);
+    best->count = best->k;
+    best->threshold = top_k_score(best->keys[best->k - 1]);
 }
 
 static inline void scan_block(const omega_halves *table, halves_query *query, const halves_block *block,
@@ -192,6 +206,7 @@ static inline void scan_block(const omega_halves *table, halves_query *query, co
         if (score > query->best.threshold)
             top_k_append(&query->best, score, row);
     }
+    raise_threshold(&query->best);
 }
 
 static size_t search_halves(const omega_halves *table, const int8_t *query, float query_scale, const uint8_t *filter,
@@ -225,7 +240,8 @@ static void search_batch(const omega_halves *table, const int8_t *queries, const
                 scan_block(table, &some[j], &block, NULL);
         }
         for (size_t j = 0; j < count; j++)
-            found_out[first + j] = top_k_finish(&some[j].best, rows_out + (first + j) * k, scores_out + (first + j) * k);
+            found_out[first + j] =
+                top_k_finish(&some[j].best, rows_out + (first + j) * k, scores_out + (first + j) * k);
     }
 }
 
@@ -248,7 +264,8 @@ static size_t search_two_stage(const omega_signs *signs, const omega_halves *tab
                                float query_scale, const uint8_t *filter, size_t candidates, size_t k,
                                uint64_t *workspace, uint32_t *rows_out, float *scores_out)
 {
-    const size_t wanted = candidates < table->rows ? candidates : table->rows, least = k < table->rows ? k : table->rows;
+    const size_t wanted = candidates < table->rows ? candidates : table->rows;
+    const size_t least = k < table->rows ? k : table->rows;
     const size_t count = omega_neon_sign_candidates(signs, query, filter, wanted, workspace, 6 * wanted + 128);
     const size_t half = table->dimensions / 2;
     query_form form;

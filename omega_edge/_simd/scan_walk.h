@@ -5,9 +5,9 @@
 
 #include "rank.h"
 #include "scan.h"
+#include "sign_candidates.h"
 #include "top_k.h"
 
-#define ALWAYS_INLINE inline __attribute__((always_inline))
 #define USUAL_DIMENSIONS 384
 #define BLOCK_ROWS 16
 #define WAITING_ROWS 512
@@ -98,16 +98,6 @@ static inline float_lanes rank_lanes(float_lanes cosines, const omega_rank_colum
     return lanes_add(sum, lanes_all(0.0f));
 }
 
-static inline void offer(scan *s, uint32_t beating, const uint32_t *rows, float_lanes scores)
-{
-    float values[BLOCK_ROWS];
-    lanes_store(values, scores);
-    for (; beating; beating &= beating - 1) {
-        const int lane = __builtin_ctz(beating);
-        top_k_append(&s->best, values[lane], rows[lane]);
-    }
-}
-
 /* Where the numbers of sixteen rows lie: in the table's own arrays, or gathered. */
 typedef struct {
     const float *scale;
@@ -160,7 +150,7 @@ static ALWAYS_INLINE void offer_exact(scan *s, int_lanes high, int_lanes low, co
     }
     mask &= lanes_at_least(scores, lanes_all(s->best.threshold > -INFINITY ? s->best.threshold : -FLT_MAX));
     if (mask)
-        offer(s, mask, rows, scores);
+        lanes_offer(&s->best, mask, ints_load(rows), scores);
 }
 
 static ALWAYS_INLINE void row_list_add(row_list *list, uint32_t mask, int_lanes rows, int_lanes high, float_lanes scale,
@@ -397,10 +387,12 @@ size_t SCAN(rank)(const omega_halves *table, const int8_t *query, float query_sc
     return top_k_finish(&s.best, rows_out, scores_out);
 }
 
-/* The candidates of the first stage, in any order: nearest->keys. */
-static inline void walk_signs(const omega_signs *signs, const uint8_t *tables, const uint8_t *filter, top_k *nearest)
+/* The keys of the first stage's best, score above row, in no order; returns how many. */
+static ALWAYS_INLINE size_t walk_signs(const omega_signs *signs, size_t d, const uint8_t *tables, const uint8_t *filter,
+                                       size_t wanted, uint64_t *keys)
 {
-    const size_t n = signs->rows, d = signs->dimensions;
+    const size_t n = signs->rows;
+    sign_candidates list = {.keys = keys, .capacity = OMEGA_TOP_K_WORDS(wanted), .wanted = wanted};
     for (size_t first = 0; first < n; first += OMEGA_SIGN_ROWS) {
         uint32_t allowed = UINT32_MAX;
         if (filter || n - first < OMEGA_SIGN_ROWS) {
@@ -411,23 +403,19 @@ static inline void walk_signs(const omega_signs *signs, const uint8_t *tables, c
             if (!allowed)
                 continue;
         }
-        const uint8_t *block = signs->blocks + first * (d / 8);
-        const sign_lanes scores = sign_scores(block, tables, d);
-        const int32_t threshold = nearest->threshold < 0.0f ? -1 : (int32_t)nearest->threshold;
-        uint32_t beating = allowed & signs_above(scores, threshold);
+        const sign_lanes scores = sign_scores(signs->blocks + first * (d / 8), tables, d);
+        uint32_t beating = allowed & signs_above(scores, (int32_t)(SCORE_STEP * list.least) - 1);
         if (!beating)
             continue;
         uint16_t values[OMEGA_SIGN_ROWS];
         signs_store(values, scores);
         for (; beating; beating &= beating - 1) {
-            const int lane = __builtin_ctz(beating);
-            top_k_append(nearest, (float)values[lane], (uint32_t)first + (uint32_t)lane);
+            const uint32_t lane = (uint32_t)__builtin_ctz(beating);
+            add_candidate(&list, values[lane], (uint32_t)first + lane);
         }
+        raise_least(&list);
     }
-    if (nearest->count > nearest->k) {
-        top_k_select(nearest->keys, nearest->count, nearest->k);
-        nearest->count = nearest->k;
-    }
+    return best_candidates(&list);
 }
 
 size_t SCAN(search_two_stage)(const omega_signs *signs, const omega_halves *table, const int8_t *query,
@@ -437,25 +425,26 @@ size_t SCAN(search_two_stage)(const omega_signs *signs, const omega_halves *tabl
     const size_t d = table->dimensions;
     _Alignas(64) uint8_t tables[OMEGA_MAX_DIMENSIONS * 4];
     omega_sign_tables(query, d, tables);
-    top_k nearest = top_k_begin(candidates < table->rows ? candidates : table->rows, workspace);
-    walk_signs(signs, tables, filter, &nearest);
+    const size_t wanted = candidates < table->rows ? candidates : table->rows;
+    const size_t chosen = d == USUAL_DIMENSIONS ? walk_signs(signs, USUAL_DIMENSIONS, tables, filter, wanted, workspace)
+                                                : walk_signs(signs, d, tables, filter, wanted, workspace);
     /* Every candidate's cosine is a key of the second list: it is never full, and takes them in any order. */
-    uint64_t *const second = workspace + OMEGA_TOP_K_WORDS(nearest.k);
+    uint64_t *const second = workspace + OMEGA_TOP_K_WORDS(wanted);
     scan s;
     scan_begin(&s, table, query, query_scale, k, second);
-    s.best.capacity = nearest.count + 1;
-    for (size_t i = 0; i < nearest.count + BLOCK_ROWS; i += BLOCK_ROWS) {
-        for (size_t j = i; j < i + BLOCK_ROWS && j < nearest.count; j++) {
-            prefetch_row(table->high, top_k_row(nearest.keys[j]), d);
-            prefetch_row(table->low, top_k_row(nearest.keys[j]), d);
+    s.best.capacity = chosen + BLOCK_ROWS + 1;
+    for (size_t i = 0; i < chosen + BLOCK_ROWS; i += BLOCK_ROWS) {
+        for (size_t j = i; j < i + BLOCK_ROWS && j < chosen; j++) {
+            prefetch_row(table->high, top_k_row(workspace[j]), d);
+            prefetch_row(table->low, top_k_row(workspace[j]), d);
         }
         if (i == 0)
             continue;
-        const size_t begin = i - BLOCK_ROWS, rest = nearest.count - begin;
+        const size_t begin = i - BLOCK_ROWS, rest = chosen - begin;
         const size_t count = rest < BLOCK_ROWS ? rest : BLOCK_ROWS;
         uint32_t rows[BLOCK_ROWS];
         for (size_t lane = 0; lane < count; lane++)
-            rows[lane] = top_k_row(nearest.keys[begin + lane]);
+            rows[lane] = top_k_row(workspace[begin + lane]);
         gathered g;
         const sixteen at = gather(table, rows, count, NULL, &g);
         const int_lanes high = half_sums_listed(table->high, rows, count, &s.query, d);

@@ -8,8 +8,8 @@
 #define SCORE_STEP 8 /* scores that one count of the histogram covers */
 
 /* The rows seen whose score is worth a key. A histogram of their scores tells, after every 32 rows, a step that as many
- * rows as are wanted are above: rows up to it, earlier or later, are not among the best. So few keys are made, and few of
- * them are left to choose from at the end; with a threshold that only a full buffer raises, it would be twice as many. */
+ * rows as are wanted are above: rows up to it, earlier or later, are not among the best. So few keys are made, and few
+ * are left to choose from at the end; with a threshold that only a full buffer raises, it would be twice as many. */
 typedef struct {
     uint64_t *keys;
     size_t count, capacity, wanted;
@@ -36,7 +36,7 @@ static inline void add_candidate(sign_candidates *list, uint16_t score, uint32_t
     list->above++;
 }
 
-/* Moves the best to the front. Steps above the least are among them; only those of the least itself must be compared. */
+/* Moves the best to the front. Steps above the least are among them; only those of the least itself are compared. */
 static inline size_t best_candidates(sign_candidates *list)
 {
     uint64_t *const keys = list->keys;

@@ -55,8 +55,8 @@ static int same_floats(const float *a, const float *b, size_t count)
 static int same_output(const output *a, const output *b)
 {
     return memcmp(a->found, b->found, sizeof a->found) == 0 &&
-           memcmp(a->rows, b->rows, a->entries * sizeof a->rows[0]) == 0 && same_floats(a->scores, b->scores, a->entries) &&
-           memcmp(a->plain, b->plain, a->bytes) == 0;
+           memcmp(a->rows, b->rows, a->entries * sizeof a->rows[0]) == 0 &&
+           same_floats(a->scores, b->scores, a->entries) && memcmp(a->plain, b->plain, a->bytes) == 0;
 }
 
 static size_t smaller(size_t a, size_t b)
@@ -89,7 +89,8 @@ static output run_search(const omega_kernels *isa, const problem *p)
 {
     output out = make_output(p->k, 0, OMEGA_TOP_K_WORDS(smaller(p->k, p->n)));
     const float query_scale = p->seed % 16 ? p->query_scale[0] : -p->query_scale[0];
-    out.found[0] = isa->search(&p->codes, p->queries, query_scale, p->filter, p->k, out.workspace, out.rows, out.scores);
+    out.found[0] = isa->search(&p->codes, p->queries, query_scale, p->filter, p->k, out.workspace, out.rows,
+                               out.scores);
     return out;
 }
 
@@ -110,8 +111,8 @@ static output run_fuse(const omega_kernels *isa, const problem *p)
 static output run_fuse_top_k(const omega_kernels *isa, const problem *p)
 {
     output out = make_output(p->k, 0, OMEGA_TOP_K_WORDS(smaller(p->k, p->n)));
-    out.found[0] = isa->fuse_top_k(p->features, PROBLEM_FEATURES, p->n, p->feature_weights, p->filter, p->k, out.workspace,
-                                   out.rows, out.scores);
+    out.found[0] = isa->fuse_top_k(p->features, PROBLEM_FEATURES, p->n, p->feature_weights, p->filter, p->k,
+                                   out.workspace, out.rows, out.scores);
     return out;
 }
 
@@ -142,16 +143,16 @@ static output run_join(const omega_kernels *isa, const problem *p)
 static output run_search_halves(const omega_kernels *isa, const problem *p)
 {
     output out = make_output(p->k, 0, OMEGA_TOP_K_WORDS(smaller(p->k, p->n)));
-    out.found[0] = isa->search_halves(&p->halves, p->queries, p->query_scale[0], p->filter, p->k, out.workspace, out.rows,
-                                      out.scores);
+    out.found[0] = isa->search_halves(&p->halves, p->queries, p->query_scale[0], p->filter, p->k, out.workspace,
+                                      out.rows, out.scores);
     return out;
 }
 
 static output run_search_batch(const omega_kernels *isa, const problem *p)
 {
     output out = make_output(PROBLEM_QUERIES * p->k, 0, OMEGA_BATCH_WORDS(smaller(p->k, p->n)));
-    isa->search_batch(&p->halves, p->queries, p->query_scale, PROBLEM_QUERIES, p->filter, p->k, out.workspace, out.found,
-                      out.rows, out.scores);
+    isa->search_batch(&p->halves, p->queries, p->query_scale, PROBLEM_QUERIES, p->filter, p->k, out.workspace,
+                      out.found, out.rows, out.scores);
     return out;
 }
 
@@ -176,12 +177,8 @@ static output run_search_two_stage(const omega_kernels *isa, const problem *p)
 static output run_rescore(const omega_kernels *isa, const problem *p)
 {
     output out = make_output(p->k, 0, p->n);
-    float *query = allocate(p->d * sizeof query[0]);
-    for (size_t i = 0; i < p->d; i++)
-        query[i] = (float)p->queries[i] * 0x1p-5f;
-    out.found[0] = isa->rescore(p->halves_of_floats, p->d, query, 0.3f, p->listed, p->n, p->k, out.workspace, out.rows,
+    out.found[0] = isa->rescore(p->halves_of_floats, p->d, p->query_floats, 0.3f, p->listed, p->n, p->k, out.workspace, out.rows,
                                 out.scores);
-    free(query);
     return out;
 }
 
@@ -218,8 +215,8 @@ static int check_problem(const problem *p)
     int faults = 0;
     const char *claim = check_scalar(p);
     if (claim) {
-        fprintf(stderr, "check_kernels: scalar: does not hold: %s (%zu rows, %zu dimensions, seed %llu)\n", claim, p->n, p->d,
-                (unsigned long long)p->seed);
+        fprintf(stderr, "check_kernels: scalar: does not hold: %s (%zu rows, %zu dimensions, seed %llu)\n", claim, p->n,
+                p->d, (unsigned long long)p->seed);
         faults++;
     }
     for (size_t i = 0; i < sizeof kernels / sizeof kernels[0]; i++) {
@@ -228,8 +225,8 @@ static int check_problem(const problem *p)
             output got = kernels[i].run(omega_kernels_at(set), p);
             if (!same_output(&expected, &got)) {
                 fprintf(stderr,
-                        "check_kernels: %s of %s differs from scalar: %zu rows, %zu dimensions, k %zu, candidates %zu, %s, "
-                        "seed %llu\n",
+                        "check_kernels: %s of %s differs from scalar: %zu rows, %zu dimensions, k %zu, candidates %zu, "
+                        "%s, seed %llu\n",
                         kernels[i].name, omega_kernels_at(set)->isa, p->n, p->d, p->k, p->candidates,
                         p->filter ? "filtered" : "all rows allowed", (unsigned long long)p->seed);
                 faults++;

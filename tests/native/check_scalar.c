@@ -15,7 +15,8 @@ typedef struct {
 
 static ranking make_ranking(size_t k, size_t words)
 {
-    return (ranking){0, allocate(k * sizeof(uint32_t)), allocate(k * sizeof(float)), allocate(words * sizeof(uint64_t))};
+    return (ranking){0, allocate(k * sizeof(uint32_t)), allocate(k * sizeof(float)),
+                     allocate(words * sizeof(uint64_t))};
 }
 
 static void free_ranking(ranking *list)
@@ -141,8 +142,8 @@ static const char *check_two_stage(const problem *p, float *scores)
         first[best] = -1.0f;
         scores[best] = cosine(p, best, p->halves.scale);
     }
-    list.found = scalar->search_two_stage(&p->signs, &p->halves, p->queries, p->query_scale[0], p->filter, p->candidates,
-                                          p->k, list.workspace, list.rows, list.scores);
+    list.found = scalar->search_two_stage(&p->signs, &p->halves, p->queries, p->query_scale[0], p->filter,
+                                          p->candidates, p->k, list.workspace, list.rows, list.scores);
     const int fine = is_best(&list, scores, p->n, p->k);
     free(first);
     free_ranking(&list);
@@ -175,7 +176,8 @@ static const char *check_quantise(const problem *p)
 {
     int8_t *codes = allocate(p->n * p->d);
     float *scale = allocate(p->n * sizeof scale[0]);
-    const char *claim = scalar->quantise(p->vectors, p->n, p->d, codes, scale) == p->n ? NULL : "quantise takes all rows";
+    const size_t taken = scalar->quantise(p->vectors, p->n, p->d, codes, scale);
+    const char *claim = taken == p->n ? NULL : "quantise takes all rows";
     for (size_t row = 0; !claim && row < p->n; row++) {
         double greatest = 0.0, squares = 0.0;
         for (size_t i = 0; i < p->d; i++)
@@ -209,8 +211,8 @@ static const char *check_freshness(const problem *p)
     omega_rank_limits limits = p->limits;
     limits.least_similarity = -INFINITY;
     ranking list = make_ranking(p->n, OMEGA_TOP_K_WORDS(p->n));
-    list.found = scalar->rank(&table, p->queries, 1.0f, &columns, &weights, &limits, NULL, p->n, list.workspace, list.rows,
-                              list.scores);
+    list.found = scalar->rank(&table, p->queries, 1.0f, &columns, &weights, &limits, NULL, p->n, list.workspace,
+                              list.rows, list.scores);
     const char *claim = list.found == p->n ? NULL : "rank returns every row where all are allowed";
     for (size_t i = 0; i < list.found; i++) {
         const uint32_t time = p->columns.time[list.rows[i]];

@@ -51,7 +51,7 @@ static void fill_codes(uint64_t *state, int8_t *codes, size_t d)
 {
     static const int8_t limits[6][4] = {{64, 65, 64, 65}, {65, 65, 64, 65}, {86, 86, 86, 86},
                                         {87, 86, 86, 87}, {127, 1, 3, 127}, {127, 127, 4, 1}};
-    const uint32_t kind = random_below(state, 12), turn = random_below(state, 4), signs = random_below(state, 3);
+    const uint32_t kind = random_below(state, 13), turn = random_below(state, 4), signs = random_below(state, 3);
     for (size_t i = 0; i < d; i++) {
         int code;
         if (kind < 3)
@@ -62,8 +62,10 @@ static void fill_codes(uint64_t *state, int8_t *codes, size_t d)
             code = random_below(state, 2) ? 127 : -127;
         else if (kind == 5)
             code = random_below(state, 20) ? 0 : 127;
+        else if (kind == 6)
+            code = 127; /* times 15, sixteen in a lane: near the limit of the sums over half bytes */
         else
-            code = limits[kind - 6][(i / 8 + turn) % 4];
+            code = limits[kind - 7][(i / 8 + turn) % 4];
         if (kind > 3 && (signs == 1 || (signs == 2 && i & 1)))
             code = -code;
         codes[i] = (int8_t)code;
@@ -177,6 +179,9 @@ static void make_floats(problem *p, uint64_t *state)
     float *feature_weights = owned_array(p, state, PROBLEM_FEATURES, 4);
     float *success = owned_array(p, state, p->n, 4), *trend = owned_array(p, state, p->n, 4);
     uint32_t *time = owned_array(p, state, p->n, 4), *listed = owned_array(p, state, p->n, 4);
+    float *query_floats = owned_array(p, state, p->d, 4);
+    fill_floats(state, query_floats, p->d, 0);
+    p->query_floats = query_floats;
     fill_floats(state, features, PROBLEM_FEATURES * p->n, share);
     fill_floats(state, feature_weights, PROBLEM_FEATURES, 0);
     fill_floats(state, success, p->n, share);

@@ -1,4 +1,4 @@
-/* Inputs for the kernel checks: every array made from a seed, at exactly its size, with the edges that arithmetic has. */
+/* Inputs for the kernel checks: every array made from a seed, at its exact size, with the edges that arithmetic has. */
 #ifndef OMEGA_EDGE_TESTS_PROBLEM_H
 #define OMEGA_EDGE_TESTS_PROBLEM_H
 
@@ -19,6 +19,7 @@ typedef struct {
     const uint32_t *listed; /* n row numbers, in no order */
     const float *vectors;   /* n * d, finite and none of them zero */
     const uint16_t *halves_of_floats;
+    const float *query_floats; /* d */
     const float *features, *feature_weights;
     omega_rank_columns columns;
     omega_rank_weights weights;
