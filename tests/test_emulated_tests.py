@@ -65,11 +65,29 @@ def test_a_run_tells_what_pytest_told(tmp_path: Path, body: str, code: int, word
     # This machine's own Python in the emulated one's place.
     script = tmp_path / "bin" / "python-cortex-a53"
     script.parent.mkdir()
-    script.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    variables = f'PYTHONPATH="{PROJECT}/toolchain/emulated" OMEGA_EMULATED_PYTHON="$0"'
+    script.write_text(f'#!/bin/sh\n{variables} exec "{sys.executable}" "$@"\n')
     script.chmod(0o755)
     outcome = run_tests(Run("one", "cortex-a53", ("one",)), tmp_path, tmp_path, set())
     assert (outcome.exit_code, word in outcome.summary) == (code, True)
     assert outcome.log == tmp_path / "logs" / "one-cortex-a53.log"
+
+
+def test_an_emulated_run_makes_a_fifth_of_the_random_examples(tmp_path: Path) -> None:
+    (tmp_path / "test_examples.py").write_text(
+        "from hypothesis import given, settings, strategies as st\n"
+        "seen = []\n"
+        "@settings(max_examples=50, derandomize=True)\n"
+        "@given(st.integers())\n"
+        "def test_it_says_how_many(number): seen.append(number)\n"
+        "@given(st.integers())\n"
+        "def test_it_does_not_say(number): seen.append(number)\n"
+        "def test_sum(): assert len(seen) == 10 + 20\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(PROJECT / "toolchain" / "emulated"), "OMEGA_EMULATED_PYTHON": sys.executable}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "fewer_examples", "."]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, "3 passed" in done.stdout) == (0, True), done.stdout
 
 
 def test_the_emulated_python_is_started_on_its_processor_whatever_the_environment(tmp_path: Path) -> None:

@@ -141,7 +141,8 @@ def run_tests(run: Run, folder: Path, model: Path, running: set[subprocess.Popen
     }
     log = folder / "logs" / f"{re.sub(r'[^a-z0-9]+', '-', run.name)}-{run.cpu}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    command = [str(folder / "bin" / f"python-{run.cpu}"), "-m", "pytest", "-q", "-p", "no:cacheprovider", *files]
+    command = [str(folder / "bin" / f"python-{run.cpu}"), "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    command += ["--durations=25", "-p", "fewer_examples", *files]
     started = time.monotonic()
     with log.open("w") as output, subprocess.Popen(
         command, cwd=here, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
