@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -70,7 +71,16 @@ def test_a_run_tells_what_pytest_told(tmp_path: Path, body: str, code: int, word
     script.chmod(0o755)
     outcome = run_tests(Run("one", "cortex-a53", ("one",)), tmp_path, tmp_path, set())
     assert (outcome.exit_code, word in outcome.summary) == (code, True)
+    selected = run_tests(Run("one", "cortex-a53", ("one",), ("no_such", "neither")), tmp_path, tmp_path, set())
+    assert (selected.exit_code, "1 deselected" in selected.summary) == (5, True)
     assert outcome.log == tmp_path / "logs" / "one-cortex-a53.log"
+
+
+def test_every_word_that_selects_is_in_a_test_of_its_modules() -> None:
+    for run in (run for run in RUNS if run.words):
+        text = "".join(path.read_text() for path in files_of(run.modules, TESTS))
+        names = re.findall(r"^ *def (test_\w+)", text, re.MULTILINE)
+        assert [word for word in run.words if not any(word in name for name in names)] == []
 
 
 def test_an_emulated_run_makes_a_fifth_of_the_random_examples(tmp_path: Path) -> None:
