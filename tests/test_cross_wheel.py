@@ -70,6 +70,7 @@ def test_a_compiler_that_fails_leaves_nothing_in_the_place(tmp_path: Path) -> No
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.with_aarch64
 @pytest.mark.skipif(
     shutil.which(cross_wheel.COMPILER) is None or not HEADERS.is_dir(),
     reason="no compiler or headers for ARM; ./check --aarch64 installs them and builds",

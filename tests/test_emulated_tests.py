@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -65,11 +66,38 @@ def test_a_run_tells_what_pytest_told(tmp_path: Path, body: str, code: int, word
     # This machine's own Python in the emulated one's place.
     script = tmp_path / "bin" / "python-cortex-a53"
     script.parent.mkdir()
-    script.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    variables = f'PYTHONPATH="{PROJECT}/toolchain/emulated" OMEGA_EMULATED_PYTHON="$0"'
+    script.write_text(f'#!/bin/sh\n{variables} exec "{sys.executable}" "$@"\n')
     script.chmod(0o755)
     outcome = run_tests(Run("one", "cortex-a53", ("one",)), tmp_path, tmp_path, set())
     assert (outcome.exit_code, word in outcome.summary) == (code, True)
+    selected = run_tests(Run("one", "cortex-a53", ("one",), ("no_such", "neither")), tmp_path, tmp_path, set())
+    assert (selected.exit_code, "1 deselected" in selected.summary) == (5, True)
     assert outcome.log == tmp_path / "logs" / "one-cortex-a53.log"
+
+
+def test_every_word_that_selects_is_in_a_test_of_its_modules() -> None:
+    for run in (run for run in RUNS if run.words):
+        text = "".join(path.read_text() for path in files_of(run.modules, TESTS))
+        names = re.findall(r"^ *def (test_\w+)", text, re.MULTILINE)
+        assert [word for word in run.words if not any(word in name for name in names)] == []
+
+
+def test_an_emulated_run_makes_a_fifth_of_the_random_examples(tmp_path: Path) -> None:
+    (tmp_path / "test_examples.py").write_text(
+        "from hypothesis import given, settings, strategies as st\n"
+        "seen = []\n"
+        "@settings(max_examples=50, derandomize=True)\n"
+        "@given(st.integers())\n"
+        "def test_it_says_how_many(number): seen.append(number)\n"
+        "@given(st.integers())\n"
+        "def test_it_does_not_say(number): seen.append(number)\n"
+        "def test_sum(): assert len(seen) == 10 + 20\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(PROJECT / "toolchain" / "emulated"), "OMEGA_EMULATED_PYTHON": sys.executable}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "fewer_examples", "."]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, "3 passed" in done.stdout) == (0, True), done.stdout
 
 
 def test_the_emulated_python_is_started_on_its_processor_whatever_the_environment(tmp_path: Path) -> None:
