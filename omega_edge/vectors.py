@@ -38,7 +38,7 @@ from omega_edge.vector_arguments import (
     described,
     is_id,
 )
-from omega_edge.vector_calibration import TWO_STAGE_MIN_VECTORS, Calibration
+from omega_edge.vector_calibration import CALIBRATED_K, TWO_STAGE_MIN_VECTORS, Calibration
 from omega_edge.vector_file import MappedVectors, map_vectors
 from omega_edge.vector_halffloats import RESCORED_BEYOND_K, HalfFloats
 from omega_edge.vector_ids import IdTable
@@ -378,13 +378,14 @@ class VectorStore:
             return np.empty(0, np.uint64), np.empty(0, np.float32)
         plan = self._calibration.plan
         candidates = plan.candidates_for(k, passing) if plan.candidates and snapshot.signed else 0
+        near = k if snapshot.halffloats is None else min(k + RESCORED_BEYOND_K, passing)
+        rows, scores = _top_rows(snapshot, code, scale, near, allowed, passing, candidates)
         if candidates and self._calibration.audits_next():
-            self._calibration.audit(snapshot, code, scale, allowed, passing)
+            # Of a wider search, which has more candidates, this says nothing.
+            usual = rows if k <= CALIBRATED_K else rows[:0]
+            self._calibration.audit(snapshot, code, scale, allowed, passing, usual)
         if snapshot.halffloats is None:
-            rows, scores = _top_rows(snapshot, code, scale, k, allowed, passing, candidates)
             return snapshot.ids_of(rows), scores
-        near = min(k + RESCORED_BEYOND_K, passing)
-        rows, _ = _top_rows(snapshot, code, scale, near, allowed, passing, candidates)
         query = code * np.float32(scale) if query is None else _contiguous(query)
         rows, scores = snapshot.halffloats.rescore(query, rows, near, lambda rows: _decoded(snapshot, rows))
         rows, scores = _ties_by_id(snapshot, rows, scores)
