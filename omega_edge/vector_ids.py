@@ -13,8 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 _EMPTY = 0xFFFFFFFF
-_FACTOR = 0x9E3779B1  # 2^32 / golden ratio: neighbouring ids spread evenly (Knuth, The Art of Computer Programming, 6.4)
-_LOW_32 = 0xFFFFFFFF
+# 2^64 / golden ratio: neighbouring ids spread evenly (Knuth, The Art of Computer Programming, 6.4), and so do ids of two
+# numbers, one in each half, which a mix of the halves would bring together.
+_FACTOR = 0x9E3779B97F4A7C15
+_LOW_64 = (1 << 64) - 1
 _BUILT_LOAD, _GROWN_LOAD, _GREATEST_LOAD = 0.8, 0.55, 0.85
 _TAIL = 64
 _FEW = 16  # ids that are looked up faster one by one
@@ -127,9 +129,9 @@ class IdTable:
 
 
 def _start(id: int, slots: int) -> int:
-    return (((id ^ (id >> 32)) * _FACTOR & _LOW_32) * slots) >> 32
+    return ((id * _FACTOR & _LOW_64) >> 32) * slots >> 32
 
 
 def _starts(ids: Ids, slots: int) -> NDArray[np.int64]:
-    mixed = (ids ^ (ids >> np.uint64(32))) * np.uint64(_FACTOR) & np.uint64(_LOW_32)
+    mixed = ids * np.uint64(_FACTOR) >> np.uint64(32)
     return (mixed * np.uint64(slots) >> np.uint64(32)).astype(np.int64)

@@ -26,15 +26,26 @@ from numpy.typing import NDArray
 from omega_edge._simd import kernels
 from omega_edge.errors import ConfigError, StoreError, StoreReadOnlyError
 from omega_edge.protocol import EMBEDDING_DIMENSIONS
-from omega_edge.vector_arguments import MAX_ID, as_ids, check_codes, check_id, check_k, check_recall, described, is_id
-from omega_edge.vector_calibration import TWO_STAGE_MIN_VECTORS, Calibration
+from omega_edge.vector_arguments import (
+    MAX_ID,
+    as_ids,
+    check_code,
+    check_codes,
+    check_directions,
+    check_id,
+    check_k,
+    check_recall,
+    described,
+    is_id,
+)
+from omega_edge.vector_calibration import CALIBRATED_K, TWO_STAGE_MIN_VECTORS, Calibration
 from omega_edge.vector_file import MappedVectors, map_vectors
 from omega_edge.vector_halffloats import RESCORED_BEYOND_K, HalfFloats
 from omega_edge.vector_ids import IdTable
 from omega_edge.vector_rows import Bits, Codes, CodeSnapshot, FoundRows, RowWriter, Scales, Snapshot, VectorArrays
 from omega_edge.vector_saving import save_snapshot
 
-_FLOAT32, _INT8 = np.dtype(np.float32), np.dtype(np.int8)
+_FLOAT32 = np.dtype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +66,14 @@ class VectorStats:
 def quantised(vector: NDArray[np.float32]) -> tuple[Codes, float]:
     """Code int8[d] and scale of one vector float32[d]. Raises ValueError for NaN, infinity or zero."""
     codes, scale = np.empty((1, len(vector)), np.int8), np.empty(1, np.float32)
-    kernels.quantise(np.ascontiguousarray(vector)[None], codes, scale)
+    kernels.quantise(_contiguous(vector)[None], codes, scale)
     return codes[0], scale.item()
+
+
+def _contiguous(vector: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The vector as the kernels take it; a copy only where it must be one."""
+    flags = vector.flags
+    return vector if flags.c_contiguous and flags.aligned else np.array(vector)
 
 
 class VectorStore:
@@ -69,7 +86,7 @@ class VectorStore:
     recall: the share of the true 50 nearest, by the codes, that a search of k = 50 finds on average, above 0, at most 1;
     1 means always exact. Below 4,096 vectors, and wherever that share is not reached, searches are exact anyway.
 
-    keep_vectors: keep each vector beside its code as float16[dimensions] too. A search then takes the k + 14 best by the
+    keep_vectors: keep each vector beside its code as float16[dimensions] too. A search then takes the k + 8 best by the
     codes and orders them by the vectors themselves; scores are cosines of the vectors.
 
     Any number of threads may read while one writes; writers take turns. ConfigError, a ValueError, names an argument
@@ -124,18 +141,20 @@ class VectorStore:
     def nbytes(self) -> int:
         """Bytes that hold the codes and find them by id, room for growth included; for a store over given arrays,
         theirs. Half floats, which lie in a file, are not counted."""
-        snapshot = self._readable()
-        if self._writer is None:
-            return snapshot.codes.nbytes + snapshot.scale.nbytes
-        return self._writer.nbytes + (self._index.nbytes if self._index is not None else 0)
+        self._readable()
+        with self._lock:
+            snapshot = self._open_snapshot()
+            if isinstance(snapshot, CodeSnapshot):
+                return snapshot.codes.nbytes + snapshot.scale.nbytes
+            return self._writer.nbytes + (self._index.nbytes if self._index is not None else 0)
 
     def stats(self) -> VectorStats:
         """What the store holds and how it searches, each as it is now."""
-        snapshot, plan = self._readable(), self._calibration.plan
+        snapshot, plan, writer = self._readable(), self._calibration.plan, self._writer
         halffloats = snapshot.halffloats
         return VectorStats(
             snapshot.count,
-            snapshot.rows if self._writer is None else len(self._writer.ids),
+            snapshot.rows if writer is None else len(writer.ids),
             self.nbytes,
             halffloats.nbytes if halffloats is not None else 0,
             "two-stage" if plan.candidates else "exact",
@@ -178,13 +197,14 @@ class VectorStore:
 
     def upsert_code(self, id: int, code: Codes, scale: float) -> None:
         """Adds or replaces a vector given as its code, int8[dimensions], and its scale."""
-        code = self._checked_code(code, scale)
+        code = check_code(code, scale, self._dimensions)
         self._store([check_id(id)], code[None], np.array([scale], np.float32), None)
 
     def upsert_codes(self, ids: Iterable[int], codes: Codes, scale: Scales) -> None:
         """Adds or replaces many: int8[n, dimensions] codes and float32[n] scales. Readers see all of them or none."""
         numbers = [check_id(id) for id in ids]
         check_codes(codes, scale, self._dimensions)
+        check_directions(codes)
         if len(numbers) != len(codes):
             raise ConfigError(f"ids: expected one for each of {len(codes)} codes, got {len(numbers)}")
         self._store(numbers, codes, scale, None)
@@ -224,7 +244,7 @@ class VectorStore:
         self, code: Codes, scale: float, k: int = 50, filter: Iterable[int] | None = None
     ) -> list[tuple[int, float]]:
         """The same search for a query that is a code already, int8[dimensions], with its scale."""
-        ids, scores = self._nearest(self._checked_code(code, scale), float(scale), k, filter, None)
+        ids, scores = self._nearest(check_code(code, scale, self._dimensions), float(scale), k, filter, None)
         return list(zip(ids.tolist(), scores.tolist(), strict=True))
 
     def calibrate(self) -> None:
@@ -342,13 +362,6 @@ class VectorStore:
                 f"{name}: expected finite numbers that are not all zero; a vector needs a direction"
             ) from None
 
-    def _checked_code(self, code: Codes, scale: float) -> Codes:
-        """One code, contiguous, under the conditions of check_codes."""
-        code = np.asarray(code)
-        if code.dtype != _INT8 or code.shape != (self._dimensions,) or code.tobytes().find(0x80) >= 0 or not 0 < scale <= 1:
-            check_codes(code[None], np.array([scale], np.float32), self._dimensions)
-        return code if code.flags.c_contiguous else np.ascontiguousarray(code)
-
     def _nearest(
         self, code: Codes, scale: float, k: int, filter: Iterable[int] | None, query: NDArray[np.float32] | None
     ) -> tuple[NDArray[np.uint64], Scales]:
@@ -365,18 +378,16 @@ class VectorStore:
             return np.empty(0, np.uint64), np.empty(0, np.float32)
         plan = self._calibration.plan
         candidates = plan.candidates_for(k, passing) if plan.candidates and snapshot.signed else 0
+        near = k if snapshot.halffloats is None else min(k + RESCORED_BEYOND_K, passing)
+        rows, scores = _top_rows(snapshot, code, scale, near, allowed, passing, candidates)
         if candidates and self._calibration.audits_next():
-            self._calibration.audit(snapshot, code, scale, allowed, passing)
+            # Of a wider search, which has more candidates, this says nothing.
+            usual = rows if k <= CALIBRATED_K else rows[:0]
+            self._calibration.audit(snapshot, code, scale, allowed, passing, usual)
         if snapshot.halffloats is None:
-            rows, scores = _top_rows(snapshot, code, scale, k, allowed, passing, candidates)
             return snapshot.ids_of(rows), scores
-        near = min(k + RESCORED_BEYOND_K, passing)
-        rows, _ = _top_rows(snapshot, code, scale, near, allowed, passing, candidates)
-        if query is None:
-            query = code * np.float32(scale)
-        rows, scores = snapshot.halffloats.rescore(
-            np.ascontiguousarray(query), rows, near, lambda rows: _decoded(snapshot, rows)
-        )
+        query = code * np.float32(scale) if query is None else _contiguous(query)
+        rows, scores = snapshot.halffloats.rescore(query, rows, near, lambda rows: _decoded(snapshot, rows))
         rows, scores = _ties_by_id(snapshot, rows, scores)
         return snapshot.ids_of(rows[:k]), scores[:k]
 

@@ -345,10 +345,17 @@ def test_limits_of_a_rank_are_an_unsigned_time_and_two_numbers(isa, limits):
         call(isa, "rank", limits=limits)
 
 
-@pytest.mark.parametrize("value", [0.0, np.nan, np.inf, 1e30])
-def test_a_query_to_rescore_has_an_ordinary_length(isa, value):
-    with pytest.raises(ValueError, match="query: expected finite numbers of ordinary size that are not all zero"):
+@pytest.mark.parametrize("value", [0.0, np.nan, np.inf, -np.inf])
+def test_a_query_to_rescore_has_a_direction(isa, value):
+    with pytest.raises(ValueError, match="query: expected finite numbers that are not all zero"):
         call(isa, "rescore", query=np.full(D, value, np.float32))
+
+
+def test_an_array_off_its_elements_alignment_is_refused(isa):
+    """Numpy names it in the format of its elements; a view of another kind says nothing of it."""
+    memory = memoryview(bytearray(4 * D + 4))
+    with pytest.raises(TypeError, match="query: expected an array aligned to 4 bytes"):
+        call(isa, "rescore", query=memory[1 : 4 * D + 1].cast("f"))
 
 
 @pytest.mark.parametrize(

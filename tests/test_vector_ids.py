@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from omega_edge.vector_ids import IdTable
+from omega_edge.vector_ids import _FACTOR, IdTable, _start
 
 CAPACITY = 400
-# Ids whose low and high words cancel in the table's mix all start in one slot, so they probe over each other.
-COLLIDING = [(word << 32) | word for word in range(40)]
+# Ids that the table's factor makes small numbers of all start in one slot, so they probe over each other.
+COLLIDING = [number * pow(_FACTOR, -1, 1 << 64) % (1 << 64) for number in range(40)]
 IDS = st.integers(0, 50) | st.sampled_from(COLLIDING) | st.sampled_from([2**32, 2**63, 2**64 - 1])
 OPERATIONS = st.lists(
     st.one_of(
@@ -61,3 +61,12 @@ def test_an_id_takes_at_most_eight_bytes(spread):
     assert table.nbytes <= 8 * 20_000
     assert IdTable(ids, np.arange(20_000, dtype=np.uint32)).nbytes <= 5.1 * 20_000
     assert table.find_many(ids).tolist() == list(range(20_000))
+
+
+def test_ids_of_two_numbers_are_found_as_fast_as_others():
+    """One number in each half, as a household's and a title's: where the halves cancel, 200 ids share each slot."""
+    halves = np.arange(200, dtype=np.uint64)
+    ids = (halves[:, None] << np.uint64(32) | halves).ravel()
+    table = IdTable(ids, np.arange(len(ids), dtype=np.uint32))
+    probes = [int(np.flatnonzero(table._table == row)[0]) - _start(int(ids[row]), table._slots) for row in range(0, 40_000, 97)]
+    assert min(probes) >= 0 and np.mean(probes) < 8  # at a load of .8 linear probing takes 2 beyond the first slot

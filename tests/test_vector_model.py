@@ -132,7 +132,7 @@ class KeptVectorsMachine(StoreMachine):
     options: ClassVar[dict] = {"keep_vectors": True}
 
     def expected(self, query, k, allowed):
-        near = [id for id, _ in super().expected(query, k + 14, allowed)]
+        near = [id for id, _ in super().expected(query, k + 8, allowed)]
         return best({id: float(BY_HALF_FLOATS[(query, *self.model[id])]) for id in near}, k)
 
 

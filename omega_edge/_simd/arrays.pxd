@@ -57,6 +57,8 @@ cdef inline Py_buffer *hold(Views *views, object array, str name, char kind, int
         found = view.format.decode() if view.format != NULL else "B"
         raise TypeError(f"{name}: expected {type_name(kind)} in native byte order and aligned, "
                         f"got elements of format {found!r}")
+    if <size_t> view.buf % view.itemsize:
+        raise TypeError(f"{name}: expected an array aligned to {view.itemsize} bytes, got one that is not")
     if view.ndim != dimensions:
         raise ValueError(f"{name}: expected {dimensions} dimension(s), got {view.ndim}")
     if not PyBuffer_IsContiguous(view, c"C"):

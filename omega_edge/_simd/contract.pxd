@@ -5,7 +5,8 @@ from libc.stdint cimport int8_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef extern from "kernels.h" nogil:
     const int OMEGA_DIMENSION_STEP
-    const int OMEGA_MAX_DIMENSIONS
+    enum:
+        OMEGA_MAX_DIMENSIONS  # of a constant an array could not be made
     const int OMEGA_MAX_GENRES
     const int OMEGA_SIGN_ROWS
     size_t OMEGA_TOP_K_WORDS(size_t k)

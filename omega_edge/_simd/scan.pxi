@@ -218,6 +218,7 @@ cdef class Kernels(CodeKernels):
         cdef float *scores
         cdef uint64_t stack[STACK_WORDS]
         cdef uint64_t *workspace = NULL
+        cdef float scaled[OMEGA_MAX_DIMENSIONS]
         cdef size_t n, d, m, i, found
         cdef double squares = 0
         views.count = 0
@@ -229,8 +230,12 @@ cdef class Kernels(CodeKernels):
             target = <const float *> hold_list(&views, query, "query", c"f", d, "as many dimensions as vectors", False)
             for i in range(d):
                 squares += <double> target[i] * target[i]
-            if not (0 < squares <= FLT_MAX):
-                raise ValueError("query: expected finite numbers of ordinary size that are not all zero")
+            if not (0 < squares <= DBL_MAX):
+                raise ValueError("query: expected finite numbers that are not all zero")
+            if not (FLT_MIN <= squares <= FLT_MAX):  # the kernel's sums are floats: they would overflow, or vanish
+                for i in range(d):
+                    scaled[i] = <float> (target[i] / sqrt(squares))
+                target, squares = scaled, 1
             view = hold(&views, rows, "rows", c"I", 1, False)
             m, candidates = view.shape[0], <const uint32_t *> view.buf
             check_listed(candidates, m, n)
