@@ -19,6 +19,7 @@ from toolchain.emulated_tests import (
     NOT_EMULATED,
     RUNS,
     Run,
+    copy_tests,
     files_of,
     main,
     run_tests,
@@ -49,6 +50,24 @@ def test_the_kernels_run_on_every_processor() -> None:
     of_kernels = {name for name in MODULES if "params=isa_names()" in (TESTS / f"test_{name}.py").read_text()}
     assert "kernels" in of_kernels
     assert of_kernels - {"emulated_tests"} <= matched(KERNELS)
+
+
+def test_what_emulated_tests_import_of_this_project_is_copied_or_installed(tmp_path: Path) -> None:
+    copy_tests(tmp_path / "copy")
+    imports = re.compile(r"^ *(?:from|import) (bench|cloud|tests|toolchain)\b([\w.]*)", re.MULTILINE)
+    waiting, seen = [path for run in RUNS for path in files_of(run.modules, TESTS)], set()
+    while waiting:
+        path = waiting.pop()
+        if path in seen:
+            continue
+        seen.add(path)
+        text = path.read_text()
+        for room, rest in imports.findall(text.partition("\ndef ")[0]):
+            imported = PROJECT / (room + rest.replace(".", "/") + ".py")
+            if imported.is_file():
+                waiting.append(imported)
+            assert (tmp_path / "copy" / room).is_dir(), f"{path.name} imports {room}, which READ_BY_TESTS does not name"
+            assert room != "bench", f"{path.name} imports bench, of which only the data is there"
 
 
 def test_files_of_patterns_that_name_nothing_are_an_error(tmp_path: Path) -> None:
