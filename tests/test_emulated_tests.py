@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import signal
@@ -19,6 +20,7 @@ from toolchain.emulated_tests import (
     NOT_EMULATED,
     RUNS,
     Run,
+    copy_tests,
     files_of,
     main,
     run_tests,
@@ -49,6 +51,32 @@ def test_the_kernels_run_on_every_processor() -> None:
     of_kernels = {name for name in MODULES if "params=isa_names()" in (TESTS / f"test_{name}.py").read_text()}
     assert "kernels" in of_kernels
     assert of_kernels - {"emulated_tests"} <= matched(KERNELS)
+
+
+def imported_by(path: Path) -> set[str]:
+    """Modules and names, with dots, that a file imports when it is imported."""
+    found: set[str] = set()
+    for statement in ast.parse(path.read_text()).body:
+        if isinstance(statement, ast.Import):
+            found |= {alias.name for alias in statement.names}
+        elif isinstance(statement, ast.ImportFrom):
+            found |= {f"{statement.module}.{alias.name}" for alias in statement.names} | {str(statement.module)}
+    return found
+
+
+def test_what_emulated_tests_import_of_this_project_is_copied_or_installed(tmp_path: Path) -> None:
+    copy_tests(tmp_path / "copy")
+    waiting, seen = {path for run in RUNS for path in files_of(run.modules, TESTS)}, set()
+    while waiting:
+        path = waiting.pop()
+        seen.add(path)
+        for name in imported_by(path):
+            room, file = name.partition(".")[0], Path(*name.split(".")).with_suffix(".py")
+            if room not in ("bench", "cloud", "tests", "toolchain") or not (PROJECT / file).is_file():
+                continue
+            assert (tmp_path / "copy" / file).is_file(), f"{path.name} imports {file}, which READ_BY_TESTS does not name"
+            waiting |= {PROJECT / file} - seen
+    assert TESTS / "reference.py" in seen
 
 
 def test_files_of_patterns_that_name_nothing_are_an_error(tmp_path: Path) -> None:

@@ -53,6 +53,10 @@ NOT_EMULATED = {
 """Test modules that run on the building machine only, each with the reason."""
 
 
+READ_BY_TESTS = ("tests", "cloud", "bench/data")
+"""Folders that the emulated tests read; cloud trains their codebooks."""
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """Test modules on one processor, in one process; of their tests only those with one of these words, if there are any."""
@@ -108,8 +112,8 @@ def copy_tests(target: Path) -> None:
     """Make `target` anew with the tests and what they read, but not the package that they test."""
     shutil.rmtree(target, ignore_errors=True)
     unwanted = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(PROJECT / "tests", target / "tests", ignore=unwanted)
-    shutil.copytree(PROJECT / "bench" / "data", target / "bench" / "data")
+    for name in READ_BY_TESTS:
+        shutil.copytree(PROJECT / name, target / name, ignore=unwanted)
     shutil.copyfile(PROJECT / "pyproject.toml", target / "pyproject.toml")
 
 
