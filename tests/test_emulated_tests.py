@@ -45,9 +45,9 @@ def test_every_test_runs_emulated_or_has_a_reason_not_to() -> None:
     assert all(NOT_EMULATED.values()) and all(matched((pattern,)) for pattern in NOT_EMULATED)
 
 
-def test_the_kernels_run_on_every_processor() -> None:
-    for cpu in EXPECTED_ISA:
-        assert KERNELS in [run.modules for run in RUNS if run.cpu == cpu]
+def test_the_kernels_run_with_every_instruction_set_and_on_every_processor() -> None:
+    assert {EXPECTED_ISA[run.cpu] for run in RUNS if run.modules == KERNELS} == set(EXPECTED_ISA.values())
+    assert {run.cpu for run in RUNS if run.name == "kernels"} == set(EXPECTED_ISA)
     of_kernels = {name for name in MODULES if "params=isa_names()" in (TESTS / f"test_{name}.py").read_text()}
     assert "kernels" in of_kernels
     assert of_kernels - {"emulated_tests"} <= matched(KERNELS)
