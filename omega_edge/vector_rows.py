@@ -254,7 +254,11 @@ class RowWriter:
     def __init__(
         self, arrays: VectorArrays, used: int, dimensions: int, signs_from: int, halffloats: HalfFloats | None
     ) -> None:
-        """Rows 0 to used - 1 of the arrays are live, their ids ascending. signs_from: rows from which signs are kept."""
+        """Rows 0 to used - 1 of the arrays are live, their ids ascending. signs_from: rows from which signs are kept;
+        arrays of a file that was saved without them get them here."""
+        if arrays.signs is None and len(arrays.scale) >= signs_from:
+            arrays.signs = aligned((sign_blocks(len(arrays.scale)), 4 * dimensions), np.uint8)
+            put_signs_of(arrays.head(used), arrays.signs)
         self._arrays = arrays
         self._dimensions = dimensions
         self._signs_from = signs_from

@@ -108,6 +108,7 @@ class VectorStore:
         self._calibration = Calibration(self._recall)
         self._writing = threading.Lock()  # held by the one writer; taken before the other
         self._lock = threading.Lock()  # held while ids are looked up, and while they and the snapshot change
+        self._saving = threading.Lock()  # a save writes two files that belong together
         self._unverified: MappedVectors | None = None
         halffloats = HalfFloats.empty(dimensions) if keep_vectors else None
         self._writer: RowWriter | None = self._row_writer(VectorArrays.empty(0, dimensions, False), 0, halffloats)
@@ -261,11 +262,12 @@ class VectorStore:
 
         stamp: an integer from 0 to 2^64 - 1. Kept vectors go to a second file, of the same name and .float16, which is
         replaced first: should the power fail between the two, load raises StoreDamagedError. StoreError names a disk
-        that refuses.
+        that refuses. Saves of one store take turns; writers and readers do not wait for them.
         """
-        save_snapshot(
-            Path(path), check_id(stamp, "stamp"), self._readable(), self._calibration.plan, self._recall, self._dimensions
-        )
+        number = check_id(stamp, "stamp")
+        with self._saving:
+            plan = self._calibration.plan
+            save_snapshot(Path(path), number, self._readable(), plan, self._recall, self._dimensions)
 
     @classmethod
     def load(

@@ -6,6 +6,7 @@ import os
 import resource
 import struct
 import tempfile
+import threading
 import zlib
 from pathlib import Path
 
@@ -293,3 +294,47 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
 def test_a_folder_in_the_files_place_is_named(tmp_path):
     with pytest.raises(StoreError, match="could not be read: Is a directory"):
         VectorStore.load(tmp_path, STAMP, D)
+
+
+def test_saves_at_once_never_show_half_a_file(tmp_path):
+    """They share the temporary file beside the path: one that is being written must not be put in its place."""
+    store, vectors = VectorStore(D, keep_vectors=True), np.random.default_rng(4).standard_normal((200, D), np.float32)
+    for id, vector in enumerate(vectors):
+        store.upsert(id, vector)
+    store.save(tmp_path / "vectors", 1)
+    faults: list[Exception] = []
+
+    def save() -> None:
+        try:
+            for _ in range(8):
+                store.save(tmp_path / "vectors", 1)
+        except StoreError as error:
+            faults.append(error)
+
+    savers = [threading.Thread(target=save) for _ in range(3)]
+    for saver in savers:
+        saver.start()
+    while any(saver.is_alive() for saver in savers):
+        assert VectorStore.load(tmp_path / "vectors", 1, D).count == 200
+    for saver in savers:
+        saver.join()
+    assert faults == []
+    assert VectorStore.load(tmp_path / "vectors", 1, D, keep_vectors=True).count == 200
+
+
+def test_a_large_file_saved_without_signs_is_searched_by_them(tmp_path):
+    """A store over a catalogue's codes has none; a store that is not large enough says so, and no other does."""
+    rng = np.random.default_rng(6)
+    vectors = rng.standard_normal((60, D))[rng.integers(0, 60, 5000)] + rng.standard_normal((5000, D)) / 2
+    codes, scale = reference.quantise(vectors.astype(np.float32))
+    exact = VectorStore.over(codes, scale)
+    exact.save(tmp_path / "vectors", 1)
+    loaded = VectorStore.load(tmp_path / "vectors", 1, D, recall=0.9)
+    loaded.calibrate()
+    stats = loaded.stats()
+    assert (stats.search, stats.reason) == ("two-stage", "")
+    shares = []
+    for row in range(0, 5000, 100):
+        true, found = exact.search_code(codes[row], scale[row]), loaded.search_code(codes[row], scale[row])
+        shares.append(len({id for id, _ in true} & {id for id, _ in found}) / 50)
+    assert np.mean(shares) >= 0.9

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from omega_edge import vector_calibration
 from omega_edge.errors import StoreDamagedError, StoreFullError
 from omega_edge.vector_calibration import Plan
 from omega_edge.vectors import VectorStore
@@ -302,3 +303,29 @@ def test_a_full_disk_leaves_the_files_of_before(tmp_path):
         store_of(vectors[:3], keep_vectors=True).save(path, STAMP)
     assert (path.read_bytes(), side.read_bytes()) == before
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["vectors", "vectors.float16"]
+
+
+def test_a_change_of_what_is_asked_for_shows_soon(titles, monkeypatch):
+    """A long time of searches that keep their recall does not hide those that do not."""
+    monkeypatch.setattr(vector_calibration, "_AUDITED", 2)
+    vectors, held_out = titles
+    store = store_of(vectors, recall=0.95)
+    for _ in range(4):
+        for query in held_out:
+            store.search_arrays(query)
+    before = store.stats().candidates
+    broad = unit(vectors[np.random.default_rng(5).integers(0, TITLES, (48, 8))].sum(1))
+    for query in broad:
+        store.search_arrays(query)
+    assert store.stats().search == "exact" or store.stats().candidates > before
+
+
+@pytest.mark.parametrize("k", [1, 49, K])
+def test_an_audited_search_answers_as_another_does(titles, monkeypatch, k):
+    vectors, held_out = titles
+    store = store_of(vectors)
+    monkeypatch.setattr(store._calibration, "audits_next", lambda: False)
+    unaudited = [store.search(query, k) for query in held_out[:7]]
+    monkeypatch.setattr(store._calibration, "audits_next", lambda: True)
+    assert [store.search(query, k) for query in held_out[:7]] == unaudited
+    assert len(store._calibration._audits) == 7  # or nothing was looked at
