@@ -99,7 +99,7 @@ static void fill_floats(uint64_t *state, float *out, size_t count, uint32_t shar
         out[i] = share && random_below(state, share) == 0 ? odd_float(state) : (float)bell(state);
 }
 
-#define MANY_ROWS 1061 /* a waiting list fills more than once, and a sample of the signs leaves blocks out */
+#define MANY_ROWS 2085 /* a waiting list fills more than once, and samples leave blocks out */
 #define MISLEADING_SEEDS 40
 
 static size_t choose_rows(uint64_t *state)
@@ -123,9 +123,9 @@ static void make_codes(problem *p, uint64_t *state)
             fill_codes(state, codes + row * p->d, p->d);
     for (size_t j = 0; j < PROBLEM_QUERIES; j++)
         fill_codes(state, queries + j * p->d, p->d);
-    if (p->seed % MISLEADING_SEEDS == 0) /* the query, all but a code of it: every second block of signs is better */
+    if (p->seed % MISLEADING_SEEDS == 0) /* the query, all but a code of it, where samples are taken */
         for (size_t row = 0; row < p->n; row++)
-            if (row / OMEGA_SIGN_ROWS % 2 == 0) {
+            if (row / OMEGA_SIGN_ROWS % 4 == 0) {
                 memcpy(codes + row * p->d, queries, p->d);
                 codes[row * p->d + random_below(state, (uint32_t)p->d)] = 1;
             }
@@ -232,8 +232,8 @@ problem make_problem(uint64_t seed)
     p.candidates = sizes[random_below(&state, 6)];
     p.k += p.k == 0;
     p.candidates += p.candidates == 0;
-    if (misleading) /* more than the better half of the blocks holds, all of them returned */
-        p.k = p.candidates = MANY_ROWS / 2 + 30 + random_below(&state, MANY_ROWS / 4);
+    if (misleading) /* more than the better quarter of the blocks holds, all of them returned */
+        p.k = p.candidates = MANY_ROWS / 4 + 30 + random_below(&state, MANY_ROWS / 4);
     make_codes(&p, &state);
     make_filter(&p, &state);
     if (misleading)
