@@ -383,13 +383,18 @@ static ALWAYS_INLINE void walk_twice(scan *scans, size_t q, const omega_halves *
 {
     for (size_t j = 0; j < q && !filter; j++)
         scans[j].best.threshold = scans[j].began = sampled_threshold(&scans[j], table, d, rank);
-    walk_rows(scans, q, table, d, filter, rank);
-    for (size_t j = 0; j < q; j++) {
-        if (scans[j].best.count >= scans[j].best.k || scans[j].began == -INFINITY)
-            continue;
-        scans[j].best.count = 0;
-        scans[j].best.threshold = -INFINITY;
-        walk_rows(&scans[j], 1, table, d, NULL, rank);
+    scan *some = scans;
+    size_t count = q, next = 0;
+    for (;;) { /* one call: each is a copy of the whole walk */
+        walk_rows(some, count, table, d, filter, rank);
+        while (next < q && (scans[next].began == -INFINITY || scans[next].best.count >= scans[next].best.k))
+            next++;
+        if (next == q)
+            return;
+        some = &scans[next];
+        count = 1;
+        some->began = some->best.threshold = -INFINITY;
+        some->best.count = 0;
     }
 }
 
