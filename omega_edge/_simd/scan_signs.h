@@ -68,7 +68,7 @@ size_t SCAN(search_two_stage)(const omega_signs *signs, const omega_halves *tabl
         const sixteen at = gather(table, rows, count, NULL, &g);
         const int_lanes high = half_sums_listed(table->high, rows, count, &s.query, d);
         const int_lanes low = half_sums_listed(table->low, rows, count, &s.query, d);
-        offer_exact(&s, high, low, rows, count, &at, NULL);
+        offer_exact(&s, ints_add(ints_times_16(high), low), ints_load(rows), (1u << count) - 1, &at, NULL);
     }
     return top_k_finish(&s.best, rows_out, scores_out);
 }

@@ -7,7 +7,6 @@
 #include "scan.h"
 #include "top_k.h"
 
-#define USUAL_DIMENSIONS 384
 #define BLOCK_ROWS 16
 #define WAITING_ROWS 512
 #define MOST_LEFT 384 /* so many rows may go on waiting */
@@ -143,12 +142,11 @@ static inline sixteen gather(const omega_halves *table, const uint32_t *rows, si
     return (sixteen){out->scale, out->spread, {out->success, out->time, out->trend}};
 }
 
-/* Offers the rows among count whose exact score does not fall short. */
-static ALWAYS_INLINE void offer_exact(scan *s, int_lanes high, int_lanes low, const uint32_t *rows, size_t count,
-                               const sixteen *at, const rank_terms *rank)
+/* Offers the rows of the mask whose exact score does not fall short. raised = sum(q * (code + 128)). */
+static ALWAYS_INLINE void offer_exact(scan *s, int_lanes raised, int_lanes rows, uint32_t mask, const sixteen *at,
+                                      const rank_terms *rank)
 {
-    uint32_t mask = (1u << count) - 1;
-    const int_lanes dots = ints_add(ints_add(ints_times_16(high), low), ints_all(s->offset));
+    const int_lanes dots = ints_add(raised, ints_all(s->offset));
     float_lanes scores = cosine_lanes(dots, lanes_load(at->scale), s->query_scale);
     if (rank) {
         mask &= lanes_at_least(scores, lanes_all(rank->limits.least_similarity));
@@ -156,7 +154,7 @@ static ALWAYS_INLINE void offer_exact(scan *s, int_lanes high, int_lanes low, co
     }
     mask &= lanes_at_least(scores, lanes_all(s->best.threshold > -INFINITY ? s->best.threshold : -FLT_MAX));
     if (mask)
-        lanes_offer(&s->best, mask, ints_load(rows), scores);
+        lanes_offer(&s->best, mask, rows, scores);
 }
 
 static ALWAYS_INLINE void row_list_add(row_list *list, uint32_t mask, int_lanes rows, int_lanes high, float_lanes scale,
@@ -211,7 +209,8 @@ static inline void score_list(scan *s, const omega_halves *table, size_t d, cons
         if (rank)
             at = gather(table, list->rows + i, count, rank, &g);
         const int_lanes low = half_sums_listed(table->low, list->rows + i, count, &s->query, d);
-        offer_exact(s, ints_load(list->high + i), low, list->rows + i, count, &at, rank);
+        const int_lanes raised = ints_add(ints_times_16(ints_load(list->high + i)), low);
+        offer_exact(s, raised, ints_load(list->rows + i), (1u << count) - 1, &at, rank);
     }
 }
 
@@ -277,7 +276,15 @@ static ALWAYS_INLINE void scan_block(scan *s, const omega_halves *table, size_t 
                               const rank_terms *rank)
 {
     const sixteen at = sixteen_at(table, first, rank);
-    const int_lanes high = half_sums_next(table->high + first * (d / 2), &s->query, d);
+    const uint8_t *const plane = table->high + first * (d / 2);
+#if defined(SMALL_TABLE_ROWS)
+    if (table->rows <= SMALL_TABLE_ROWS) { /* in the second-level cache: what waits costs more than its lower halves */
+        const int_lanes raised = raised_sums_next(plane, table->low + first * (d / 2), &s->query, d);
+        offer_exact(s, raised, ints_from((uint32_t)first), allowed, &at, rank);
+        return;
+    }
+#endif
+    const int_lanes high = half_sums_next(plane, &s->query, d);
     offer_bounds(s, high, ints_from((uint32_t)first), allowed, &at, rank);
     if (s->waiting.count >= WAITING_ROWS)
         score_waiting(s, table, d, 0, rank);
