@@ -4,7 +4,7 @@
  *           has length 1. -128 is not a code: the AVX2 product negates codes, and -(-128) does not fit 8 bits. A table
  *           that holds it gives unspecified scores, never an access out of bounds.
  * Shape.    d is a multiple of 32 from 32 to OMEGA_MAX_DIMENSIONS; matrices are row-major and dense. n, m and f count
- *           rows, candidates and features; n < 2^32.
+ *           rows, candidates and features; n < 2^32. k, and the candidates of a two-stage search, are at least 1.
  * Alignment. That of the element type. No kernel asks for more; rows that start on 64 bytes scan faster.
  * Overlap.  An output shares no memory with an input or another output.
  * Overflow. |product| <= 127 * 127 = 16129, so a dot product of 1024 terms is below 2^24: it fits an int32 with room to
@@ -16,7 +16,8 @@
  * Zeros.    No score is -0: equal scores are equal bits, which the tie rule needs.
  * Order.    Score descending, then row ascending. A row whose score is NaN or -infinity is never returned.
  * Filter.   Row r is allowed if bit r & 7 of byte r >> 3 is set; bits past the last row are ignored; NULL allows all.
- * State.    None: functions are re-entrant, allocate nothing and call nothing outside this directory but memcpy.
+ * State.    None: functions are re-entrant, allocate nothing and call nothing outside this directory but memcpy. Their
+ *           stack is below 16 KiB on ARM and 64 KiB on x86-64, but for search_batch there: 128 KiB.
  */
 #ifndef OMEGA_EDGE_KERNELS_H
 #define OMEGA_EDGE_KERNELS_H
@@ -201,7 +202,8 @@ typedef struct {
     /* The best k of m rows by the cosine to vectors kept as IEEE half floats, n * d of them, order as in search; returns
      * how many were found. Eight partial sums s[l] each of query[j] * x[j] and of x[j] * x[j], j = l, l + 8, ..., from
      * 0; total = ((s0 + s4) + (s2 + s6)) + ((s1 + s5) + (s3 + s7)); score = dot / sqrt(squares) * query_factor + 0,
-     * query_factor = 1 / ||query||. rows[i] distinct and below the table's rows. workspace: m words. */
+     * query_factor = 1 / ||query||; a query whose squares sum up to no ordinary float is scaled by the caller. rows[i]
+     * distinct and below the table's rows. workspace: m words. */
     size_t (*rescore)(const uint16_t *vectors, size_t d, const float *query, float query_factor, const uint32_t *rows,
                       size_t m, size_t k, uint64_t *workspace, uint32_t *rows_out, float *scores_out);
 

@@ -72,6 +72,23 @@ static void fill_codes(uint64_t *state, int8_t *codes, size_t d)
     }
 }
 
+/* A row whose lower halves, less 7.5, are parallel to the query of ends, but for some that are one step off. At 1024
+ * dimensions the bound of kernels.h is then the dot product itself, to the last unit, and each step takes off 127: a
+ * bound that were one length less would lose rows. */
+static void fill_parallel(uint64_t *state, int8_t *codes, size_t d, uint32_t least_steps)
+{
+    for (size_t i = 0; i < d; i++)
+        codes[i] = (int8_t)(i % 3 ? 15 : -16);
+    for (uint32_t steps = least_steps + random_below(state, 3); steps > 0; steps--)
+        codes[3 * random_below(state, (uint32_t)d / 3)] = -15;
+}
+
+static void fill_ends(int8_t *codes, size_t d)
+{
+    for (size_t i = 0; i < d; i++)
+        codes[i] = i % 3 ? 127 : -127;
+}
+
 static float odd_float(uint64_t *state)
 {
     static const float odd[10] = {0.0f,   -0.0f, 0x1p-149f, 0x1p-126f, -0x1.8p-130f,
@@ -108,7 +125,7 @@ static size_t choose_rows(uint64_t *state)
     return random_below(state, 3) ? random_below(state, 41) : edges[random_below(state, 13)];
 }
 
-static void make_codes(problem *p, uint64_t *state)
+static void make_codes(problem *p, uint64_t *state, int parallel)
 {
     const omega_kernels *scalar = &omega_kernels_scalar;
     const uint32_t share = random_below(state, 3) ? 0 : 7;
@@ -119,6 +136,8 @@ static void make_codes(problem *p, uint64_t *state)
     for (size_t row = 0; row < p->n; row++)
         if (row && random_below(state, 4) == 0) /* a tie */
             memcpy(codes + row * p->d, codes + random_below(state, (uint32_t)row) * p->d, p->d);
+        else if (parallel)
+            fill_parallel(state, codes + row * p->d, p->d, 2 * row < p->n); /* the best come last */
         else
             fill_codes(state, codes + row * p->d, p->d);
     for (size_t j = 0; j < PROBLEM_QUERIES; j++)
@@ -129,7 +148,11 @@ static void make_codes(problem *p, uint64_t *state)
                 memcpy(codes + row * p->d, queries, p->d);
                 codes[row * p->d + random_below(state, (uint32_t)p->d)] = 1;
             }
+    if (parallel)
+        fill_ends(queries, p->d);
     fill_scale(state, codes, p->n, p->d, share, scale);
+    for (size_t row = 0; parallel && row < p->n; row++)
+        scale[row] = 0x1p-10f;
     fill_scale(state, queries, PROBLEM_QUERIES, p->d, 0, query_scale);
     if (random_below(state, 8) == 0)
         query_scale[0] = random_below(state, 2) ? 0.0f : 0x1p-140f;
@@ -227,6 +250,11 @@ problem make_problem(uint64_t seed)
     p.d = random_below(&state, 3) ? 32 * (1 + (size_t)random_below(&state, 14)) : 384;
     if (random_below(&state, 16) == 0)
         p.d = random_below(&state, 2) ? 1024 : 768;
+    const int parallel = !misleading && random_below(&state, 32) == 0;
+    if (parallel) { /* rows enough to come after the first threshold */
+        p.d = 1024;
+        p.n = 1500;
+    }
     const size_t sizes[6] = {1, 2, p.n, p.n + 1, p.n > 1 ? p.n - 1 : 1, 1 + random_below(&state, (uint32_t)p.n + 9)};
     p.k = sizes[random_below(&state, 6)];
     p.candidates = sizes[random_below(&state, 6)];
@@ -234,7 +262,7 @@ problem make_problem(uint64_t seed)
     p.candidates += p.candidates == 0;
     if (misleading) /* more than the better quarter of the blocks holds, all of them returned */
         p.k = p.candidates = MANY_ROWS / 4 + 30 + random_below(&state, MANY_ROWS / 4);
-    make_codes(&p, &state);
+    make_codes(&p, &state, parallel);
     make_filter(&p, &state);
     if (misleading)
         p.filter = NULL;
