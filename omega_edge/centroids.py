@@ -9,6 +9,7 @@ import numpy as np
 
 from omega_edge.codebook_record import Codebook
 from omega_edge.compression import BYTES, Encoding, VectorBytesError, decode, encode
+from omega_edge.episodes import Vector
 from omega_edge.protocol import EMBEDDING_DIMENSIONS
 from omega_edge.tier_policy import Standing
 from omega_edge.tiered_vectors import TieredVectors, coarse_form
@@ -111,20 +112,32 @@ class Centroids:
 
 class Held:
     """One centroid: `standing`; `code` int8[384] as bytes and `scale`; and, where the encoding is not int8, `encoded`,
-    of which code and scale are a view. Two are equal that have the same code and scale: an export restores no more."""
+    of which code and scale are a view, made when it is first asked for: of thousands that are read, few ever are. Two
+    are equal that have the same code and scale: an export restores no more."""
 
-    __slots__ = ("code", "encoded", "scale", "standing")
+    __slots__ = ("_codebook", "_viewed", "encoded", "standing")
 
-    def __init__(self, standing: Standing, code: bytes, scale: float, encoded: bytes | None = None) -> None:
+    def __init__(self, standing: Standing, code: bytes, scale: float) -> None:
+        """An int8 centroid."""
         self.standing = standing
-        self.code = code
-        self.scale = scale
-        self.encoded = encoded
+        self.encoded: bytes | None = None
+        self._viewed: Vector | None = (code, scale)
+        self._codebook: Codebook | None = None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Held) and (self.code, self.scale) == (other.code, other.scale)
 
     __hash__ = None
+
+    @property
+    def code(self) -> bytes:
+        """int8[384]."""
+        return self._view()[0]
+
+    @property
+    def scale(self) -> float:
+        """code * scale is the unit vector."""
+        return self._view()[1]
 
     @property
     def unit(self) -> np.ndarray:
@@ -135,54 +148,61 @@ class Held:
 
     def replace(self, unit: np.ndarray) -> None:
         """Hold another vector, float32[384], in the encoding of the standing, which is int8 or more precise."""
-        code, scale = quantised(unit)
-        self.code, self.scale, self.encoded = code.tobytes(), scale, None
-        if self.standing.encoding is not Encoding.INT8:
-            self.encoded = encode(self.standing.encoding, unit[None])[0].tobytes()
+        if self.standing.encoding is Encoding.INT8:
+            code, scale = quantised(unit)
+            self.encoded, self._viewed = None, (code.tobytes(), scale)
+        else:
+            # The view is that of what is encoded, as it is for who reads the record.
+            self.encoded, self._viewed = encode(self.standing.encoding, unit[None])[0].tobytes(), None
 
     def move(self, to: Encoding, now: int, codebook: Codebook) -> bool:
         """Give the vector another encoding. Returns whether it has it now: coarse ones have a floor."""
+        unit = self.unit
         if to.coarse:
-            encoded = (
-                None if codebook.quantiser is None else coarse_form(self.unit, self.standing, to, codebook.quantiser)
-            )
+            encoded = None if codebook.quantiser is None else coarse_form(unit, self.standing, to, codebook.quantiser)
             if encoded is None:
                 return False
             codebook.adopt()
-            self._view(to, encoded, codebook)
-            self.standing.enter(to, now)
-            return True
-        unit = self.unit
-        self.standing.enter(to, now)
-        if to is Encoding.INT8:
-            self.encoded = None
+            self.encoded, self._viewed, self._codebook = encoded, None, codebook
+        elif to is Encoding.INT8:
+            self._viewed, self.encoded = self._view(), None
         else:
-            self.encoded = encode(to, unit[None])[0].tobytes()
+            self.encoded, self._viewed = encode(to, unit[None])[0].tobytes(), None
+        self.standing.enter(to, now)
         return True
 
     def packed(self, codebook: Codebook) -> tuple[bytes, float, list]:
-        """What a record holds: bytes, scale, and the standing with the codebook's version, 0 where none is needed."""
+        """What a record holds: bytes, the scale of int8 ones, and the standing with the codebook's version, 0 where none
+        is needed."""
         version = codebook.quantiser.version if self.standing.encoding.coarse else 0
-        return self.code if self.encoded is None else self.encoded, self.scale, [*self.standing.packed(), version]
+        standing = [*self.standing.packed(), version]
+        return (*self._view(), standing) if self.encoded is None else (self.encoded, 0.0, standing)
 
     @staticmethod
     def unpacked(data: bytes, scale: float, values: list | None, last_sequence: int, codebook: Codebook) -> Held | None:
         """The centroid of a record, or None if its bytes cannot be read, or not without a codebook that is lost."""
         if values is None:
             return Held(Standing.new(last_sequence), data, scale)
-        standing = Standing.unpacked(values)
-        if standing.encoding is Encoding.INT8:
-            return Held(standing, data, scale)
-        held = Held(standing, b"", scale)
-        if standing.encoding.coarse and not codebook.knows(values[6]):
+        held = Held(Standing.unpacked(values), data, scale)
+        encoding = held.standing.encoding
+        if encoding is Encoding.INT8:
+            return held
+        if len(data) != BYTES[encoding] or (encoding.coarse and not codebook.knows(values[6])):
             return None
-        try:
-            held._view(standing.encoding, data, codebook)
-        except VectorBytesError:
-            return None
+        held.encoded, held._viewed, held._codebook = data, None, codebook
+        if encoding.coarse:
+            codebook.adopt()
+        else:
+            try:
+                held._view()
+            except VectorBytesError:
+                return None
         return held
 
-    def _view(self, encoding: Encoding, encoded: bytes, codebook: Codebook) -> None:
-        unit = decode(encoding, np.frombuffer(encoded, np.uint8)[None], codebook.quantiser)[0]
-        code, scale = quantised(unit)
-        self.code, self.scale, self.encoded = code.tobytes(), scale, encoded
+    def _view(self) -> Vector:
+        if self._viewed is None:
+            quantiser = None if self._codebook is None else self._codebook.quantiser
+            unit = decode(self.standing.encoding, np.frombuffer(self.encoded, np.uint8)[None], quantiser)[0]
+            code, scale = quantised(unit)
+            self._viewed = code.tobytes(), scale
+        return self._viewed

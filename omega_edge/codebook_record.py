@@ -8,7 +8,7 @@ the same, as it is until it is trained anew, that one is used, because it is map
 from __future__ import annotations
 
 from omega_edge.quantiser import CodebookFault, Quantiser
-from omega_edge.store import SCHEMA_KEY, STORE_SCHEMA, Row, Store
+from omega_edge.store import Row, Store
 
 _KEY = b"codebook"
 PAYS_FROM_SKILLS = 1_000
@@ -29,12 +29,13 @@ class Codebook:
         record = store.get("meta", _KEY)
         if record is None:
             return
-        self._kept = True
         if offered is None or offered.version != record[1]:
             try:
                 self.quantiser = Quantiser.unpacked(record[2])
             except CodebookFault as fault:
                 self.fault = str(fault)
+                return
+        self._kept = True
 
     def knows(self, version: int) -> bool:
         """Whether codes of this codebook version can be decoded."""
@@ -51,12 +52,13 @@ class Codebook:
         return self.quantiser is not None and (self.kept or skills >= PAYS_FROM_SKILLS)
 
     def adopt(self) -> None:
-        """A vector is coarse by the codebook in force: keep that from the next commit on."""
+        """A vector is coarse by the codebook in force: keep that from the next commit on, if its record is not there,
+        or no more."""
         self._unsaved |= not self._kept
 
     def rows(self) -> list[Row]:
-        """What the store has to write. With coarse vectors it is no store for older software."""
-        return [*self.all_rows(), ("meta", SCHEMA_KEY, {1: STORE_SCHEMA})] if self._unsaved else []
+        """What the store has to write."""
+        return self.all_rows() if self._unsaved else []
 
     def saved(self) -> None:
         """rows() has been written."""

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from omega_edge._simd import kernels
 from omega_edge.errors import ConfigError
 from omega_edge.protocol import EMBEDDING_DIMENSIONS
-from omega_edge.quantiser import PRODUCT_BYTES, SIGN_BYTES, ProductCode, Quantiser, SignCode
+from omega_edge.quantiser import PRODUCT_BYTES, SIGN_BYTES, ProductCode, Quantiser, SignCode, check_vectors
 
 Vectors = NDArray[np.float32]
 Encoded = NDArray[np.uint8]
@@ -115,7 +115,10 @@ def decode(encoding: Encoding, encoded: Encoded, quantiser: Quantiser | None = N
         found = f"{encoded.dtype}{list(encoded.shape)}" if isinstance(encoded, np.ndarray) else type(encoded).__name__
         raise VectorBytesError(f"{encoding.label}: expected uint8[n, {width}], got {found}")
     if encoding.coarse:
-        return coarse_code(encoding, quantiser).decode(encoded)
+        vectors = coarse_code(encoding, quantiser).decode(encoded)
+        if not vectors.any(axis=1).all():
+            raise VectorBytesError(f"{encoding.label}: expected codes that stand for a direction, got one for none")
+        return vectors
     rows = np.ascontiguousarray(encoded)
     with np.errstate(all="ignore"):  # whatever the bytes make, overflow and NaN included, is judged by its length
         if encoding is Encoding.INT8:
@@ -139,11 +142,6 @@ def cosines(left: Vectors, right: Vectors) -> NDArray[np.float64]:
 
 
 def _checked(vectors: Vectors) -> Vectors:
-    if not isinstance(vectors, np.ndarray) or vectors.dtype != np.float32 or vectors.ndim != 2:
-        found = f"{vectors.dtype}{list(vectors.shape)}" if isinstance(vectors, np.ndarray) else type(vectors).__name__
-        raise ConfigError(f"vectors: expected float32[n, {EMBEDDING_DIMENSIONS}], got {found}")
-    if vectors.shape[1] != EMBEDDING_DIMENSIONS or not np.isfinite(vectors).all():
-        raise ConfigError(f"vectors: expected finite float32[n, {EMBEDDING_DIMENSIONS}], got {list(vectors.shape)}")
-    if not vectors.any(axis=1).all():
+    if not check_vectors(vectors).any(axis=1).all():
         raise ConfigError("vectors: expected numbers that are not all zero; a vector needs a direction")
     return np.ascontiguousarray(vectors)

@@ -415,6 +415,7 @@ class ReflexionMemory:
         standing, episode.standing = episode.standing or Standing.new(episode.sequence), None
         episode.code, episode.scale = None, 0.0
         if standing.encoding.coarse and self._codebook.knows(record[14]):
+            self._codebook.adopt()
             code = np.frombuffer(record[13], np.uint8)[None]
             self._vectors.put_coarse(standing.encoding, [episode.sequence], code)
             if not record[17]:
@@ -453,9 +454,11 @@ class ReflexionMemory:
         if to is standing.encoding:
             return False
         if to is Encoding.INT8:
-            if episode.sequence not in self._own_vector:
-                standing.fidelity = 1.0
             code, scale = self.vector_of(episode)
+            if self._catalogued(episode.content_id) == (code, scale):
+                standing.fidelity = 1.0
+            else:  # also of a title that the catalogue has no more: what the code says is all there is now
+                self._own_vector.add(episode.sequence)
             self._vectors.put_code(episode.sequence, np.frombuffer(code, np.int8), scale)
         elif to < standing.encoding:  # from signs to pq48 nothing is gained; only a use brings a vector back
             return False

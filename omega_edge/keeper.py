@@ -315,6 +315,7 @@ class Keeper:
         self.changed_beside_journal = False
         self._retry_at_events = 0
         self.faults.pop("checkpoint", None)
+        self.store.release_pages()  # the sweep over the skills would have the whole file resident in the end
         self.store.journal.restart()
         if self._wipe_wanted:
             self._retry_forgetting()

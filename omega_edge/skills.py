@@ -67,6 +67,7 @@ class SkillLibrary:
         self._summaries: dict[int, SkillSummary] | None = None
         self._centroids: Centroids | None = None
         self._unsaved: dict[int, Skill | None] = {}
+        self._unreadable: set[int] = set()
 
     def __len__(self) -> int:
         if self._centroids is None:
@@ -87,7 +88,8 @@ class SkillLibrary:
         key = skill_id.to_bytes(4, "big")
         record = self._store.get("skills", key)
         skill = None if record is None else Skill.from_fields(skill_id, record, self._codebook)
-        if record is not None and skill is None:
+        if record is not None and skill is None and skill_id not in self._unreadable:
+            self._unreadable.add(skill_id)
             self._store.damage.add("skills", key)
         return skill
 

@@ -50,7 +50,7 @@ MAP_BYTES = 16 << 20
 MAX_MAP_BYTES = 256 << 20
 
 _REBUILT_SUFFIX = ".new"
-SCHEMA_KEY = b"schema"
+_SCHEMA_KEY = b"schema"
 _TABLE_NUMBER = {name: number for number, name in enumerate(TABLES)}
 _RECORD_HEADER_BYTES = 6
 _READ_BYTES = 1 << 20
@@ -109,6 +109,7 @@ class Store:
         self.damage = Damage()
         self._max_map_bytes = max_map_bytes
         self._map_bytes = 0
+        self._schema_outdated = False
         self._environment: lmdb.Environment | None = None
         self._databases: dict[str, object] = {}
         self._records: dict[str, dict[bytes, bytes]] = {table: {} for table in TABLES}
@@ -193,6 +194,8 @@ class Store:
         encoded = [
             (table, key, None if fields is None else encode_record(table, key, fields)) for table, key, fields in rows
         ]
+        if self._schema_outdated:
+            encoded.append(_schema_row())
         encoded.sort(key=lambda row: (_TABLE_NUMBER[row[0]], row[1]))
         while True:
             try:
@@ -207,6 +210,7 @@ class Store:
                 self._grow_map()
             except lmdb.Error as fault:
                 self._recover_from(fault, sum(len(key) + len(record or b"") for _table, key, record in encoded))
+        self._schema_outdated = False
         self._seal()
 
     def rebuild(self, rows: Iterable[Row]) -> None:
@@ -287,11 +291,13 @@ class Store:
             return
         if self._sealed(database) and not self.read_only:
             self._open_environment()
-            self._check_schema(self.get("meta", SCHEMA_KEY))
+            stored = self.get("meta", _SCHEMA_KEY)
+            self._check_schema(stored)
+            self._schema_outdated = stored is None or stored[1] < STORE_SCHEMA
             return
         salvaged = salvage(database)
         for table, key, record in salvaged.records:
-            if (table, key) == ("meta", SCHEMA_KEY):
+            if (table, key) == ("meta", _SCHEMA_KEY):
                 self._check_schema(decode_record(table, key, record))
         self._start_from(salvaged, database)
 
@@ -312,7 +318,7 @@ class Store:
         for table, key, record in salvaged.records:
             if table not in _TABLE_NUMBER or decode_record(table, key, record) is None:
                 self.damage.add(table, key)
-            elif (table, key) != ("meta", SCHEMA_KEY):
+            elif (table, key) != ("meta", _SCHEMA_KEY):
                 rows.append((table, key, record))
         self.damage.records += salvaged.lost_records
         damaged = bool(self.damage.records or salvaged.faults)
@@ -334,11 +340,7 @@ class Store:
 
     def _rebuild(self, records: Iterable[tuple[str, bytes, bytes]], quarantine: bool = False) -> None:
         database, rebuilt = self.path / DATABASE_NAME, self._rebuilt_path()
-        schema = encode_record("meta", SCHEMA_KEY, {1: STORE_SCHEMA})
-        ordered = sorted(
-            ((table, key, record) for table, key, record in (("meta", SCHEMA_KEY, schema), *records)),
-            key=lambda row: (_TABLE_NUMBER[row[0]], row[1]),
-        )
+        ordered = sorted((_schema_row(), *records), key=lambda row: (_TABLE_NUMBER[row[0]], row[1]))
         map_bytes = max(self._map_bytes, MAP_BYTES)
         needed_bytes = 2 * sum(len(key) + len(record) + 64 for _table, key, record in ordered) + (1 << 20)
         while map_bytes < needed_bytes:
@@ -365,6 +367,7 @@ class Store:
             if self._environment is None and database.exists():
                 self._open_environment()
             raise error from fault
+        self._schema_outdated = False
         self._open_environment()
         self._seal()
 
@@ -407,6 +410,10 @@ class Store:
 
     def _sync_folder(self) -> None:
         _sync_file(self.path)
+
+
+def _schema_row() -> tuple[str, bytes, bytes]:
+    return "meta", _SCHEMA_KEY, encode_record("meta", _SCHEMA_KEY, {1: STORE_SCHEMA})
 
 
 def _environment_at(path: Path, map_bytes: int) -> lmdb.Environment:

@@ -6,6 +6,7 @@ of them is needed. It is searched by table look-ups, without being decoded.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -51,11 +52,15 @@ class _Packed:
 
 class TieredVectors:
     """Vectors by id, each once, in int8 or coarse. Results as VectorStore's: best first, then by id; all of min(k, those
-    that pass). A coarse vector's cosine is that of its decoded form, right to .002. Not thread-safe."""
+    that pass). A coarse vector's cosine is that of its decoded form, right to .002. Not thread-safe.
+
+    Always exact: what a search in two stages finds depends on the searches and writes before it, and which skill an
+    episode joins may depend on the entries alone.
+    """
 
     def __init__(self, codebook: Codebook) -> None:
         self._codebook = codebook
-        self._rows = VectorStore()
+        self._rows = VectorStore(recall=1.0)
         self._packed = {encoding: _Packed(encoding) for encoding in COARSE}
 
     @property
@@ -113,9 +118,10 @@ class TieredVectors:
         raise KeyError(f"no coarse vector of id {number!r}")
 
     def search(self, query: np.ndarray, k: int, filter: Iterable[int] | None = None) -> list[tuple[int, float]]:
-        """The k vectors nearest to a unit vector float32[384], as (id, cosine)."""
+        """The k vectors nearest to a query float32[384], of which the direction alone counts, as (id, cosine)."""
         allowed = None if filter is None else list(filter)
-        return self._with_coarse(self._rows.search(query, k, allowed), query, k, allowed)
+        found = self._rows.search(query, k, allowed)
+        return self._with_coarse(found, query / np.linalg.norm(query), k, allowed)
 
     def search_code(
         self, code: np.ndarray, scale: float, k: int, filter: Iterable[int] | None = None
@@ -156,7 +162,7 @@ class TieredVectors:
         present = self._rows.count
         if self._rows.nbytes < _SPARE_SHARE * present * BYTES[Encoding.INT8]:
             return
-        smaller, ids = VectorStore(), self._rows.ids()
+        smaller, ids = VectorStore(recall=1.0), self._rows.ids()
         if ids:
             vectors = [self._rows.get(number) for number in ids]
             codes = np.stack([code for code, _scale in vectors])
@@ -170,17 +176,23 @@ def coarse_form(unit: np.ndarray, standing: Standing, to: Encoding, quantiser: Q
 
     Whether a vector may go on to one_bit is measured when it becomes pq48, because its original is gone after that.
     """
-    code = coarse_code(to, quantiser)
-    codes = code.encode(unit[None])
     if to is Encoding.ONE_BIT:
         if standing.next_fidelity < FLOORS[to]:
             return None
         standing.note_fidelity(standing.next_fidelity)
-        return codes[0].tobytes()
-    decoded = code.decode(codes)
-    fidelity = standing.fidelity * float(cosines(decoded, unit[None])[0])
+        return quantiser.signs.encode(unit[None])[0].tobytes()
+    codes = quantiser.product.encode(unit[None])
+    decoded = quantiser.product.decode(codes)
+    fidelity = least_cosine(standing.fidelity, float(cosines(decoded, unit[None])[0]))
     if fidelity < FLOORS[to]:
         return None
     further = quantiser.signs.decode(quantiser.signs.encode(decoded))
-    standing.note_fidelity(fidelity, standing.fidelity * float(cosines(further, unit[None])[0]))
+    standing.note_fidelity(fidelity, least_cosine(standing.fidelity, float(cosines(further, unit[None])[0])))
     return codes[0].tobytes()
+
+
+def least_cosine(first: float, second: float) -> float:
+    """The least cosine of a to c, where a to b has the first and b to c the second: their angles may add up. At least
+    -1, where they add up to half a turn or more."""
+    angle = sum(math.acos(min(max(cosine, -1.0), 1.0)) for cosine in (first, second))
+    return math.cos(min(angle, math.pi))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,10 @@ from tests.brains import bundle, opened  # noqa: F401  fixtures of whole brains
 
 # Before any test module imports onnxruntime by itself: it reports its use from its import on unless this is set.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+# Tests interrupt programs that they start. Where a script started this one in the background, interruptions are ignored,
+# and programs inherit that; here they do not.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 PROJECT = Path(__file__).resolve().parent.parent
 

@@ -111,6 +111,14 @@ class TestHostile:
             encode(encoding, vectors, codebooks.quantiser())
 
     @pytest.mark.parametrize("encoding", [Encoding.PQ48, Encoding.ONE_BIT])
+    def test_a_code_that_stands_for_no_direction_is_refused(self, encoding):
+        arrays = {name: array.copy() for name, array in codebooks.sections().items()}
+        arrays["quantiser_mean"][:] = 0
+        arrays["quantiser_rotation"][:] = 0
+        with pytest.raises(VectorBytesError, match="stand for a direction"):
+            decode(encoding, np.zeros((1, BYTES[encoding]), np.uint8), Quantiser(arrays))
+
+    @pytest.mark.parametrize("encoding", [Encoding.PQ48, Encoding.ONE_BIT])
     def test_without_a_codebook_nothing_is_coarse(self, encoding):
         with pytest.raises(ConfigError, match=f"{encoding.label}: expected a codebook"):
             encode(encoding, codebooks.vectors(1, seed=1))

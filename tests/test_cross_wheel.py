@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from pathlib import Path
 
@@ -21,6 +22,10 @@ def test_the_environment_names_the_television_and_nothing_of_this_machine(monkey
     environment = build_environment(Path("include/python3.11"), "a-compiler")
     assert "-march=native" not in " ".join(environment.values())
     assert environment["CC"].split()[:2] == ["a-compiler", "-Iinclude/python3.11"]
+    spaced = build_environment(Path("a tree/include/python3.11"), "/opt/a maker/gcc")
+    includes = ["-Ia tree/include/python3.11", "-idirafter", "a tree/include"]
+    assert shlex.split(spaced["CC"]) == ["/opt/a maker/gcc", *includes]
+    assert shlex.split(spaced["LDSHARED"])[:2] == ["/opt/a maker/gcc", "-shared"]
     assert "-march=armv8-a" in environment["CFLAGS"].split()
     assert environment["LDSHARED"].startswith("a-compiler -shared -Wl,-z,max-page-size=16384 ")
     assert environment["_PYTHON_HOST_PLATFORM"] == "linux-aarch64"
@@ -70,6 +75,7 @@ def test_a_compiler_that_fails_leaves_nothing_in_the_place(tmp_path: Path) -> No
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.with_aarch64
 @pytest.mark.skipif(
     shutil.which(cross_wheel.COMPILER) is None or not HEADERS.is_dir(),
     reason="no compiler or headers for ARM; ./check --aarch64 installs them and builds",

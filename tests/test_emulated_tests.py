@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +20,7 @@ from toolchain.emulated_tests import (
     NOT_EMULATED,
     RUNS,
     Run,
+    copy_tests,
     files_of,
     main,
     run_tests,
@@ -42,12 +45,38 @@ def test_every_test_runs_emulated_or_has_a_reason_not_to() -> None:
     assert all(NOT_EMULATED.values()) and all(matched((pattern,)) for pattern in NOT_EMULATED)
 
 
-def test_the_kernels_run_on_every_processor() -> None:
-    for cpu in EXPECTED_ISA:
-        assert KERNELS in [run.modules for run in RUNS if run.cpu == cpu]
+def test_the_kernels_run_with_every_instruction_set_and_on_every_processor() -> None:
+    assert {EXPECTED_ISA[run.cpu] for run in RUNS if run.modules == KERNELS} == set(EXPECTED_ISA.values())
+    assert {run.cpu for run in RUNS if run.name == "kernels"} == set(EXPECTED_ISA)
     of_kernels = {name for name in MODULES if "params=isa_names()" in (TESTS / f"test_{name}.py").read_text()}
     assert "kernels" in of_kernels
     assert of_kernels - {"emulated_tests"} <= matched(KERNELS)
+
+
+def imported_by(path: Path) -> set[str]:
+    """Modules and names, with dots, that a file imports when it is imported."""
+    found: set[str] = set()
+    for statement in ast.parse(path.read_text()).body:
+        if isinstance(statement, ast.Import):
+            found |= {alias.name for alias in statement.names}
+        elif isinstance(statement, ast.ImportFrom):
+            found |= {f"{statement.module}.{alias.name}" for alias in statement.names} | {str(statement.module)}
+    return found
+
+
+def test_what_emulated_tests_import_of_this_project_is_copied_or_installed(tmp_path: Path) -> None:
+    copy_tests(tmp_path / "copy")
+    waiting, seen = {path for run in RUNS for path in files_of(run.modules, TESTS)}, set()
+    while waiting:
+        path = waiting.pop()
+        seen.add(path)
+        for name in imported_by(path):
+            room, file = name.partition(".")[0], Path(*name.split(".")).with_suffix(".py")
+            if room not in ("bench", "cloud", "tests", "toolchain") or not (PROJECT / file).is_file():
+                continue
+            assert (tmp_path / "copy" / file).is_file(), f"{path.name} imports {file}, which READ_BY_TESTS does not name"
+            waiting |= {PROJECT / file} - seen
+    assert TESTS / "reference.py" in seen
 
 
 def test_files_of_patterns_that_name_nothing_are_an_error(tmp_path: Path) -> None:
@@ -65,11 +94,38 @@ def test_a_run_tells_what_pytest_told(tmp_path: Path, body: str, code: int, word
     # This machine's own Python in the emulated one's place.
     script = tmp_path / "bin" / "python-cortex-a53"
     script.parent.mkdir()
-    script.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    variables = f'PYTHONPATH="{PROJECT}/toolchain/emulated" OMEGA_EMULATED_PYTHON="$0"'
+    script.write_text(f'#!/bin/sh\n{variables} exec "{sys.executable}" "$@"\n')
     script.chmod(0o755)
     outcome = run_tests(Run("one", "cortex-a53", ("one",)), tmp_path, tmp_path, set())
     assert (outcome.exit_code, word in outcome.summary) == (code, True)
+    selected = run_tests(Run("one", "cortex-a53", ("one",), ("no_such", "neither")), tmp_path, tmp_path, set())
+    assert (selected.exit_code, "1 deselected" in selected.summary) == (5, True)
     assert outcome.log == tmp_path / "logs" / "one-cortex-a53.log"
+
+
+def test_every_word_that_selects_is_in_a_test_of_its_modules() -> None:
+    for run in (run for run in RUNS if run.words):
+        text = "".join(path.read_text() for path in files_of(run.modules, TESTS))
+        names = re.findall(r"^ *def (test_\w+)", text, re.MULTILINE)
+        assert [word for word in run.words if not any(word in name for name in names)] == []
+
+
+def test_an_emulated_run_makes_a_fifth_of_the_random_examples(tmp_path: Path) -> None:
+    (tmp_path / "test_examples.py").write_text(
+        "from hypothesis import given, settings, strategies as st\n"
+        "seen = []\n"
+        "@settings(max_examples=50, derandomize=True)\n"
+        "@given(st.integers())\n"
+        "def test_it_says_how_many(number): seen.append(number)\n"
+        "@given(st.integers())\n"
+        "def test_it_does_not_say(number): seen.append(number)\n"
+        "def test_sum(): assert len(seen) == 10 + 20\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(PROJECT / "toolchain" / "emulated"), "OMEGA_EMULATED_PYTHON": sys.executable}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "fewer_examples", "."]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, "3 passed" in done.stdout) == (0, True), done.stdout
 
 
 def test_the_emulated_python_is_started_on_its_processor_whatever_the_environment(tmp_path: Path) -> None:

@@ -418,6 +418,7 @@ def counted_limits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.with_aarch64
 @needs_tools
 @needs_build
 class TestWholeRun:

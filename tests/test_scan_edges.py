@@ -51,7 +51,10 @@ def check_searches(isa: Kernels, codes, scale, query, query_scale, filter, k: in
 
 
 # 16: rows of a block; 64: rows listed for a sparse filter; 384, 512: rows that may go on waiting, and that wait at all.
-@pytest.mark.parametrize("n", [63, 64, 65, 79, 80, 81, 255, 383, 384, 511, 512, 513, 527, 528, 529, 1025, 2600])
+@pytest.mark.parametrize(
+    "n",
+    [63, 64, 65, 79, 80, 81, 255, 383, 384, 511, 512, 513, 527, 528, 529, 1025, 2048, 2049, 2600],
+)
 def test_every_search_at_the_edges_of_its_lists(isa, n):
     rng = np.random.default_rng(n)
     codes, scale = random_codes(rng, n, 32)

@@ -123,8 +123,13 @@ def test_a_step_killed_in_the_midst_is_repeated_by_the_next_start(folder: Path) 
     assert (runs(folder), (folder / "output").read_text()) == (1, "one")
 
 
-def test_ctrl_c_ends_with_130_and_says_that_the_next_start_goes_on(folder: Path) -> None:
-    process = start(STEP + "bash -c 'touch begun; sleep 60'", folder)
+@pytest.mark.parametrize(
+    "step",
+    [STEP + "bash -c 'touch begun; sleep 60'", "works() { touch begun && sleep 60; }\n" + STEP + "works"],
+    ids=["a program", "a function, which this shell runs with its own output in the log"],
+)
+def test_ctrl_c_ends_with_130_and_says_that_the_next_start_goes_on(folder: Path, step: str) -> None:
+    process = start(step, folder)
     wait_for(folder / "begun")
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=20)

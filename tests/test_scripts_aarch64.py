@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,25 @@ def test_no_check_of_the_core_is_passed_over_in_silence(tmp_path: Path, output: 
 def test_a_folder_without_checks_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "report").touch()
     assert bash(SOURCED + "every_check_passed . report", tmp_path).returncode == 66
+
+
+def test_what_check_leaves_out_is_run_with_aarch64() -> None:
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        options = tomllib.load(file)["tool"]["pytest"]["ini_options"]
+    assert options["addopts"].endswith("-m 'not with_aarch64'")
+    assert [marker.partition(":")[0] for marker in options["markers"]] == ["with_aarch64"]
+    steps = bash(SOURCED + "declare -f check_aarch64", ROOT).stdout
+    assert re.search(r"pytest .*-m with_aarch64 .*\|\| exit", steps)
+
+
+def test_the_core_is_sanitized_here_and_on_the_television(tmp_path: Path) -> None:
+    listed = bash(SOURCED + 'printf "%s\n" "${SANITIZED_CHECKS[@]}"', ROOT).stdout.split("\n")
+    assert [line.split()[0] for line in listed if line] == ["here", "aarch64"]
+    programs = "cmake() { printf '%s ' \"$@\"; }; ctest() { printf '%s|' \"${ASAN_OPTIONS:-}\"; }; every_check_passed() { :; }\n"
+    for arguments in (line for line in listed if line):
+        said = bash(SOURCED + programs + f"mkdir -p build/aarch64\ncheck_sanitized {arguments}", tmp_path).stdout
+        assert "-DOMEGA_SANITIZE=address,undefined" in said
+        assert ("cross/aarch64.cmake" in said) == ("detect_leaks=0|" in said) == (arguments != "here")
 
 
 def test_every_toolchain_file_is_used_and_shares_the_rest() -> None:

@@ -13,10 +13,13 @@ import pytest
 import zstandard
 
 from omega_edge import codebook_record
+from omega_edge.centroids import Held
 from omega_edge.codebook_record import Codebook
 from omega_edge.compression import BYTES, FLOORS, Encoding, cosines
-from omega_edge.store import Store
-from omega_edge.tiered_vectors import TieredVectors
+from omega_edge.quantiser import ProductCode, Quantiser
+from omega_edge.store import STORE_SCHEMA, Store
+from omega_edge.tier_policy import Standing
+from omega_edge.tiered_vectors import TieredVectors, coarse_form
 from omega_edge.vectors import VectorStore, quantised
 from tests import codebooks
 from tests.households import START_MS, event, look_up, open_memory
@@ -116,6 +119,57 @@ def test_a_vector_that_a_code_cannot_hold_stays(tmp_path):
         assert any(skill.last_sequence < 100 for skill in memory.skills())
 
 
+def test_a_vector_that_comes_and_goes_stays_above_the_floor():
+    """What is coarse again is judged by the angles of both losses together, not by their product."""
+    noise = np.random.default_rng(3).normal(size=(60, 384)).astype(np.float32)
+    cycles, code = 0, codebooks.quantiser().product
+    for original in codebooks.vectors(60, seed=55) + np.float32(0.016) * noise:
+        standing, unit = Standing.new(0), original / np.linalg.norm(original)
+        for _ in range(3):
+            encoded = coarse_form(unit, standing, Encoding.PQ48, codebooks.quantiser())
+            if encoded is None:
+                break
+            decoded = code.decode(np.frombuffer(encoded, np.uint8)[None])
+            true = cosines(decoded, original[None])[0]
+            assert true >= FLOORS[Encoding.PQ48] - 1e-4 and true >= standing.fidelity - 1e-4
+            rounded, scale = quantised(decoded[0])
+            unit, cycles = rounded * np.float32(scale), cycles + 1
+    assert cycles > 90
+
+
+@pytest.mark.parametrize("encoding", [Encoding.FLOAT32, Encoding.FLOAT16])
+def test_a_centroid_is_searched_as_who_reads_its_record_searches_it(tmp_path, encoding):
+    """Else which skill an episode joins would depend on when the process was started."""
+    store = Store(tmp_path)
+    codebook = Codebook(store, None)
+    held = Held(Standing.new(1), *_int8(VECTORS[0]))
+    held.move(encoding, 1, codebook)
+    for unit in VECTORS[1:40]:
+        held.replace(unit)
+        assert Held.unpacked(*held.packed(codebook), 1, codebook) == held
+    held.move(Encoding.FLOAT16, 2, codebook)
+    assert Held.unpacked(*held.packed(codebook), 1, codebook) == held
+    store.close()
+
+
+def _int8(unit: np.ndarray) -> tuple[bytes, float]:
+    code, scale = quantised(unit)
+    return code.tobytes(), scale
+
+
+def test_centroids_that_are_only_searched_are_not_decoded(tmp_path, aged, monkeypatch):
+    """A household's thousands are read when the first episode joins: decoded, they would take seconds."""
+    found = held(aged, "skills")
+    aged.close()
+    decoded = []
+    whole = ProductCode.decode
+    monkeypatch.setattr(ProductCode, "decode", lambda code, codes: decoded.append(len(codes)) or whole(code, codes))
+    with opened(tmp_path / "aged") as memory:
+        assert len(memory.rank_skills(VECTORS[0], 5)) == 5 and held(memory, "skills") == found
+        assert not decoded and found["pq48"] > 0
+        assert len([skill.code for skill in memory.skills()]) > 10 and len(decoded) == found["pq48"]
+
+
 def test_a_use_brings_a_centroid_back_to_8_bits(aged):
     coarse = next(skill for skill in aged.skills() if skill.centroid.standing.encoding.coarse)
     number, count = int(next(iter(coarse.members))[2:]), coarse.sample_count
@@ -176,6 +230,25 @@ def test_a_move_is_no_change_that_a_reader_of_the_log_sees(tmp_path):
     assert len(moved) > 8 and any(skill_id not in seen for skill_id in moved)
 
 
+def resident_kb(path: Path) -> int:
+    """What of a mapped file is in this process's memory."""
+    lines = Path("/proc/self/smaps").read_text(encoding="utf-8", errors="replace").splitlines()
+    places = [place for place, line in enumerate(lines) if line.endswith(str(path))]
+    if not places:
+        pytest.skip("this system, which may be emulated, does not list the mapped file")
+    sizes = [next(line for line in lines[place:] if line.startswith("Rss:")) for place in places]
+    return sum(int(line.split()[1]) for line in sizes)
+
+
+def test_the_sweep_leaves_no_pages_of_the_file_in_memory(tmp_path, aged):
+    """It reads every record in turn; a checkpoint lets go of them."""
+    assert len(aged.skills()) > 10
+    read = resident_kb(tmp_path / "aged" / "memory.mdb")
+    aged.record(event(590))
+    aged.checkpoint()
+    assert resident_kb(tmp_path / "aged" / "memory.mdb") < read
+
+
 class TestBytes:
     def test_what_is_reported_is_what_is_held(self, aged):
         aged.checkpoint()
@@ -216,6 +289,23 @@ class TestCodebooks:
             assert stats["damaged_records"] > 0 and any("damaged" in line for line in stats["degraded"])
             watch(memory, 30, 1700)
             memory.rank_skills(VECTORS[0], 5)
+            assert memory.stats()["damaged_records"] == stats["damaged_records"]
+
+    @pytest.mark.parametrize("lost", [None, {1: 7, 2: b"no codebook"}])
+    def test_a_lost_codebook_that_the_bundle_has_is_kept_anew(self, tmp_path, aged, lost):
+        """So that the next bundle, which may bring another, finds it in the store."""
+        aged.checkpoint()
+        expected = [(skill.skill_id, skill.code) for skill in aged.skills()]
+        aged._keeper.store.write([("meta", b"codebook", lost)])
+        aged.close()
+        with opened(tmp_path / "aged") as memory:
+            assert [(skill.skill_id, skill.code) for skill in memory.skills()] == expected
+            memory.record(event(590))
+            memory.checkpoint()
+            expected = [(skill.skill_id, skill.code) for skill in memory.skills()]
+        with opened(tmp_path / "aged", quantiser=codebooks.quantiser(2)) as memory:
+            assert [(skill.skill_id, skill.code) for skill in memory.skills()] == expected
+            assert memory.stats()["degraded"] == []
 
     def test_forgetting_keeps_it_and_forgetting_all_does_not(self, tmp_path, aged):
         aged.forget(content_id=event(500).content_id)
@@ -256,6 +346,7 @@ def test_a_store_of_the_version_before_opens_as_it_was(tmp_path):
         for number in range(3):
             memory.record(event(number, 1.0, START_MS + 10**8 + number))
         memory.checkpoint()
+        assert memory._keeper.store.get("meta", b"schema") == {1: STORE_SCHEMA}  # the software before must refuse it
     with open_memory(tmp_path, **in_catalogue) as memory:
         assert len(memory.episodes()) == len(expected["episodes"]) + 3
 
@@ -275,6 +366,42 @@ def test_episodes_of_catalogue_titles_are_exact_whatever_is_searched(tmp_path):
         assert not any(encoding.coarse for encoding in standings[-65:])
     with opened(tmp_path, catalogue_lookup=title_vector) as memory:
         assert memory.episodes() == before
+
+
+def test_a_title_that_left_the_catalogue_keeps_what_its_code_says(tmp_path):
+    """An episode that waits again, after a forget, is used when it founds a skill."""
+    with opened(tmp_path, catalogue_lookup=title_vector) as memory:
+        watch(memory, 1000)
+        memory.checkpoint()
+        coarse = next(episode for episode in memory.episodes() if episode.standing.encoding.coarse)
+
+    def later(name: str, _title: str = "") -> tuple[np.ndarray, float] | None:
+        return None if name == coarse.content_id else title_vector(name)
+
+    with opened(tmp_path, vector_lookup=later, catalogue_lookup=later) as memory:
+        keeper = memory._keeper
+        keeper.episodes.use(keeper.episodes.get(coarse.sequence))
+        keeper.episodes.note_change(keeper.episodes.get(coarse.sequence))
+        memory.record(event(500))
+        memory.checkpoint()
+        kept = keeper.episodes.get(coarse.sequence).standing
+        assert kept.encoding is Encoding.INT8 and kept.fidelity < 1
+    with opened(tmp_path, vector_lookup=later, catalogue_lookup=later) as memory:
+        again = memory._keeper.episodes.get(coarse.sequence)
+        code, scale = memory._keeper.episodes.vector_of(again)
+        exact = title_vector(coarse.content_id)
+        both = [np.frombuffer(code, np.int8) * np.float32(scale), exact[0] * np.float32(exact[1])]
+        assert cosines(*(vector.astype(np.float32)[None] for vector in both))[0] > FLOORS[Encoding.PQ48]
+
+
+def test_a_codebook_that_knows_no_direction_makes_nothing_coarse():
+    """A hostile bundle's: every code of it stands for a vector of zeros."""
+    arrays = {name: array.copy() for name, array in codebooks.sections().items()}
+    arrays["quantiser_mean"][:] = 0
+    arrays["quantiser_rotation"][:] = 0
+    standing = Standing.new(0)
+    assert coarse_form(VECTORS[0], standing, Encoding.PQ48, Quantiser(arrays)) is None
+    assert standing == Standing.new(0)
 
 
 class TestSearch:
@@ -309,8 +436,20 @@ class TestSearch:
         missed = set(present) - {number for number, _cosine in found}
         assert all(true[number] <= worst + 0.02 for number in missed)
         assert [cosine for _number, cosine in found] == sorted((cosine for _number, cosine in found), reverse=True)
+        shorter = vectors.search(query * np.float32(0.1), 20, chosen)
+        assert [cosine for _number, cosine in shorter] == pytest.approx([cosine for _number, cosine in found], abs=1e-5)
         by_code = vectors.search_code(*quantised(query), 20, chosen)
         assert [cosine for _number, cosine in by_code] == pytest.approx([cosine for _number, cosine in found], abs=0.01)
+
+    def test_it_is_exact_however_many_there_are(self, tmp_path):
+        """In two stages it would find what the searches before it let it find, and not what the entries say."""
+        store, count = Store(tmp_path), 4200
+        vectors = TieredVectors(Codebook(store, None))
+        codes, scales = zip(*map(quantised, codebooks.vectors(count, seed=8)), strict=True)
+        vectors.put_codes(list(range(count)), np.array(codes), np.array(scales, np.float32))
+        stats = vectors._rows.stats()
+        assert (stats.search, stats.reason) == ("exact", "a recall of 1 was asked for")
+        store.close()
 
     def test_an_id_is_present_once_in_whichever_encoding(self, mixed):
         vectors, _decoded = mixed

@@ -1,7 +1,7 @@
 """Other vector libraries in the process: in whatever order they are imported, our kernels answer the same, and so do they.
 
-The libraries come from bench/search/peers.lock into an environment of their own, build/beside-venv, made when this
-test first runs. usearch loads NumKong for all to see, and disturbs SimSIMD; our symbols are hidden.
+The libraries come from bench/search/peers.lock into an environment of their own, build/beside-venv, made when
+`pytest -m with_aarch64` first runs these. usearch loads NumKong for all to see, and disturbs SimSIMD; our symbols are hidden.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ def without_us(beside: Path) -> dict[str, dict]:
     return {order: answer(beside, order)["others"] for order in ("usearch,simsimd", "simsimd,usearch")}
 
 
+@pytest.mark.with_aarch64
 @pytest.mark.parametrize("order", ORDERS)
 def test_imported_in_any_order_nothing_changes(beside: Path, alone: dict, without_us: dict, order: str) -> None:
     together = answer(beside, order)
@@ -62,6 +63,7 @@ def test_imported_in_any_order_nothing_changes(beside: Path, alone: dict, withou
     assert together["others"] == without_us[theirs]
 
 
+@pytest.mark.with_aarch64
 def test_every_instruction_set_returns_the_same(alone: dict) -> None:
     assert len(alone["digests"]) >= 1 and len(set(alone["digests"].values())) == 1
 

@@ -9,6 +9,8 @@ readonly NATIVE_CHECKS=(
     "armv7-hardfloat cortex-a9" "armv7-hardfloat cortex-a15"
     "armv7-softfp cortex-a9" "armv7-softfp cortex-a15"
 )
+# The same, or "here": with AddressSanitizer and UndefinedBehaviorSanitizer.
+readonly SANITIZED_CHECKS=("here" "aarch64 cortex-a76")
 
 build_wheel() {  # folder: builds and checks the wheel there, alone
     rm -rf -- "$1"
@@ -30,9 +32,25 @@ install_wheel() {
 }
 
 check_native() {  # toolchain file, processor: builds the C core by CMake alone and runs its checks
-    local build=$ARM/native-$1 report=$ARM/native-$1-$2.txt
-    cmake -S . -B "$build" -DCMAKE_TOOLCHAIN_FILE="$PWD/cross/$1.cmake" -DCMAKE_BUILD_TYPE=Release \
-        -DOMEGA_QEMU_CPU="$2" &&
+    check_core_in "native-$1" "$2" -DCMAKE_TOOLCHAIN_FILE="$PWD/cross/$1.cmake" -DOMEGA_QEMU_CPU="$2" \
+        -DOMEGA_PROBLEMS=100
+}
+
+check_sanitized() {  # as check_native under AddressSanitizer and UBSan; with "here" and nothing more, on this machine
+    local arguments=(-DOMEGA_SANITIZE=address,undefined)
+    if [[ $1 == here ]]; then
+        check_core_in sanitized-here this-machine "${arguments[@]}"
+        return
+    fi
+    # Leaks are looked for by ptrace, which the emulator has not; they are found on this machine.
+    ASAN_OPTIONS=detect_leaks=0 check_core_in "sanitized-$1" "$2" "${arguments[@]}" \
+        -DCMAKE_TOOLCHAIN_FILE="$PWD/cross/$1.cmake" -DOMEGA_QEMU_CPU="$2" -DOMEGA_PROBLEMS=40
+}
+
+check_core_in() {  # folder in $ARM, word for the report, arguments of cmake...
+    local build=$ARM/$1 report=$ARM/$1-$2.txt
+    shift 2
+    cmake -S . -B "$build" -DCMAKE_BUILD_TYPE=Release "$@" &&
         cmake --build "$build" --parallel 2 &&
         ctest --test-dir "$build" --parallel 2 --no-tests=error --output-on-failure | tee "$report" &&
         every_check_passed tests/native "$report"
@@ -52,7 +70,7 @@ every_check_passed() {  # folder with programs, what ctest printed: ctest is con
 }
 
 check_aarch64() {  # in the project's root, prepared
-    local started entry words
+    local started entry words marked
     started=$(microseconds)
     take_lock build/aarch64.lock
     require_cross
@@ -68,6 +86,13 @@ check_aarch64() {  # in the project's root, prepared
         read -ra words <<<"$entry"
         timed "${words[0]} on ${words[1]}" check_native "${words[@]}" || exit
     done
+    for entry in "${SANITIZED_CHECKS[@]}"; do
+        read -ra words <<<"$entry"
+        timed "sanitized, ${words[*]}" check_sanitized "${words[@]}" || exit
+    done
+    say "tests of the tools, and beside other libraries, on this machine"
+    mapfile -t marked < <(grep -l 'mark\.with_aarch64' tests/test_*.py)
+    .venv/bin/python -m pytest -q -p no:cacheprovider -m with_aarch64 "${marked[@]}" || exit
     say "tests of the wheel, two at a time"
     .venv/bin/python -m toolchain.emulated_tests --folder "$ARM" --model "$MODEL" || exit
     release_lock

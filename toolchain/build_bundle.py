@@ -123,7 +123,7 @@ def _codebook(
     alone of a quarter of the titles are trained on too.
     """
     trained = ~held_out([title.content_id for title in titles])
-    named = [title for title in np.array(titles, object)[trained].tolist()[::NAMES_OF_ONE_IN]]
+    named = [titles[row] for row in np.flatnonzero(trained)[::NAMES_OF_ONE_IN].tolist()]
     if int(trained.sum()) + len(named) < MINIMUM_VECTORS:
         return train_quantiser(vectors[trained], progress)
     names = embed_texts([title.bare_name for title in named], model_dir, cache_directory, "names", progress)[0]

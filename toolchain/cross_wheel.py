@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -57,9 +58,9 @@ def build_environment(headers: Path, compiler: str) -> dict[str, str]:
     # Debian's pyconfig.h includes <aarch64-linux-gnu/python3.11/pyconfig.h> from the folder above.
     # In CC, because the building Python's own headers come after it; the other flags after that Python's, in CFLAGS.
     return environment | {
-        "CC": f"{compiler} -I{headers} -idirafter {headers.parent}",
+        "CC": shlex.join((compiler, f"-I{headers}", "-idirafter", str(headers.parent))),
         "CFLAGS": " ".join(COMPILE_FLAGS),
-        "LDSHARED": " ".join((compiler, *LINK_FLAGS)),
+        "LDSHARED": shlex.join((compiler, *LINK_FLAGS)),
         "_PYTHON_HOST_PLATFORM": "linux-aarch64",
         "SETUPTOOLS_EXT_SUFFIX": ".abi3.so",
         "SOURCE_DATE_EPOCH": os.environ.get("SOURCE_DATE_EPOCH", DEFAULT_EPOCH),

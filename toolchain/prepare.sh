@@ -24,6 +24,7 @@ export ORT_DISABLE_TELEMETRY=1
 LC_NUMERIC=C
 
 ticker_pid=
+exec 8>&2  # what a person sees: while a function is a step, this shell's own output goes to the step's log
 
 say() { printf '%s\n' "$*" >&2; }
 
@@ -37,6 +38,7 @@ on_exit() {
 }
 
 on_interrupt() {
+    exec 2>&8
     stop_ticker
     say ""
     say "omega-edge: stopped; the next start goes on from here."

@@ -10,12 +10,25 @@
 #endif
 
 #if defined(__x86_64__)
+#include <cpuid.h>
+
+static int has_f16c(void)
+{
+#if defined(__clang__)
+    /* Up to clang 14 at least, its builtin has no name for it. Asked anew each time, which only its builds pay for. */
+    unsigned eax, ebx, ecx, edx;
+    return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C);
+#else
+    return __builtin_cpu_supports("f16c");
+#endif
+}
+
 /* Whether the processor has it, and the system saves its registers. */
 static int has_avx2(void)
 {
     __builtin_cpu_init();
     /* Every processor with AVX2 has the other two, but a virtual one may hide them. */
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("f16c");
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2") && has_f16c();
 }
 
 static int has_avx512(void)

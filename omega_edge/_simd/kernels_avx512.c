@@ -41,7 +41,7 @@ static inline void pad_query(const int8_t *codes, float scale, size_t d, padded_
 
 /* The instruction multiplies unsigned by signed: sums of (x + 128) * q, at most 255 * 127 * 1024 < 2^25, four partial
  * sums a row as in half_sums_four. */
-static inline __m512i raised_dots_four(const int8_t *const row[4], const padded_query *query, size_t d)
+static ALWAYS_INLINE __m512i raised_dots_four(const int8_t *const row[4], const padded_query *query, size_t d)
 {
     const __m512i raise = _mm512_set1_epi8(-128);
     __m512i sums[4];
@@ -71,9 +71,9 @@ static inline float_lanes cosines_of(__m512i raised, const float *scale, const p
 }
 
 /* Cosines of rows first .. first + 15. */
-static inline float_lanes cosines_next(const omega_codes *table, size_t first, const padded_query *query)
+static ALWAYS_INLINE float_lanes cosines_next(const omega_codes *table, size_t d, size_t first,
+                                              const padded_query *query)
 {
-    const size_t d = table->dimensions;
     const int8_t *rows = table->codes + first * d;
     __m512i parts[4];
     for (int i = 0; i < 4; i++, rows += 4 * d) {
@@ -119,14 +119,22 @@ static void search_listed(const omega_codes *table, const padded_query *query, c
     }
 }
 
-static void search_all(const omega_codes *table, const padded_query *query, top_k *best)
+/* The rows of whole registers; returns the first of the others. */
+static ALWAYS_INLINE size_t search_sixteens(const omega_codes *table, size_t d, const padded_query *query, top_k *best)
 {
     size_t row = 0;
+    for (; row + 16 <= table->rows; row += 16)
+        offer(best, cosines_next(table, d, row, query), 0xffff, ints_from((uint32_t)row));
+    return row;
+}
+
+/* The loops over 384 dimensions, the encoder's, are unrolled by the compiler. */
+static void search_all(const omega_codes *table, const padded_query *query, top_k *best)
+{
+    const size_t d = table->dimensions;
+    size_t row = d == USUAL_DIMENSIONS ? search_sixteens(table, USUAL_DIMENSIONS, query, best)
+                                       : search_sixteens(table, d, query, best);
     uint32_t rows[16];
-    for (; row + 16 <= table->rows; row += 16) {
-        const __m512 scores = cosines_next(table, row, query);
-        offer(best, scores, 0xffff, ints_from((uint32_t)row));
-    }
     size_t count = 0;
     for (; row < table->rows; row++)
         rows[count++] = (uint32_t)row;
@@ -173,7 +181,7 @@ static void cosines_block(const omega_codes *table, const padded_query *queries,
     size_t row = 0;
     for (; row + 16 <= n; row += 16) {
         for (size_t j = 0; j < q; j++)
-            _mm512_storeu_ps(out + j * n + row, cosines_next(table, row, &queries[j]));
+            _mm512_storeu_ps(out + j * n + row, cosines_next(table, table->dimensions, row, &queries[j]));
     }
     if (row == n)
         return;

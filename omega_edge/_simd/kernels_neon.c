@@ -226,40 +226,6 @@ static void dots_listed(const omega_codes *table, const uint32_t *rows, size_t c
     }
 }
 
-#define HALF_BLOCKS 4 /* of 32 codes: 16 products of at most 15 * 127 an int16 lane, together 30480 */
-
-/* The sums that an int16 lane holds, of count blocks, added to the rows' sums. */
-static inline __attribute__((always_inline)) void add_half_blocks(int32x4_t sums[4], const uint8_t *const row[4],
-                                                                  const int8_t *query, size_t block, size_t count)
-{
-    int16x8_t lanes[4] = {vdupq_n_s16(0), vdupq_n_s16(0), vdupq_n_s16(0), vdupq_n_s16(0)};
-    for (size_t i = block; i < block + count; i++) {
-        const int8x16_t first = vld1q_s8(query + 32 * i), second = vld1q_s8(query + 32 * i + 16);
-        for (size_t lane = 0; lane < 4; lane++) {
-            const uint8x16_t both = vld1q_u8(row[lane] + 16 * i);
-            const int8x16_t lower = vreinterpretq_s8_u8(vandq_u8(both, vdupq_n_u8(15)));
-            const int8x16_t upper = vreinterpretq_s8_u8(vshrq_n_u8(both, 4));
-            lanes[lane] = vmlal_s8(lanes[lane], vget_low_s8(lower), vget_low_s8(first));
-            lanes[lane] = vmlal_high_s8(lanes[lane], lower, first);
-            lanes[lane] = vmlal_s8(lanes[lane], vget_low_s8(upper), vget_low_s8(second));
-            lanes[lane] = vmlal_high_s8(lanes[lane], upper, second);
-        }
-    }
-    for (size_t lane = 0; lane < 4; lane++)
-        sums[lane] = vpadalq_s16(sums[lane], lanes[lane]);
-}
-
-static int32x4_t half_dots_four(const uint8_t *const row[4], const int8_t *query, size_t d)
-{
-    int32x4_t sums[4] = {vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0)};
-    size_t block = 0;
-    for (; block + HALF_BLOCKS <= d / 32; block += HALF_BLOCKS)
-        add_half_blocks(sums, row, query, block, HALF_BLOCKS);
-    if (block < d / 32)
-        add_half_blocks(sums, row, query, block, d / 32 - block);
-    return vpaddq_s32(vpaddq_s32(sums[0], sums[1]), vpaddq_s32(sums[2], sums[3]));
-}
-
 /* The products of 16 * parts codes; groups, a constant, says where the int16 lanes are summed. */
 static inline __attribute__((always_inline)) void add_joined(int32x4_t sums[4], const uint8_t *const high[4],
                                                              const uint8_t *const low[4], const int8_t *query, size_t i,
@@ -416,12 +382,12 @@ const omega_kernels omega_kernels_neon = {
     .diversify = diversify,
     .halve = omega_neon_halve,
     .join = omega_neon_join,
-    .search_halves = search_halves,
-    .search_batch = search_batch,
+    .search_halves = omega_neon_search_halves,
+    .search_batch = omega_neon_search_batch,
     .put_signs = omega_neon_put_signs,
     .search_two_stage = search_two_stage,
     .rescore = omega_neon_rescore,
-    .rank = rank,
+    .rank = omega_neon_rank,
 };
 
 #else

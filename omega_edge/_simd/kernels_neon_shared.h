@@ -29,6 +29,21 @@ size_t omega_neon_rescore(const uint16_t *vectors, size_t d, const float *query,
                           const uint32_t *rows, size_t m, size_t k, uint64_t *workspace, uint32_t *rows_out,
                           float *scores_out);
 
+/* halves_neon.c and halves_neondot.c */
+#define DECLARE_HALVES(isa)                                                                                            \
+    size_t omega_##isa##_search_halves(const omega_halves *table, const int8_t *query, float query_scale,              \
+                                       const uint8_t *filter, size_t k, uint64_t *workspace, uint32_t *rows_out,       \
+                                       float *scores_out);                                                             \
+    void omega_##isa##_search_batch(const omega_halves *table, const int8_t *queries, const float *query_scale,        \
+                                    size_t q, const uint8_t *filter, size_t k, uint64_t *workspace, size_t *found_out, \
+                                    uint32_t *rows_out, float *scores_out);                                            \
+    size_t omega_##isa##_rank(const omega_halves *table, const int8_t *query, float query_scale,                       \
+                              const omega_rank_columns *columns, const omega_rank_weights *weights,                    \
+                              const omega_rank_limits *limits, const uint8_t *filter, size_t k, uint64_t *workspace,   \
+                              uint32_t *rows_out, float *scores_out);
+DECLARE_HALVES(neon)
+DECLARE_HALVES(neondot)
+
 /* 32 codes from the halves that 16 bytes of either plane hold. */
 static inline int8x16x2_t join_halves(const uint8_t *high, const uint8_t *low)
 {

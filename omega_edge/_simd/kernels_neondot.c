@@ -134,20 +134,6 @@ static void dots_listed(const omega_codes *table, const uint32_t *rows, size_t c
     }
 }
 
-static int32x4_t half_dots_four(const uint8_t *const row[4], const int8_t *query, size_t d)
-{
-    int32x4_t sums[4] = {vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0), vdupq_n_s32(0)};
-    for (size_t i = 0; i < d; i += 32) {
-        const int8x16_t first = vld1q_s8(query + i), second = vld1q_s8(query + i + 16);
-        for (size_t lane = 0; lane < 4; lane++) {
-            const uint8x16_t both = vld1q_u8(row[lane] + i / 2);
-            sums[lane] = vdotq_s32(sums[lane], vreinterpretq_s8_u8(vandq_u8(both, vdupq_n_u8(15))), first);
-            sums[lane] = vdotq_s32(sums[lane], vreinterpretq_s8_u8(vshrq_n_u8(both, 4)), second);
-        }
-    }
-    return vpaddq_s32(vpaddq_s32(sums[0], sums[1]), vpaddq_s32(sums[2], sums[3]));
-}
-
 static int32x4_t joined_dots_four(const uint8_t *const high[4], const uint8_t *const low[4], const query_form *query,
                                   size_t d)
 {
@@ -179,12 +165,12 @@ const omega_kernels omega_kernels_neondot = {
     .diversify = diversify,
     .halve = omega_neon_halve,
     .join = omega_neon_join,
-    .search_halves = search_halves,
-    .search_batch = search_batch,
+    .search_halves = omega_neondot_search_halves,
+    .search_batch = omega_neondot_search_batch,
     .put_signs = omega_neon_put_signs,
     .search_two_stage = search_two_stage,
     .rescore = omega_neon_rescore,
-    .rank = rank,
+    .rank = omega_neondot_rank,
 };
 
 #if defined(__clang__)

@@ -8,6 +8,8 @@
 #include "scan.h"
 #include "top_k.h"
 
+#define SMALL_TABLE_ROWS 2048 /* whose two planes are read together */
+
 typedef __m512 float_lanes;
 typedef __m512i int_lanes;
 typedef __m512i sign_lanes; /* scores of the 32 rows of a block of signs */
@@ -235,6 +237,34 @@ static ALWAYS_INLINE int_lanes half_sums_next(const uint8_t *rows, const halved_
     for (int i = 0; i < 4; i++, rows += 2 * d) {
         const uint8_t *const row[4] = {rows, rows + d / 2, rows + d, rows + d + d / 2};
         parts[i] = half_sums_four(row, query, d);
+    }
+    return add_parts(parts);
+}
+
+/* sum(q * (code + 128)) of sixteen rows, one after another, whose halves are put together in registers: half the
+ * products. Where a row has no byte, the query has zeros. */
+static ALWAYS_INLINE int_lanes raised_sums_next(const uint8_t *high, const uint8_t *low, const halved_query *query,
+                                                size_t d)
+{
+    const __m512i half = _mm512_set1_epi8(15);
+    const size_t bytes = d / 2;
+    __m512i parts[4];
+    for (int i = 0; i < 4; i++) {
+        __m512i sums[4];
+        for (int row = 0; row < 4; row++, high += bytes, low += bytes) {
+            sums[row] = _mm512_setzero_si512();
+            for (size_t at = 0; at < bytes; at += 64) {
+                const __mmask64 inside = bytes - at < 64 ? ((__mmask64)1 << (bytes - at)) - 1 : ~(__mmask64)0;
+                const __m512i h = _mm512_maskz_loadu_epi8(inside, high + at);
+                const __m512i l = _mm512_maskz_loadu_epi8(inside, low + at);
+                /* Where half has ones: of l in the first, of the shifted l in the second; h elsewhere. */
+                const __m512i lower = _mm512_ternarylogic_epi32(_mm512_slli_epi16(h, 4), half, l, 0xb8);
+                const __m512i upper = _mm512_ternarylogic_epi32(_mm512_srli_epi16(l, 4), half, h, 0xe2);
+                sums[row] = _mm512_dpbusd_epi32(sums[row], lower, _mm512_load_si512(query->lower + at));
+                sums[row] = _mm512_dpbusd_epi32(sums[row], upper, _mm512_load_si512(query->upper + at));
+            }
+        }
+        parts[i] = four_parts(sums);
     }
     return add_parts(parts);
 }

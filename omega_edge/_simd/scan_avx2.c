@@ -13,7 +13,7 @@
 
 #include "kernels_avx2.h"
 #include "lanes_avx2.h"
-#include "scan_walk.h"
+#include "scan_signs.h"
 
 void omega_avx2_halve(const int8_t *codes, size_t n, size_t d, uint8_t *high_out, uint8_t *low_out,
                       uint8_t *spread_out)

@@ -14,7 +14,7 @@
 
 #include "kernels_avx512.h"
 #include "lanes_avx512.h"
-#include "scan_walk.h"
+#include "scan_signs.h"
 
 #if defined(__clang__)
 #pragma clang attribute pop

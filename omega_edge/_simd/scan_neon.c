@@ -8,6 +8,8 @@
 #include "scan.h"
 #include "sign_candidates.h"
 
+#define SAMPLED_BLOCKS 16 /* of 32 rows */
+
 void omega_neon_halve(const int8_t *codes, size_t n, size_t d, uint8_t *high_out, uint8_t *low_out,
                       uint8_t *spread_out)
 {
@@ -98,63 +100,134 @@ static inline sign_scores score_signs(const uint8_t *block, const uint8_t *table
     return scores;
 }
 
-/* Makes keys for the rows named by bits, four a row. */
-static inline void add_candidates(sign_candidates *list, uint64_t bits, const uint16_t *scores, size_t first)
+/* A bit for each of 32 rows: whether its score is at least the limit. */
+static inline uint32_t signs_from(const uint16_t *scores, uint16_t limit)
 {
+    static const uint8_t bit[16] = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
+    uint8x16_t reaching[2];
+    for (size_t half = 0; half < 2; half++) {
+        const uint16x8_t low = vcgeq_u16(vld1q_u16(scores + 16 * half), vdupq_n_u16(limit));
+        const uint16x8_t high = vcgeq_u16(vld1q_u16(scores + 16 * half + 8), vdupq_n_u16(limit));
+        reaching[half] = vandq_u8(vuzp1q_u8(vreinterpretq_u8_u16(low), vreinterpretq_u8_u16(high)), vld1q_u8(bit));
+    }
+    uint8x16_t sums = vpaddq_u8(reaching[0], reaching[1]);
+    sums = vpaddq_u8(sums, sums);
+    return vgetq_lane_u32(vreinterpretq_u32_u8(vpaddq_u8(sums, sums)), 0);
+}
+
+/* Makes keys for the allowed rows of 32 that reach the least step. */
+static inline void add_candidates(sign_candidates *list, uint32_t allowed, const uint16_t *scores, size_t first)
+{
+    const uint64_t place = UINT32_MAX - (uint32_t)first; /* never below the row in 32 that is taken off */
     uint64_t *key = list->keys + list->count;
-    const uint64_t place = UINT32_MAX - (uint32_t)first; /* never below the row in 16 that is taken off */
     __asm__("" : "+r"(scores)); /* or gcc 12 computes their place on the stack for each row */
-    for (bits &= 0x1111111111111111u; bits; bits &= bits - 1) {
-        const size_t row = (size_t)__builtin_ctzll(bits) >> 2;
-        *key++ = ((uint64_t)scores[row] << 32) + place - row;
+    for (uint32_t bits = allowed & signs_from(scores, (uint16_t)(list->least * SCORE_STEP)); bits; bits &= bits - 1) {
+        const size_t row = (size_t)__builtin_ctz(bits);
+        *key++ = ((uint64_t)scores[row] << 32) + (place - row);
         list->seen[scores[row] / SCORE_STEP]++;
     }
     list->above += (size_t)(key - list->keys) - list->count;
     list->count = (size_t)(key - list->keys);
+    raise_least(list);
 }
 
-/* Four bits for each of 16 rows: whether the score is above the steps passed over. */
-static inline uint64_t signs_above(uint16x8_t low, uint16x8_t high, uint16_t limit)
+/* The rows of 32 from first on that exist and that the filter allows. */
+static inline uint32_t allowed_of_32(const uint8_t *filter, size_t first, size_t rows)
 {
-    const uint16x8_t least = vdupq_n_u16(limit);
-    const uint8x16_t above = vuzp1q_u8(vreinterpretq_u8_u16(vcgeq_u16(low, least)),
-                                       vreinterpretq_u8_u16(vcgeq_u16(high, least)));
-    return vget_lane_u64(vreinterpret_u64_u8(vshrn_n_u16(vreinterpretq_u16_u8(above), 4)), 0);
+    const size_t left = rows - first;
+    uint32_t allowed = UINT32_MAX;
+    if (filter) {
+        allowed = 0;
+        for (size_t byte = 0; byte < (left < OMEGA_SIGN_ROWS ? (left + 7) / 8 : 4); byte++)
+            allowed |= (uint32_t)filter[first / 8 + byte] << 8 * byte;
+    }
+    return left < OMEGA_SIGN_ROWS ? allowed & (((uint32_t)1 << left) - 1) : allowed;
 }
 
+/* The scores of blocks that lie evenly apart, which stand for all. */
+typedef struct {
+    uint16_t scores[SAMPLED_BLOCKS * OMEGA_SIGN_ROWS];
+    size_t apart; /* rows from one to the next, a multiple of 32; 0: none is sampled */
+} sign_sample;
+
+static inline void store_scores(uint16_t *out, const sign_scores *scores)
+{
+    for (size_t part = 0; part < 4; part++)
+        vst1q_u16(out + 8 * part, scores->eight[part]);
+}
+
+/* The highest step that at least so many of the sample reach, bit by bit: steps are below 2^11. */
+static uint32_t step_reached(const sign_sample *sample, size_t by)
+{
+    uint32_t step = 0;
+    for (uint32_t bit = 1 << 10; bit; bit >>= 1) {
+        const uint16x8_t limit = vdupq_n_u16((uint16_t)((step | bit) * SCORE_STEP));
+        uint16x8_t reaching = vdupq_n_u16(0); /* less than 2^16 of a lane: a lane counts SAMPLED_BLOCKS * 4 rows */
+        for (size_t i = 0; i < SAMPLED_BLOCKS * OMEGA_SIGN_ROWS; i += 8)
+            reaching = vsubq_u16(reaching, vcgeq_u16(vld1q_u16(sample->scores + i), limit));
+        step |= vaddlvq_u16(reaching) >= by ? bit : 0;
+    }
+    return step;
+}
+
+/* The step that the wanted rows are expected to reach, less three standard deviations of how many of a random sample
+ * would be above it. */
+static uint32_t sample_signs(const omega_signs *signs, const uint8_t *tables, size_t wanted, sign_sample *sample)
+{
+    const size_t d = signs->dimensions, blocks = signs->rows / OMEGA_SIGN_ROWS;
+    sample->apart = blocks / SAMPLED_BLOCKS * OMEGA_SIGN_ROWS;
+    if (sample->apart == 0)
+        return 0;
+    for (size_t i = 0; i < SAMPLED_BLOCKS; i++) {
+        const sign_scores scores = score_signs(signs->blocks + i * sample->apart * d / 8, tables, d / 4);
+        store_scores(sample->scores + i * OMEGA_SIGN_ROWS, &scores);
+    }
+    const float expected = (float)(SAMPLED_BLOCKS * OMEGA_SIGN_ROWS) * ((float)wanted / (float)signs->rows);
+    return step_reached(sample, (size_t)(expected + 3.0f * sqrtf(expected) + 1.0f));
+}
+
+/* The rows from the list's least step on. */
+static void scan_signs(const omega_signs *signs, const uint8_t *tables, const uint8_t *filter,
+                       const sign_sample *sample, sign_candidates *list)
+{
+    const size_t d = signs->dimensions;
+    const uint16_t *sampled = sample->scores;
+    size_t next_sampled = sample->apart ? 0 : signs->rows;
+    for (size_t first = 0; first < signs->rows; first += OMEGA_SIGN_ROWS) {
+        const uint32_t allowed = allowed_of_32(filter, first, signs->rows);
+        if (!allowed)
+            continue;
+        if (first == next_sampled) {
+            add_candidates(list, allowed, sampled, first);
+            sampled += OMEGA_SIGN_ROWS;
+            next_sampled = sampled == sample->scores + SAMPLED_BLOCKS * OMEGA_SIGN_ROWS ? signs->rows
+                                                                                       : first + sample->apart;
+            continue;
+        }
+        uint16_t each[OMEGA_SIGN_ROWS];
+        const sign_scores scores = score_signs(signs->blocks + first * d / 8, tables, d / 4);
+        store_scores(each, &scores);
+        add_candidates(list, allowed, each, first);
+    }
+}
+
+/* A sample of the scores tells where to begin, so that few rows but those wanted get a key. It may mislead where rows
+ * lie in an order that has to do with their vectors: if fewer than are wanted are found, all rows are scanned again. */
 size_t omega_neon_sign_candidates(const omega_signs *signs, const int8_t *query, const uint8_t *filter, size_t wanted,
                                   uint64_t *keys, size_t capacity)
 {
-    const size_t d = signs->dimensions;
     uint8_t tables[OMEGA_MAX_DIMENSIONS * 4];
-    omega_sign_tables(query, d, tables);
+    omega_sign_tables(query, signs->dimensions, tables);
     sign_candidates list = {.keys = keys, .capacity = capacity, .wanted = wanted};
-    for (size_t first = 0; first < signs->rows; first += OMEGA_SIGN_ROWS) {
-        uint64_t bits[2] = {UINT64_MAX, UINT64_MAX};
-        const size_t left = signs->rows - first;
-        if (filter || left < OMEGA_SIGN_ROWS) {
-            uint32_t allowed = 0;
-            for (size_t byte = 0; byte < (left < OMEGA_SIGN_ROWS ? (left + 7) / 8 : 4); byte++)
-                allowed |= (uint32_t)(filter ? filter[first / 8 + byte] : 255) << 8 * byte;
-            if (left < OMEGA_SIGN_ROWS)
-                allowed &= ((uint32_t)1 << left) - 1;
-            if (!allowed)
-                continue;
-            uint8_t bytes[4];
-            memcpy(bytes, &allowed, sizeof bytes);
-            bits[0] = allowed_lanes(bytes, 0);
-            bits[1] = allowed_lanes(bytes, 16);
-        }
-        const sign_scores scores = score_signs(signs->blocks + first * d / 8, tables, d / 4);
-        const uint16_t limit = (uint16_t)(list.least * SCORE_STEP);
-        uint16_t each[OMEGA_SIGN_ROWS];
-        for (size_t part = 0; part < 4; part++)
-            vst1q_u16(each + 8 * part, scores.eight[part]);
-        for (size_t half = 0; half < 2; half++) {
-            const uint64_t above = signs_above(scores.eight[2 * half], scores.eight[2 * half + 1], limit);
-            add_candidates(&list, bits[half] & above, each + 16 * half, first + 16 * half);
-        }
-        raise_least(&list);
+    sign_sample sample;
+    sample.apart = 0;
+    if (!filter)
+        list.least = sample_signs(signs, tables, wanted, &sample);
+    const uint32_t began = list.least;
+    scan_signs(signs, tables, filter, &sample, &list);
+    if (began && list.above < wanted) {
+        list = (sign_candidates){.keys = keys, .capacity = capacity, .wanted = wanted};
+        scan_signs(signs, tables, filter, &sample, &list);
     }
     return best_candidates(&list);
 }

@@ -1,19 +1,21 @@
-/* The walks over halves and signs, sixteen rows at a time, written over the lanes of an instruction set's own header,
+/* The walk over halves, sixteen rows at a time, written over the lanes of an instruction set's own header,
  * which is included before. Rows reach every list in ascending order, as top_k.h wants them. */
 #ifndef OMEGA_EDGE_SCAN_WALK_H
 #define OMEGA_EDGE_SCAN_WALK_H
 
 #include "rank.h"
 #include "scan.h"
-#include "sign_candidates.h"
 #include "top_k.h"
 
-#define USUAL_DIMENSIONS 384
 #define BLOCK_ROWS 16
 #define WAITING_ROWS 512
 #define MOST_LEFT 384 /* so many rows may go on waiting */
 #define LISTED_ROWS 64
+#define SAMPLED_BLOCKS 16 /* of sixteen rows */
+#define SAMPLE_APART 8    /* blocks at least: of fewer rows a sample costs more than it saves */
+#ifndef SPARSE_ROWS
 #define SPARSE_ROWS 6 /* so few allowed rows of a block are listed instead */
+#endif
 
 /* What a rank adds to a cosine; NULL for a search. */
 typedef struct {
@@ -35,13 +37,14 @@ typedef struct {
 /* One query, its k best rows so far, and the rows whose bound beat them, waiting for their lower halves to be read.
  * The longer they wait, the fewer are read: those that will most likely be among the best are read first (a row's
  * estimate takes every lower half for 7.5, which errs by a twentieth of what the bound allows for), and they raise the
- * threshold for the others. So rows are scored in no order, and whatever equals the threshold passes: the keys of top_k.h
- * decide. */
+ * threshold for the others. So rows are scored in no order, and whatever equals the threshold passes: the keys of
+ * top_k.h decide. */
 typedef struct {
     halved_query query;
     omega_query_bound bound;
     int32_t offset; /* -128 * sum of q, as codes are 16 * high + low - 128 */
     float query_scale;
+    float began; /* the threshold to begin with */
     top_k best;
     row_list waiting;
 } scan;
@@ -58,6 +61,7 @@ static inline void scan_begin(scan *s, const omega_halves *table, const int8_t *
     s->query_scale = query_scale;
     s->best = top_k_begin(k < table->rows ? k : table->rows, workspace);
     s->waiting.count = 0;
+    s->began = -INFINITY;
 }
 
 static inline void prefetch_row(const uint8_t *plane, size_t row, size_t d)
@@ -68,14 +72,14 @@ static inline void prefetch_row(const uint8_t *plane, size_t row, size_t d)
     __builtin_prefetch(start + d / 2 - 1);
 }
 
-static inline float_lanes cosine_lanes(int_lanes dots, float_lanes scale, float query_scale)
+static ALWAYS_INLINE float_lanes cosine_lanes(int_lanes dots, float_lanes scale, float query_scale)
 {
     const float_lanes cosines = lanes_multiply(lanes_multiply(lanes_from_ints(dots), scale), lanes_all(query_scale));
     return lanes_add(cosines, lanes_all(0.0f));
 }
 
 /* 2^-age, as omega_fresh computes it. An age too large for an int becomes one that is not used. */
-static inline float_lanes fresh_lanes(const uint32_t *time, const omega_rank_limits *limits)
+static ALWAYS_INLINE float_lanes fresh_lanes(const uint32_t *time, const omega_rank_limits *limits)
 {
     static const float coefficients[6] = OMEGA_EXP2;
     const float_lanes age = lanes_multiply(lanes_from_unsigned(ints_since(limits->now, time)),
@@ -89,7 +93,8 @@ static inline float_lanes fresh_lanes(const uint32_t *time, const omega_rank_lim
 }
 
 /* The rank's score of rows whose columns start at these addresses, in the order of omega_rank_score. */
-static inline float_lanes rank_lanes(float_lanes cosines, const omega_rank_columns *columns, const rank_terms *rank)
+static ALWAYS_INLINE float_lanes rank_lanes(float_lanes cosines, const omega_rank_columns *columns,
+                                            const rank_terms *rank)
 {
     float_lanes sum = lanes_add(lanes_multiply(lanes_all(rank->weights.similarity), cosines),
                                 lanes_multiply(lanes_all(rank->weights.success), lanes_load(columns->success)));
@@ -137,12 +142,11 @@ static inline sixteen gather(const omega_halves *table, const uint32_t *rows, si
     return (sixteen){out->scale, out->spread, {out->success, out->time, out->trend}};
 }
 
-/* Offers the rows among count whose exact score does not fall short. */
-static ALWAYS_INLINE void offer_exact(scan *s, int_lanes high, int_lanes low, const uint32_t *rows, size_t count,
-                               const sixteen *at, const rank_terms *rank)
+/* Offers the rows of the mask whose exact score does not fall short. raised = sum(q * (code + 128)). */
+static ALWAYS_INLINE void offer_exact(scan *s, int_lanes raised, int_lanes rows, uint32_t mask, const sixteen *at,
+                                      const rank_terms *rank)
 {
-    uint32_t mask = (1u << count) - 1;
-    const int_lanes dots = ints_add(ints_add(ints_times_16(high), low), ints_all(s->offset));
+    const int_lanes dots = ints_add(raised, ints_all(s->offset));
     float_lanes scores = cosine_lanes(dots, lanes_load(at->scale), s->query_scale);
     if (rank) {
         mask &= lanes_at_least(scores, lanes_all(rank->limits.least_similarity));
@@ -150,7 +154,7 @@ static ALWAYS_INLINE void offer_exact(scan *s, int_lanes high, int_lanes low, co
     }
     mask &= lanes_at_least(scores, lanes_all(s->best.threshold > -INFINITY ? s->best.threshold : -FLT_MAX));
     if (mask)
-        lanes_offer(&s->best, mask, ints_load(rows), scores);
+        lanes_offer(&s->best, mask, rows, scores);
 }
 
 static ALWAYS_INLINE void row_list_add(row_list *list, uint32_t mask, int_lanes rows, int_lanes high, float_lanes scale,
@@ -205,7 +209,8 @@ static inline void score_list(scan *s, const omega_halves *table, size_t d, cons
         if (rank)
             at = gather(table, list->rows + i, count, rank, &g);
         const int_lanes low = half_sums_listed(table->low, list->rows + i, count, &s->query, d);
-        offer_exact(s, ints_load(list->high + i), low, list->rows + i, count, &at, rank);
+        const int_lanes raised = ints_add(ints_times_16(ints_load(list->high + i)), low);
+        offer_exact(s, raised, ints_load(list->rows + i), (1u << count) - 1, &at, rank);
     }
 }
 
@@ -271,7 +276,15 @@ static ALWAYS_INLINE void scan_block(scan *s, const omega_halves *table, size_t 
                               const rank_terms *rank)
 {
     const sixteen at = sixteen_at(table, first, rank);
-    const int_lanes high = half_sums_next(table->high + first * (d / 2), &s->query, d);
+    const uint8_t *const plane = table->high + first * (d / 2);
+#if defined(SMALL_TABLE_ROWS)
+    if (table->rows <= SMALL_TABLE_ROWS) { /* in the second-level cache: what waits costs more than its lower halves */
+        const int_lanes raised = raised_sums_next(plane, table->low + first * (d / 2), &s->query, d);
+        offer_exact(s, raised, ints_from((uint32_t)first), allowed, &at, rank);
+        return;
+    }
+#endif
+    const int_lanes high = half_sums_next(plane, &s->query, d);
     offer_bounds(s, high, ints_from((uint32_t)first), allowed, &at, rank);
     if (s->waiting.count >= WAITING_ROWS)
         score_waiting(s, table, d, 0, rank);
@@ -339,14 +352,67 @@ static ALWAYS_INLINE void walk_rows(scan *scans, size_t q, const omega_halves *t
     }
 }
 
+/* The score that the k-th best is expected to reach, less three standard deviations of how many rows of a random sample
+ * would be above it, by the estimates of blocks that lie evenly apart. */
+static ALWAYS_INLINE float sampled_threshold(const scan *s, const omega_halves *table, size_t d, const rank_terms *rank)
+{
+    const size_t apart = table->rows / BLOCK_ROWS / SAMPLED_BLOCKS;
+    if (apart < SAMPLE_APART)
+        return -INFINITY;
+    uint64_t keys[SAMPLED_BLOCKS * BLOCK_ROWS];
+    size_t count = 0;
+    for (size_t i = 0; i < SAMPLED_BLOCKS; i++) {
+        const size_t first = i * apart * BLOCK_ROWS;
+        const sixteen at = sixteen_at(table, first, rank);
+        const int_lanes high = half_sums_next(table->high + first * (d / 2), &s->query, d);
+        const int_lanes middle = ints_add(ints_times_16(high), ints_all(s->bound.offset));
+        float_lanes estimates = cosine_lanes(middle, lanes_load(at.scale), s->query_scale);
+        uint32_t mask = lanes_at_least(estimates, lanes_all(rank ? rank->limits.least_similarity : -FLT_MAX));
+        if (rank)
+            estimates = rank_lanes(estimates, &at.columns, rank);
+        float values[BLOCK_ROWS];
+        lanes_store(values, estimates);
+        for (; mask; mask &= mask - 1, count++)
+            keys[count] = top_k_key(values[__builtin_ctz(mask)], (uint32_t)count);
+    }
+    const float expected = (float)(SAMPLED_BLOCKS * BLOCK_ROWS) * ((float)s->best.k / (float)table->rows);
+    const size_t reaching = (size_t)(expected + 3.0f * sqrtf(expected) + 1.0f);
+    if (count <= reaching)
+        return -INFINITY;
+    top_k_select(keys, count, reaching);
+    return top_k_score(keys[reaching - 1]);
+}
+
+/* What is begun with may mislead where rows lie in an order that has to do with their vectors: a scan that found fewer
+ * than k rows is begun again with nothing. */
+static ALWAYS_INLINE void walk_twice(scan *scans, size_t q, const omega_halves *table, size_t d, const uint8_t *filter,
+                                     const rank_terms *rank)
+{
+    for (size_t j = 0; j < q && !filter; j++)
+        scans[j].best.threshold = scans[j].began = sampled_threshold(&scans[j], table, d, rank);
+    scan *some = scans;
+    size_t count = q, next = 0;
+    for (;;) { /* one call: each is a copy of the whole walk */
+        walk_rows(some, count, table, d, filter, rank);
+        while (next < q && (scans[next].began == -INFINITY || scans[next].best.count >= scans[next].best.k))
+            next++;
+        if (next == q)
+            return;
+        some = &scans[next];
+        count = 1;
+        some->began = some->best.threshold = -INFINITY;
+        some->best.count = 0;
+    }
+}
+
 /* The loops over 384 dimensions, the encoder's, are unrolled by the compiler. */
 static ALWAYS_INLINE void walk(scan *scans, size_t q, const omega_halves *table, const uint8_t *filter,
                                const rank_terms *rank)
 {
     if (table->dimensions == USUAL_DIMENSIONS)
-        walk_rows(scans, q, table, USUAL_DIMENSIONS, filter, rank);
+        walk_twice(scans, q, table, USUAL_DIMENSIONS, filter, rank);
     else
-        walk_rows(scans, q, table, table->dimensions, filter, rank);
+        walk_twice(scans, q, table, table->dimensions, filter, rank);
 }
 
 size_t SCAN(search_halves)(const omega_halves *table, const int8_t *query, float query_scale, const uint8_t *filter,
@@ -384,73 +450,6 @@ size_t SCAN(rank)(const omega_halves *table, const int8_t *query, float query_sc
     scan s;
     scan_begin(&s, table, query, query_scale, k, workspace);
     walk(&s, 1, table, filter, &terms);
-    return top_k_finish(&s.best, rows_out, scores_out);
-}
-
-/* The keys of the first stage's best, score above row, in no order; returns how many. */
-static ALWAYS_INLINE size_t walk_signs(const omega_signs *signs, size_t d, const uint8_t *tables, const uint8_t *filter,
-                                       size_t wanted, uint64_t *keys)
-{
-    const size_t n = signs->rows;
-    sign_candidates list = {.keys = keys, .capacity = OMEGA_TOP_K_WORDS(wanted), .wanted = wanted};
-    for (size_t first = 0; first < n; first += OMEGA_SIGN_ROWS) {
-        uint32_t allowed = UINT32_MAX;
-        if (filter || n - first < OMEGA_SIGN_ROWS) {
-            const size_t rest = n - first;
-            allowed = allowed_rows(filter, first, rest < 16 ? rest : 16);
-            if (rest > 16)
-                allowed |= allowed_rows(filter, first + 16, rest < 32 ? rest - 16 : 16) << 16;
-            if (!allowed)
-                continue;
-        }
-        const sign_lanes scores = sign_scores(signs->blocks + first * (d / 8), tables, d);
-        uint32_t beating = allowed & signs_above(scores, (int32_t)(SCORE_STEP * list.least) - 1);
-        if (!beating)
-            continue;
-        uint16_t values[OMEGA_SIGN_ROWS];
-        signs_store(values, scores);
-        for (; beating; beating &= beating - 1) {
-            const uint32_t lane = (uint32_t)__builtin_ctz(beating);
-            add_candidate(&list, values[lane], (uint32_t)first + lane);
-        }
-        raise_least(&list);
-    }
-    return best_candidates(&list);
-}
-
-size_t SCAN(search_two_stage)(const omega_signs *signs, const omega_halves *table, const int8_t *query,
-                               float query_scale, const uint8_t *filter, size_t candidates, size_t k,
-                               uint64_t *workspace, uint32_t *rows_out, float *scores_out)
-{
-    const size_t d = table->dimensions;
-    _Alignas(64) uint8_t tables[OMEGA_MAX_DIMENSIONS * 4];
-    omega_sign_tables(query, d, tables);
-    const size_t wanted = candidates < table->rows ? candidates : table->rows;
-    const size_t chosen = d == USUAL_DIMENSIONS ? walk_signs(signs, USUAL_DIMENSIONS, tables, filter, wanted, workspace)
-                                                : walk_signs(signs, d, tables, filter, wanted, workspace);
-    /* Every candidate's cosine is a key of the second list: it is never full, and takes them in any order. */
-    uint64_t *const second = workspace + OMEGA_TOP_K_WORDS(wanted);
-    scan s;
-    scan_begin(&s, table, query, query_scale, k, second);
-    s.best.capacity = chosen + BLOCK_ROWS + 1;
-    for (size_t i = 0; i < chosen + BLOCK_ROWS; i += BLOCK_ROWS) {
-        for (size_t j = i; j < i + BLOCK_ROWS && j < chosen; j++) {
-            prefetch_row(table->high, top_k_row(workspace[j]), d);
-            prefetch_row(table->low, top_k_row(workspace[j]), d);
-        }
-        if (i == 0)
-            continue;
-        const size_t begin = i - BLOCK_ROWS, rest = chosen - begin;
-        const size_t count = rest < BLOCK_ROWS ? rest : BLOCK_ROWS;
-        uint32_t rows[BLOCK_ROWS];
-        for (size_t lane = 0; lane < count; lane++)
-            rows[lane] = top_k_row(workspace[begin + lane]);
-        gathered g;
-        const sixteen at = gather(table, rows, count, NULL, &g);
-        const int_lanes high = half_sums_listed(table->high, rows, count, &s.query, d);
-        const int_lanes low = half_sums_listed(table->low, rows, count, &s.query, d);
-        offer_exact(&s, high, low, rows, count, &at, NULL);
-    }
     return top_k_finish(&s.best, rows_out, scores_out);
 }
 

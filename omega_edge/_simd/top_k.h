@@ -11,10 +11,14 @@
 
 #include <math.h>
 #include <string.h>
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
 
 #include "kernels.h"
 
 #define TOP_K_COUNTED 96
+#define TOP_K_ASIDE 1024
 
 typedef struct {
     uint64_t *keys;
@@ -70,7 +74,24 @@ static inline void top_k_sift_down(uint64_t *keys, size_t root, size_t count)
  * fastest; an insertion where there are none; a heap above. No input makes it quadratic. */
 static inline void top_k_sort(uint64_t *keys, size_t count)
 {
-#if defined(__AVX2__)
+#if defined(__AVX512F__)
+    if (count <= TOP_K_COUNTED) {
+        uint64_t unsorted[TOP_K_COUNTED];
+        memcpy(unsorted, keys, count * sizeof keys[0]);
+        for (size_t i = 0; i < count; i += 8) {
+            const __mmask8 inside = (__mmask8)(count - i < 8 ? (1u << (count - i)) - 1 : 255);
+            const __m512i eight = _mm512_maskz_loadu_epi64(inside, unsorted + i);
+            __m512i place = _mm512_setzero_si512();
+            for (size_t j = 0; j < count; j++) {
+                const __m512i other = _mm512_set1_epi64((long long)unsorted[j]);
+                place = _mm512_mask_add_epi64(place, _mm512_cmpgt_epu64_mask(other, eight), place,
+                                              _mm512_set1_epi64(1));
+            }
+            _mm512_mask_i64scatter_epi64(keys, inside, place, eight, 8);
+        }
+        return;
+    }
+#elif defined(__AVX2__)
     if (count <= TOP_K_COUNTED) {
         uint64_t unsorted[TOP_K_COUNTED];
         memcpy(unsorted, keys, count * sizeof keys[0]);
@@ -109,6 +130,39 @@ static inline uint64_t top_k_median(uint64_t a, uint64_t b, uint64_t c)
     return c < low ? low : c > high ? high : c;
 }
 
+/* Moves the keys above the pivot to the front and returns their number. */
+static inline size_t top_k_partition(uint64_t *keys, size_t count, uint64_t pivot)
+{
+    size_t above = 0;
+#if defined(__AVX512F__) && defined(__AVX512VL__)
+    if (count <= TOP_K_ASIDE) {
+        uint64_t aside[TOP_K_ASIDE + 8];
+        size_t others = 0;
+        for (size_t i = 0; i < count; i += 8) {
+            const __mmask8 inside = (__mmask8)(count - i < 8 ? (1u << (count - i)) - 1 : 255);
+            const __m512i eight = _mm512_maskz_loadu_epi64(inside, keys + i);
+            const __mmask8 greater =
+                _mm512_mask_cmpgt_epu64_mask(inside, eight, _mm512_set1_epi64((long long)pivot));
+            const __mmask8 other = inside & (__mmask8)~greater;
+            /* What is written past the keys kept has been read, and lies inside the array. */
+            _mm512_mask_storeu_epi64(keys + above, inside, _mm512_maskz_compress_epi64(greater, eight));
+            _mm512_storeu_si512(aside + others, _mm512_maskz_compress_epi64(other, eight));
+            above += (size_t)__builtin_popcount(greater);
+            others += (size_t)__builtin_popcount(other);
+        }
+        memcpy(keys + above, aside, others * sizeof keys[0]);
+        return above;
+    }
+#endif
+    for (size_t i = 0; i < count; i++) { /* no branch: scores are in no order that a predictor could learn */
+        const uint64_t key = keys[i];
+        keys[i] = keys[above];
+        keys[above] = key;
+        above += key > pivot;
+    }
+    return above;
+}
+
 /* Moves the largest k of count keys to the front; leaves the k-th largest at keys[k - 1]. 0 < k < count. */
 static inline void top_k_select(uint64_t *keys, size_t count, size_t k)
 {
@@ -119,13 +173,7 @@ static inline void top_k_select(uint64_t *keys, size_t count, size_t k)
             return;
         }
         const uint64_t pivot = top_k_median(keys[first], keys[first + (last - first) / 2], keys[last - 1]);
-        size_t above = first; /* without a branch: scores are in no order that a predictor could learn */
-        for (size_t i = first; i < last; i++) {
-            const uint64_t key = keys[i];
-            keys[i] = keys[above];
-            keys[above] = key;
-            above += key > pivot;
-        }
+        const size_t above = first + top_k_partition(keys + first, last - first, pivot);
         if (k <= above) {
             last = above;
             continue;

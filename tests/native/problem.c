@@ -116,10 +116,13 @@ static void fill_floats(uint64_t *state, float *out, size_t count, uint32_t shar
         out[i] = share && random_below(state, share) == 0 ? odd_float(state) : (float)bell(state);
 }
 
+#define MANY_ROWS 2085 /* a waiting list fills more than once, and samples leave blocks out */
+#define MISLEADING_SEEDS 40
+
 static size_t choose_rows(uint64_t *state)
 {
-    static const size_t edges[12] = {63, 64, 65, 127, 129, 255, 256, 257, 258, 319, 511, 513};
-    return random_below(state, 3) ? random_below(state, 41) : edges[random_below(state, 12)];
+    static const size_t edges[13] = {63, 64, 65, 127, 129, 255, 256, 257, 258, 319, 511, 513, MANY_ROWS};
+    return random_below(state, 3) ? random_below(state, 41) : edges[random_below(state, 13)];
 }
 
 static void make_codes(problem *p, uint64_t *state, int parallel)
@@ -141,6 +144,12 @@ static void make_codes(problem *p, uint64_t *state, int parallel)
         fill_codes(state, queries + j * p->d, p->d);
     if (parallel)
         fill_ends(queries, p->d);
+    if (p->seed % MISLEADING_SEEDS == 0) /* the query, all but a code of it, where samples are taken */
+        for (size_t row = 0; row < p->n; row++)
+            if (row / OMEGA_SIGN_ROWS % 4 == 0) {
+                memcpy(codes + row * p->d, queries, p->d);
+                codes[row * p->d + random_below(state, (uint32_t)p->d)] = 1;
+            }
     fill_scale(state, codes, p->n, p->d, share, scale);
     for (size_t row = 0; parallel && row < p->n; row++)
         scale[row] = 0x1p-10f;
@@ -236,11 +245,12 @@ problem make_problem(uint64_t seed)
 {
     uint64_t state = seed;
     problem p = {.seed = seed};
-    p.n = choose_rows(&state);
+    const int misleading = seed % MISLEADING_SEEDS == 0;
+    p.n = misleading ? MANY_ROWS : choose_rows(&state);
     p.d = random_below(&state, 3) ? 32 * (1 + (size_t)random_below(&state, 14)) : 384;
     if (random_below(&state, 16) == 0)
         p.d = random_below(&state, 2) ? 1024 : 768;
-    const int parallel = random_below(&state, 32) == 0;
+    const int parallel = random_below(&state, 32) == 0 && !misleading;
     if (parallel) { /* rows enough to come after the first threshold */
         p.d = 1024;
         p.n = 1500;
@@ -250,8 +260,12 @@ problem make_problem(uint64_t seed)
     p.candidates = sizes[random_below(&state, 6)];
     p.k += p.k == 0;
     p.candidates += p.candidates == 0;
+    if (misleading) /* more than the better quarter of the blocks holds, all of them returned */
+        p.k = p.candidates = MANY_ROWS / 4 + 30 + random_below(&state, MANY_ROWS / 4);
     make_codes(&p, &state, parallel);
     make_filter(&p, &state);
+    if (misleading)
+        p.filter = NULL;
     make_floats(&p, &state);
     return p;
 }
