@@ -31,6 +31,8 @@ MARK = 0x4F4D4547
 OPENS = 0
 REPEATS = 11
 WARM_UP = 3
+SEARCH_WARM_UP = 40
+"""A store audits half of its first 32 searches, and one in 128 later: what is counted is the other 127."""
 LISTED = 20
 NEAREST = 50
 CALLS = ("nothing", "observe", "recommend", "recommend_other_context", "vector_search", "embed_16_tokens")
@@ -95,9 +97,9 @@ def count_search(marks: Marks, request: dict) -> None:
     catalog = Catalog.open(request["catalog"])
     store = VectorStore()
     store.upsert_codes(range(catalog.count), catalog.codes, catalog.scale)
-    step = catalog.count // (WARM_UP + REPEATS)
-    for number in range(-WARM_UP, REPEATS):
-        row = (number + WARM_UP) * step
+    step = catalog.count // (SEARCH_WARM_UP + REPEATS)
+    for number in range(-SEARCH_WARM_UP, REPEATS):
+        row = (number + SEARCH_WARM_UP) * step
         query = catalog.codes[row] * catalog.scale[row]
         call = (store.search, query, NEAREST)
         found = marks.around("vector_search", *call) if number >= 0 else call[0](*call[1:])
