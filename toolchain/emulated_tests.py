@@ -45,7 +45,6 @@ NOT_EMULATED = {
     "quantiser": "trains codebooks, which the cloud does; tiered_memory reads one",
     "scripts*": "scripts of the building machine",
     "tidy": "reads sources",
-    "tiered_memory": "many households, minutes each when emulated; what the processor decides is in memory and kernels",
     "together": "other libraries in an environment of this machine's own",
     "tokenizer": "compares with a package that no television has; inference runs the tokenizer",
     "walls": "reads sources",
@@ -74,8 +73,12 @@ ON_THE_PROCESSOR = (
 """Of inference, what the arithmetic decides; faults of a folder and a cache are Python's, and an engine opens in 2 s there."""
 
 # Longest first, so that two at a time end together.
+ENCODED = ("test_tier_policy", "TestSearch", "the_floor", "no_direction", "code_cannot_hold", "decoded")
+"""Words of the names of the tests of encodings whose result the processor's arithmetic decides; those with whole
+households take minutes each under emulation."""
+
 RUNS = (
-    Run("encodings of vectors", "cortex-a72", ("tier_policy",)),
+    Run("encodings of vectors", "cortex-a72", ("tier_policy", "tiered_memory"), ENCODED),
     Run("messages and wire", "cortex-a72", ("protocol", "wire*")),
     Run("memory", "cortex-a53", ("memory", "memory_faults", "memory_household_data", "memory_model", "memory_tiers")),
     Run("store and bundle", "cortex-a76", ("journal", "store", "catalog*", "datasets")),
