@@ -107,7 +107,7 @@ def test_a_run_tells_what_pytest_told(tmp_path: Path, body: str, code: int, word
 def test_every_word_that_selects_is_in_a_test_of_its_modules() -> None:
     for run in (run for run in RUNS if run.words):
         text = "".join(path.read_text() for path in files_of(run.modules, TESTS))
-        names = re.findall(r"^ *def (test_\w+)", text, re.MULTILINE)
+        names = [*re.findall(r"^ *(?:def|class) ([tT]est_?\w+)", text, re.MULTILINE), *run.modules]
         assert [word for word in run.words if not any(word in name for name in names)] == []
 
 

@@ -73,7 +73,7 @@ ON_THE_PROCESSOR = (
 """Of inference, what the arithmetic decides; faults of a folder and a cache are Python's, and an engine opens in 2 s there."""
 
 # Longest first, so that two at a time end together.
-ENCODED = ("test_tier_policy", "TestSearch", "the_floor", "no_direction", "code_cannot_hold", "decoded")
+ENCODED = ("tier_policy", "TestSearch", "the_floor", "no_direction", "code_cannot_hold", "decoded")
 """Words of the names of the tests of encodings whose result the processor's arithmetic decides; those with whole
 households take minutes each under emulation."""
 
