@@ -44,6 +44,7 @@ NOT_EMULATED = {
     "model_job": "the model job, which runs in the cloud",
     "quantiser": "trains codebooks, which the cloud does; tiered_memory reads one",
     "scripts*": "scripts of the building machine",
+    "sequence_sections": "the model job, which runs in the cloud",
     "tidy": "reads sources",
     "together": "other libraries in an environment of this machine's own",
     "tokenizer": "compares with a package that no television has; inference runs the tokenizer",
