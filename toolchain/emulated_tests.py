@@ -30,6 +30,7 @@ KERNELS = ("installed", "kernels*", "scan*")
 
 NOT_EMULATED = {
     "bench*": "measurements of this machine",
+    "bootstrap": "intervals of the model job, which runs in the cloud",
     "build_bundle": "made before the television gets it",
     "cli*": "the command in hundreds of processes, each seconds of start under emulation",
     "compression": "embeds titles as the toolchain does; tiered_memory runs the encodings",
@@ -44,6 +45,7 @@ NOT_EMULATED = {
     "model_job": "the model job, which runs in the cloud",
     "quantiser": "trains codebooks, which the cloud does; tiered_memory reads one",
     "scripts*": "scripts of the building machine",
+    "sequence_sections": "the model job, which runs in the cloud",
     "tidy": "reads sources",
     "together": "other libraries in an environment of this machine's own",
     "tokenizer": "compares with a package that no television has; inference runs the tokenizer",

@@ -1,0 +1,54 @@
+"""Sequence encoders for tests: parameters from a seed, and the encoder in float64, written from its definition alone."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def float_parameters(count: int, seed: int) -> dict[str, np.ndarray]:
+    """float32 parameters of an encoder over `count` titles, of a trained one's size, as sequence_sections wants them."""
+    rng = np.random.default_rng(seed)
+
+    def drawn(*shape: int, size: float) -> np.ndarray:
+        return (rng.standard_normal(shape) * size).astype(np.float32)
+
+    return {
+        "E": drawn(count, 64, size=0.2),
+        "B": drawn(count, size=0.5),
+        "S": drawn(2, 64, size=0.05),
+        "R": drawn(64, 8, size=0.3) - np.linspace(0, 2, 64, dtype=np.float32)[:, None],
+        "norms": 1 + drawn(3, 64, size=0.2),
+        **{name: drawn(64, 64, size=0.25) for name in ("Wq", "Wk", "Wv", "Wo")},
+        "W1": drawn(64, 128, size=0.15),
+        "b1": drawn(128, size=0.1),
+        "W2": drawn(128, 64, size=0.1),
+        "b2": drawn(64, size=0.1),
+        "input_scale": np.array([4.0], np.float32),
+    }
+
+
+def rms(x: np.ndarray, gain: np.ndarray) -> np.ndarray:
+    """x over its root mean square, times a gain."""
+    return x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + 1e-6) * gain
+
+
+def heads(flat: np.ndarray) -> np.ndarray:
+    """float64[event, dimension, head] of float64[event, 64]."""
+    return flat.reshape(-1, 8, 8)
+
+
+def encode(sections: dict[str, np.ndarray], rows: np.ndarray, success: np.ndarray) -> np.ndarray:
+    """float64[64]: the state after events, newest first, of titles `rows` with flags `success`; the first 64 count."""
+    part = {name.removeprefix("sequence_"): array.astype(np.float64) for name, array in sections.items()}
+    rows, success = np.asarray(rows)[:64], np.asarray(success)[:64].astype(int)
+    query, key, value, out = (w * s for w, s in zip(part["attention"], part["attention_scale"]))
+    embedding = part["codes"][rows] * part["scale"][rows, None]
+    x = part["input_scale"][0] * (embedding + part["success"][success])
+    y = rms(x, part["norms"][0])
+    logits = (heads(y[:1] @ query) * heads(y @ key)).sum(axis=1) / np.sqrt(8) + part["distance"][: len(rows)]
+    power = np.exp(logits - logits.max(axis=0))
+    mixed = (power[:, None, :] * heads(y @ value)).sum(axis=0) / power.sum(axis=0)
+    z = x[0] + mixed.ravel() @ out
+    inner = np.maximum(rms(z, part["norms"][1]) @ (part["feed_in"] * part["feed_in_scale"]) + part["feed_in_bias"], 0)
+    z = z + inner @ (part["feed_out"] * part["feed_out_scale"]) + part["feed_out_bias"]
+    return rms(z, part["norms"][2])
