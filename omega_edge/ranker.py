@@ -10,7 +10,7 @@ import numpy as np
 from omega_edge._simd import kernels
 from omega_edge.catalog import Catalog
 from omega_edge.errors import CatalogError
-from omega_edge.left_out import prepared_scores_without_each
+from omega_edge.left_out import LeftOut, prepared_scores_without_each
 from omega_edge.ranking import (
     DECAYS,
     FEATURES,
@@ -64,10 +64,12 @@ def _check_rankable(catalog: Catalog) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Personal:
-    """What one history says of every title: the personal feature rows, float32[6, n], and what they came from."""
+    """What one history says of every title: the personal feature rows, float32[6, n], what they came from, and what the
+    absence of events is told by."""
 
     prepared: Prepared
     rows: np.ndarray
+    left_out: LeftOut
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +108,11 @@ class Ranker:
         for one in kept:
             if one.prepared.history is history:
                 return one
-        prepared = Prepared.of(self.catalog, history, self.catalog.fusion.parameters)
-        personal = _Personal(prepared, np.empty((PERSONAL.stop, self.catalog.count), np.float32))
-        fill_personal(self.catalog, prepared, personal.rows)
+        parameters = self.catalog.fusion.parameters
+        prepared = Prepared.of(self.catalog, history, parameters)
+        rows = np.empty((PERSONAL.stop, self.catalog.count), np.float32)
+        fill_personal(self.catalog, prepared, rows)
+        personal = _Personal(prepared, rows, LeftOut.of(self.catalog, prepared, parameters))
         # Replaced whole: of two threads at once one may lose its entry, which costs it the work again.
         self._kept = (personal, *kept[: self.HISTORIES_KEPT - 1])
         return personal
@@ -127,7 +131,7 @@ class Ranker:
         rows: dict[int, np.ndarray] = dict(enumerate(personal.rows))
         rows[POPULARITY] = self.catalog.popularity
         rows[TREND_SHORT], rows[TREND_LONG] = trends_of(self.catalog, moment)
-        fills = momentary(self.catalog, personal.prepared, moment)
+        fills = momentary(self.catalog, moment, lambda: personal.left_out.lifts[moment.slot, 0])
         given = [feature for feature in range(feature_count(moment)) if wanted is None or feature >= WISHED or wanted[feature]]
         if getattr(self._scratch, "rows", None) is None:
             self._scratch.rows = np.empty((MOST_MOMENTARY, self.catalog.count), np.float32)
@@ -204,8 +208,9 @@ class Ranker:
         """float32[e, k]: how much each event of the window lifts each ranked title's raw score."""
         if not len(history.rows) or not len(ranked.rows):
             return np.zeros((0, len(ranked.rows)), np.float32)
+        personal = self._personal(history)
         without = prepared_scores_without_each(
-            self.catalog, self._personal(history).prepared, moment, self.catalog.fusion, ranked.rows, ranked.features
+            self.catalog, personal.prepared, personal.left_out, moment, self.catalog.fusion, ranked.rows, ranked.features
         )
         return ranked.raw[None, :] - without
 
