@@ -139,11 +139,16 @@ def prepared_scores_without_each(
         if table is not None and weights[feature] != 0
     ]
     if tables:
-        said = np.zeros((len(tables), len(prepared.history.rows), len(candidates)), np.float32)
+        held, known = len(prepared.history.rows), prepared.known
+        said = np.empty((len(tables), len(known), len(candidates)), np.float32)
         for place, (feature, table, said_weights, _) in enumerate(tables):
             apart.add(feature)
-            said[place, prepared.known] = _row_weights(table, prepared.known_rows, candidates)
-            said[place] *= (said_weights * weights[feature])[:, None]
+            _look_up(table, prepared.known_rows, candidates, said[place])
+            said[place] *= (said_weights[known] * weights[feature])[:, None]
+        if len(known) < held:
+            everywhere = np.zeros((len(tables), held, len(candidates)), np.float32)
+            everywhere[:, known] = said
+            said = everywhere
         decays = np.array([fusion.parameters[decay] for *_, decay in tables], np.float32)
         without += _without_each(said, decays).sum(axis=0)
     if left_out.tastes is not None and weights[FACTORS] != 0:
@@ -159,8 +164,6 @@ def prepared_scores_without_each(
     return without
 
 
-def _row_weights(table: RowSet, known_rows: np.ndarray, candidates: np.ndarray) -> np.ndarray:
-    """float32[m, k]: what each title of known_rows says for each candidate."""
-    found = np.empty((len(known_rows), len(candidates)), np.float32)
-    kernels.row_lookup(table.offsets, table.columns, table.values, table.scale, known_rows, candidates, found)
-    return found
+def _look_up(table: RowSet, known_rows: np.ndarray, candidates: np.ndarray, out: np.ndarray) -> None:
+    """Fill float32[m, k]: what each title of known_rows says for each candidate."""
+    kernels.row_lookup(table.offsets, table.columns, table.values, table.scale, known_rows, candidates, out)
