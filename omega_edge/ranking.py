@@ -12,14 +12,14 @@ et al., 2021).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from omega_edge._simd import kernels
 from omega_edge.catalog import Catalog, Factors, Fusion, RowSet
-from omega_edge.catalog_checks import FACTOR_DIMENSIONS
+from omega_edge.catalog_checks import FACTOR_DIMENSIONS, SLOTS
 from omega_edge.protocol import EMBEDDING_DIMENSIONS, TimeOfDay
 
 FEATURES = (
@@ -236,15 +236,16 @@ def genre_membership(masks: np.ndarray, genre_count: int) -> np.ndarray:
 
 
 def genre_lift(
-    catalog: Catalog, moment: Moment, now: np.ndarray, now_events: np.ndarray, every: np.ndarray, events: np.ndarray
+    catalog: Catalog, now: np.ndarray, now_events: np.ndarray, every: np.ndarray, events: np.ndarray
 ) -> np.ndarray:
-    """float32[m, g]: how much more than usual each genre is watched in this slot, minus 1.
+    """float32[8, m, g]: how much more than usual each genre is watched in each slot of the week, minus 1.
 
-    now, every: float32[m, g], sums of genre shares over the household's events in this slot and in all;
-    now_events, events: float32[m], how many. Shares are smoothed by CONTEXT_PRIOR_EVENTS of the bundle's.
+    now: float32[8, m, g], every: float32[m, g], sums of genre shares over the household's events in each slot and in
+    all; now_events: float32[8, m], events: float32[m], how many. Shares are smoothed by CONTEXT_PRIOR_EVENTS of the
+    bundle's.
     """
     prior = np.float32(CONTEXT_PRIOR_EVENTS)
-    share_now = (now + prior * catalog.context_prior[moment.slot]) / (now_events + prior)[:, None]
+    share_now = (now + prior * catalog.context_prior[:, None]) / (now_events + prior)[:, :, None]
     share_ever = (every + prior * catalog.context_overall) / (events + prior)[:, None]
     return share_now / np.maximum(share_ever, np.float32(1e-6)) - np.float32(1.0)
 
@@ -261,9 +262,11 @@ def features(
     if out is None:
         out = np.empty((feature_count(moment), catalog.count), np.float32)
     prepared = Prepared.of(catalog, history, parameters)
-    fill_shared(catalog, moment, out)
     fill_personal(catalog, prepared, out[PERSONAL])
-    fill_momentary(catalog, prepared, moment, out)
+    out[POPULARITY] = catalog.popularity
+    out[TREND_SHORT], out[TREND_LONG] = trends_of(catalog, moment)
+    for feature, fill in momentary(catalog, moment, lambda: window_lifts(catalog, prepared)[moment.slot]).items():
+        fill(out[feature])
     return out
 
 
@@ -281,12 +284,6 @@ def weights_of(fusion: Fusion, count: int, moment: Moment) -> np.ndarray:
 def trends_of(catalog: Catalog, moment: Moment) -> tuple[np.ndarray, np.ndarray]:
     """float32[n] of the short and the long window: the moment's, else the bundle's."""
     return moment.trends if moment.trends is not None else tuple(trend.scores for trend in catalog.trends)
-
-
-def fill_shared(catalog: Catalog, moment: Moment, out: np.ndarray) -> None:
-    """Fill the rows that are the same for every history: popularity and the two trends."""
-    out[POPULARITY] = catalog.popularity
-    out[TREND_SHORT], out[TREND_LONG] = trends_of(catalog, moment)
 
 
 def fill_personal(catalog: Catalog, prepared: Prepared, out: np.ndarray) -> None:
@@ -349,38 +346,45 @@ def _factor_products(factors: Factors, taste: np.ndarray, out: np.ndarray) -> No
     out[0] += out[1] + out[2]
 
 
-def fill_momentary(
-    catalog: Catalog, prepared: Prepared, moment: Moment, out: np.ndarray, wanted: np.ndarray | None = None
-) -> None:
-    """Fill the rows that depend on the moment, the personal rows of `out` being filled.
+def momentary(
+    catalog: Catalog, moment: Moment, lift: Callable[[], np.ndarray]
+) -> dict[int, Callable[[np.ndarray], None]]:
+    """What fills the rows float32[n] that depend on the moment, by feature; the wish is number len(FEATURES).
 
-    wanted: bool[11], None for all; of the rows that it leaves out, context and patterns are zeros.
+    lift: gives float32[g], the lift of each genre in the moment's slot.
     """
-    if moment.recent_rows:
+
+    def fill_recent(out: np.ndarray) -> None:
         told = recent_vector(catalog, moment.recent_rows[:2])[None]
-        kernels.cosines(
-            catalog.codes, catalog.scale, *quantised_directions(told), out[CONTENT_RECENT : CONTENT_RECENT + 1]
-        )
-    if wanted is None or wanted[CONTEXT]:
-        kernels.genre_means(catalog.genre_masks, _lift_now(catalog, prepared, moment), out[CONTEXT])
-    else:
-        out[CONTEXT] = 0
-    out[PATTERNS] = 0
-    if len(moment.pattern_rows) and (wanted is None or wanted[PATTERNS]):
-        np.add.at(out[PATTERNS], moment.pattern_rows, moment.pattern_weights)
-    if moment.mood_genre >= 0:
+        kernels.cosines(catalog.codes, catalog.scale, *quantised_directions(told), out[None])
+
+    def fill_context(out: np.ndarray) -> None:
+        kernels.genre_means(catalog.genre_masks, lift(), out)
+
+    def fill_patterns(out: np.ndarray) -> None:
+        out[:] = 0
+        np.add.at(out, moment.pattern_rows, moment.pattern_weights)
+
+    def fill_wish(out: np.ndarray) -> None:
         wished = np.zeros(len(catalog.genres), np.float32)
         wished[moment.mood_genre] = 1.0
-        kernels.genre_means(catalog.genre_masks, wished, out[len(FEATURES)])
+        kernels.genre_means(catalog.genre_masks, wished, out)
+
+    fills = {CONTEXT: fill_context, PATTERNS: fill_patterns}
+    if moment.recent_rows:
+        fills[CONTENT_RECENT] = fill_recent
+    if moment.mood_genre >= 0:
+        fills[len(FEATURES)] = fill_wish
+    return fills
 
 
-def _lift_now(catalog: Catalog, prepared: Prepared, moment: Moment) -> np.ndarray:
-    """float32[g]: lift of each genre in the moment's slot, over the window."""
+def window_lifts(catalog: Catalog, prepared: Prepared) -> np.ndarray:
+    """float32[8, g]: lift of each genre in each slot of the week, over the window."""
     shares, counted = prepared.shares[:HISTORY_WINDOW], prepared.counted[:HISTORY_WINDOW]
-    here = (prepared.history.slots[:HISTORY_WINDOW] == moment.slot).astype(np.float32)
+    here = (prepared.history.slots[:HISTORY_WINDOW] == np.arange(SLOTS)[:, None]).astype(np.float32)
     return genre_lift(
-        catalog, moment, (here @ shares)[None], (here @ counted)[None], shares.sum(axis=0)[None], counted.sum()[None]
-    )[0]
+        catalog, (here @ shares)[:, None], (here @ counted)[:, None], shares.sum(axis=0)[None], counted.sum()[None]
+    )[:, 0]
 
 
 def recent_vector(source: History | Catalog, chosen: Sequence[int]) -> np.ndarray:
