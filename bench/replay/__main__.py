@@ -32,7 +32,7 @@ from bench.replay.split import BLOCKS, FULL, RESTRICTED, Split
 from bench.replay.work import (
     Pass,
     Shared,
-    family_names,
+    families,
     passes_lists,
     say,
     submit_families,
@@ -48,7 +48,7 @@ OURS_DIVERSE = "omega_diverse"
 SHIPPED_DIVERSITY = BrainConfig.__dataclass_fields__["diversity"].default
 SWEEP = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 QUICK_HOUSEHOLDS, QUICK_TITLES, QUICK_EVENTS, QUICK_BLOCKS = 100, 200, 4_000, 2
-QUICK_BASELINES = ("popularity", "itemknn")
+QUICK_BASELINES = ("popularity", "item_knn")
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -60,7 +60,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--path", type=Path, required=True, help="folder of the data set's files")
     parser.add_argument("--json", action="store_true", help="print one JSON line a measure")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write a page with plots")
-    parser.add_argument("--methods", help=f"only these, with commas: {OURS}, {OURS_DIVERSE}, {', '.join(family_names())}")
+    parser.add_argument("--methods", help=f"only these, with commas: {OURS}, {OURS_DIVERSE}, {', '.join(families())}")
     parser.add_argument("--diversity-sweep", action="store_true", help="also replay ours with diversity 0 to 0.5")
     parser.add_argument("--quick", action="store_true", help="a slice of the data, few methods; no figure to quote")
     parser.add_argument("--seed", type=int, default=0, help="of the resampled households (0)")
@@ -69,7 +69,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--cache", type=Path, default=ROOT / "build", help="folder of the titles' vectors (build)")
     parser.add_argument("--record", action="store_true", help="append the lines to bench/results.jsonl")
     options = parser.parse_args(arguments)
-    known = (OURS, OURS_DIVERSE, *family_names())
+    known = (OURS, OURS_DIVERSE, *families())
     chosen = known if options.methods is None else tuple(options.methods.split(","))
     if options.methods is None and options.quick:
         chosen = (OURS, OURS_DIVERSE, *(name for name in QUICK_BASELINES if name in known))
@@ -113,13 +113,13 @@ def replay(options: argparse.Namespace, dataset: Dataset, folder: Path, pool: Ex
     file.write_bytes(pickle.dumps(shared))
     passes = product_passes(options, split, results)
     training = pool.submit(trained_broadcast, file, ModelSettings()) if passes else None
-    families = submit_families(pool, file, [name for name in options.chosen if not name.startswith(OURS)])
+    begun = submit_families(pool, file, [name for name in options.chosen if not name.startswith(OURS)])
     if training is not None:
         training.result()
         for label, lists in passes_lists(pool, file, split, passes, say).items():
             method, name = label.split(" ")
             results.answers.setdefault(method, {})[name] = lists
-    for family, future in families.items():
+    for family, future in begun.items():
         try:
             found = future.result()
         except (MethodFailed, ImportError) as fault:

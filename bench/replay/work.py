@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 import pickle
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
@@ -62,11 +63,19 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def family_names() -> tuple[str, ...]:
-    """Modules of bench.replay.baselines that offer candidates, in alphabetical order."""
-    folder = Path(baselines.__file__).parent
-    offering = (path.stem for path in folder.glob("*.py") if "\ndef candidates(" in path.read_text(encoding="utf-8"))
-    return tuple(sorted(offering))
+def families() -> dict[str, tuple[str, str]]:
+    """Families of baselines: name to module and function that gives the candidates, in alphabetical order.
+
+    Every module of bench.replay.baselines with `candidates` is one, by its name; `window_candidates` in it is another,
+    by the module's name and "_window". The sources are searched: libraries that only one method needs stay unread.
+    """
+    found = {}
+    for path in Path(baselines.__file__).parent.glob("*.py"):
+        for match in re.finditer(r"^def (?:([a-z]\w*)_)?candidates\(", path.read_text(encoding="utf-8"), re.MULTILINE):
+            kind = match[1]
+            name = f"{path.stem}_{kind}" if kind else path.stem
+            found[name] = (f"{baselines.__name__}.{path.stem}", f"{kind}_candidates" if kind else "candidates")
+    return dict(sorted(found.items()))
 
 
 @contextmanager
@@ -102,8 +111,9 @@ def _shared(file: Path) -> Shared:
 def family_answers(file: Path, family: str) -> Answers:
     """A family of baselines on the whole test."""
     _shared(file)
-    module = importlib.import_module(f"{baselines.__name__}.{family}")
-    return answer(_split[file], module.candidates(), lambda what: say(f"  {family}: {what}"), (FULL, *RESTRICTED))
+    module, function = families()[family]
+    candidates = getattr(importlib.import_module(module), function)()
+    return answer(_split[file], candidates, lambda what: say(f"  {family}: {what}"), (FULL, *RESTRICTED))
 
 
 def trained_broadcast(file: Path, settings: ModelSettings) -> Broadcast:
