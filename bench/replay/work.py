@@ -6,6 +6,7 @@ Processes are started afresh (spawn), with one thread for linear algebra each, a
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import pickle
 import re
@@ -68,6 +69,7 @@ def families() -> dict[str, tuple[str, str]]:
 
     Every module of bench.replay.baselines with `candidates` is one, by its name; `window_candidates` in it is another,
     by the module's name and "_window". The sources are searched: libraries that only one method needs stay unread.
+    A function with a parameter `vectors` gets the titles' content vectors, float32[n, 384].
     """
     found = {}
     for path in Path(baselines.__file__).parent.glob("*.py"):
@@ -112,7 +114,9 @@ def family_answers(file: Path, family: str) -> Answers:
     """A family of baselines on the whole test."""
     _shared(file)
     module, function = families()[family]
-    candidates = getattr(importlib.import_module(module), function)()
+    candidates_of = getattr(importlib.import_module(module), function)
+    asked = inspect.signature(candidates_of).parameters
+    candidates = candidates_of(_read[file].facts.vectors()) if "vectors" in asked else candidates_of()
     return answer(_split[file], candidates, lambda what: say(f"  {family}: {what}"), (FULL, *RESTRICTED))
 
 
