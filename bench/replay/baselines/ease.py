@@ -7,8 +7,8 @@ from functools import partial
 
 import numpy as np
 
-from bench.replay.baselines.evidence import check_positive
-from bench.replay.baselines.item_item import ItemItem, LastSolution, TitleWeights
+from bench.replay.baselines.evidence import LastSolution, check_positive
+from bench.replay.baselines.item_item import ItemItem, TitleWeights
 from cloud.ease import co_watching, eligible_titles, item_weights
 from cloud.signals import DAY_MS
 from omega_edge.datasets import Events
@@ -34,7 +34,7 @@ def candidates(decay: bool = True) -> list[ItemItem]:
     """The grid. decay: without it only the ridge varies, as the method was published."""
     ages, lifetimes = (AGE_LIFETIMES_DAYS, LIFETIMES_EVENTS) if decay else ((math.inf,), (math.inf,))
     failures = FAILURE_WEIGHTS if decay else (1.0,)
-    shared = LastSolution()
+    shared: LastSolution[TitleWeights] = LastSolution()
     return [
         ItemItem(
             f"ease ridge={ridge:g} age={age:g}",

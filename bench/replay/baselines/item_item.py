@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from bench.replay.baselines.evidence import check_weighting, weights_of_past
+from bench.replay.baselines.evidence import LastSolution, check_weighting, weights_of_past
 from bench.replay.method import Past, TrendEvents
 from omega_edge.datasets import Events
 
@@ -26,26 +25,6 @@ Solve = Callable[[Events, int, int], TitleWeights]
 
 
 @dataclass(slots=True)
-class LastSolution:
-    """The last matrix that a grid asked for, so that candidates that differ only in how they read it share it."""
-
-    _key: tuple = ()
-    _weights: TitleWeights | None = None
-
-    def of(self, solve: Solve, label: str, events: Events, title_count: int, cut_ms: int) -> TitleWeights:
-        """The matrix that solve gives for the events. label: names the solver and its settings."""
-        digest = hashlib.sha256()
-        for values in (events.household, events.title, events.watch_percentage, events.timestamp):
-            digest.update(np.ascontiguousarray(values).view(np.uint8))
-        key = (label, digest.digest(), title_count, cut_ms)
-        if key != self._key:
-            self._weights = None
-            self._key, self._weights = key, solve(events, title_count, cut_ms)
-        assert self._weights is not None
-        return self._weights
-
-
-@dataclass(slots=True)
 class ItemItem:
     """score(i) = sum over the past's titles j of weight(j) * matrix[j, i]; titles outside the matrix get 0.
 
@@ -56,7 +35,7 @@ class ItemItem:
     solve: Solve
     lifetime_events: float
     failure_weight: float = 1.0
-    shared: LastSolution = field(default_factory=LastSolution)
+    shared: LastSolution[TitleWeights] = field(default_factory=LastSolution)
     name: str = field(init=False)
     _weights: TitleWeights | None = field(init=False, default=None)
     _place: np.ndarray | None = field(init=False, default=None)

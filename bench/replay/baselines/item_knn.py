@@ -7,8 +7,8 @@ from functools import partial
 
 import numpy as np
 
-from bench.replay.baselines.evidence import check_positive
-from bench.replay.baselines.item_item import ItemItem, LastSolution, TitleWeights
+from bench.replay.baselines.evidence import LastSolution, check_positive
+from bench.replay.baselines.item_item import ItemItem, TitleWeights
 from cloud.ease import co_watching, eligible_titles
 from omega_edge.datasets import Events
 
@@ -33,7 +33,7 @@ def solve(events: Events, title_count: int, cut_ms: int, neighbours: int, shrink
 
 def candidates() -> list[ItemItem]:
     """The grid."""
-    shared = LastSolution()
+    shared: LastSolution[TitleWeights] = LastSolution()
     return [
         ItemItem(
             f"item-knn neighbours={neighbours} shrinkage={shrinkage:g}",

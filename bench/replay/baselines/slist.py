@@ -13,8 +13,8 @@ import numpy as np
 from scipy import sparse
 from scipy.linalg import solve as solve_linear
 
-from bench.replay.baselines.evidence import check_positive
-from bench.replay.baselines.item_item import ItemItem, LastSolution, TitleWeights
+from bench.replay.baselines.evidence import LastSolution, check_positive
+from bench.replay.baselines.item_item import ItemItem, TitleWeights
 from cloud.ease import co_watching, eligible_titles
 from cloud.replay import earlier_alike
 from omega_edge.datasets import Events
@@ -79,7 +79,7 @@ def solve(
 
 def candidates() -> list[ItemItem]:
     """The grid."""
-    shared = LastSolution()
+    shared: LastSolution[TitleWeights] = LastSolution()
     return [
         ItemItem(
             f"slist ridge={ridge:g} session={session:g} undirected={share:g}",
