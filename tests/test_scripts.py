@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -263,6 +265,18 @@ def test_the_core_lists_every_source_file() -> None:
         if path.name != "_kernels.c"
     }
     assert sources and sources <= inputs("CORE_INPUTS")
+
+
+def test_the_lock_of_the_training_libraries_adds_to_the_other_one_and_pins_the_extra() -> None:
+    locks = [(ROOT / name).read_text() for name in ("requirements.lock", "requirements-model.lock")]
+    base, added = (dict(re.findall(r"^([\w-]+)==(\S+) \\$", lock, re.MULTILINE)) for lock in locks)
+    assert not base.keys() & added.keys()
+    entries = re.split(r"\n(?=[^ #])", locks[1].strip())[1:]
+    assert len(entries) == len(added) and all("--hash=sha256:" in entry for entry in entries)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extra = {re.split(r"\W", name)[0] for name in project["optional-dependencies"]["model"]}
+    assert extra == {"jax", "jaxlib", "lightgbm", "scipy", "implicit"} and extra <= added.keys()
+    assert not {re.split(r"\W", name)[0] for name in project["dependencies"]} & added.keys()
 
 
 @pytest.mark.parametrize("script", ["run", "check"])

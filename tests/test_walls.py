@@ -76,7 +76,7 @@ THIRD_PARTY = {
     "brain": "numpy",
     "doors": "numpy",
     "public names": "",
-    "cloud": "numpy",
+    "cloud": "numpy jax lightgbm scipy",
 }
 """Packages of others that a room may import."""
 
@@ -195,7 +195,8 @@ def loaded_after(statement: str) -> set[str]:
     return set(json.loads(done.stdout))
 
 
-HEAVY = {"numpy", "lmdb", "cbor2", "zstandard", "onnxruntime", "asyncio", "ssl", "importlib.metadata"}
+TRAINING = {"jax", "jaxlib", "lightgbm", "scipy", "implicit"}
+HEAVY = {"numpy", "lmdb", "cbor2", "zstandard", "onnxruntime", "asyncio", "ssl", "importlib.metadata"} | TRAINING
 
 
 @pytest.mark.parametrize(
@@ -206,8 +207,11 @@ HEAVY = {"numpy", "lmdb", "cbor2", "zstandard", "onnxruntime", "asyncio", "ssl",
         ("from omega_edge import ViewingEvent, ProtocolError, Profile", HEAVY),
         ("import omega_edge.wire", HEAVY - {"cbor2", "zstandard"} | {"omega_edge.catalog"}),
         ("import omega_edge.cli", HEAVY | {"omega_edge.brain"}),
-        ("import omega_edge.inference", {"onnxruntime", "onnx", "omega_edge.memory", "omega_edge.brain"}),
-        ("import omega_edge.brain", {"onnxruntime", "onnx", "omega_edge.wire", "zstandard", "omega_edge.datasets"}),
+        ("import omega_edge.inference", TRAINING | {"onnxruntime", "onnx", "omega_edge.memory", "omega_edge.brain"}),
+        (
+            "import omega_edge.brain",
+            TRAINING | {"onnxruntime", "onnx", "omega_edge.wire", "zstandard", "omega_edge.datasets"},
+        ),
         (
             "import cloud.model",
             {"onnxruntime", "lmdb", "omega_edge.brain", "omega_edge.memory", "omega_edge.store", "omega_edge.inference"},

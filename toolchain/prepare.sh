@@ -200,10 +200,12 @@ make_environment() {
     "$python" -m venv --clear .venv
 }
 
-install_locked() {
+install_locked() {  # lock file, options of pip...
+    local lock=$1
+    shift
     : >.venv/omega-edge.installing &&
         .venv/bin/python -m pip install --disable-pip-version-check --no-input --progress-bar off --no-deps \
-            --require-hashes -r requirements.lock &&
+            --require-hashes "$@" -r "$lock" &&
         rm -f -- .venv/omega-edge.installing
 }
 
@@ -247,13 +249,19 @@ prepare_environment() {  # .venv with the locked packages; holds the lock until 
     take_lock
     lock=$(fingerprint requirements.lock)
     # Packages that were being installed when the power went may be there by half: the environment is made anew.
-    [[ ! -e .venv/omega-edge.installing ]] || rm -f .venv/omega-edge-{python,packages,core}.stamp
+    [[ ! -e .venv/omega-edge.installing ]] || rm -f .venv/omega-edge-{python,packages,training,core}.stamp
     if ! fresh .venv/omega-edge-packages.stamp "$lock" .venv/bin/python || core_is_stale; then
         [[ -e .venv/bin/python ]] || say "Omega Edge: preparing. The first start takes a minute or two, most of it download."
         require_system
     fi
     step "Python environment" .venv/omega-edge-python.stamp 1 .venv/bin/python make_environment
-    step "packages, checked by hash" .venv/omega-edge-packages.stamp "$lock" .venv/bin/python install_locked
+    step "packages, checked by hash" .venv/omega-edge-packages.stamp "$lock" .venv/bin/python install_locked requirements.lock
+}
+
+prepare_training() {  # what trains models, into .venv; after prepare_environment, under its lock
+    # Wheels only: their sources take other compilers and an hour. Both locks are inputs: they share numpy.
+    step "training libraries" .venv/omega-edge-training.stamp "$(fingerprint requirements.lock requirements-model.lock)" \
+        .venv/bin/python install_locked requirements-model.lock --only-binary :all:
 }
 
 core_is_stale() {
@@ -264,6 +272,7 @@ core_is_stale() {
 prepare() {  # in the project's root
     local core model bundle
     prepare_environment
+    prepare_training
     core=$(fingerprint "${CORE_INPUTS[@]}")
     step "C core" .venv/omega-edge-core.stamp "$core" .venv/bin/omega-edge build_core
     model=$(fingerprint "${MODEL_INPUTS[@]}")
