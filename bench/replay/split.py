@@ -2,8 +2,9 @@
 
 The last fifth of the viewings in time order is the test, in BLOCKS rolling blocks of equal length; what a cloud would
 have trained for a block comes from the viewings before it. A query is the first viewing of a title by a household
-that was a success, at most MAX_QUERIES_PER_HOUSEHOLD of a household over the whole test, the earliest ones. Methods
-choose their settings on the queries of the 8 % before the test, knowing what precedes those.
+that was a success, at most MAX_QUERIES_PER_HOUSEHOLD of a household, drawn from all that it has in the test: the
+earliest ones would ask mostly of the hour in which a household was new. Methods choose their settings on the queries
+of the 8 % before the test, knowing what precedes those.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from functools import cached_property
 import numpy as np
 
 from bench.replay.method import Past, TrendEvents
-from cloud.replay import MAX_QUERIES_PER_HOUSEHOLD, Timeline, earlier_alike
+from cloud.replay import MAX_QUERIES_PER_HOUSEHOLD, Timeline
 from cloud.signals import DAY_MS, slots_of
 from omega_edge.datasets import Events
 
@@ -25,6 +26,9 @@ KNOWN_EVENTS = (0, 1, 5, 20)
 MISSING_EVENTS = 10
 RESTRICTED_QUERIES_PER_HOUSEHOLD = 5
 """Queries that are asked again with less known, at most so many of a household, evenly spread over its queries."""
+
+DRAW_SEED = 2013
+"""Which queries of a busy household are asked is the same in every run, whatever the seed of its intervals."""
 
 FULL = "full"
 MISSING = f"missing_{MISSING_EVENTS}"
@@ -62,6 +66,20 @@ class Queries:
                 mine = mine[places]
             kept.append(mine)
         return np.sort(np.concatenate(kept)) if kept else np.empty(0, np.int64)
+
+
+def _drawn(household: np.ndarray, event: np.ndarray) -> np.ndarray:
+    """int64[m], ascending: which of some viewings (their households int[q] and indices int64[q]) are asked for."""
+    kept = np.ones(len(event), bool)
+    order = np.argsort(household, kind="stable")
+    starts = np.flatnonzero(np.diff(household[order], prepend=-1))
+    for mine in np.split(order, starts[1:]):
+        if len(mine) > MAX_QUERIES_PER_HOUSEHOLD:
+            # By the first viewing, not by the household's number, so that numbers decide nothing.
+            draw = np.random.default_rng([DRAW_SEED, int(event[mine[0]])])
+            kept[mine] = False
+            kept[mine[draw.permutation(len(mine))[:MAX_QUERIES_PER_HOUSEHOLD]]] = True
+    return np.flatnonzero(kept)
 
 
 def known_range(name: str, before: int) -> tuple[int, int]:
@@ -108,7 +126,7 @@ class Split:
         timeline, events = self._timeline, self.events
         found = np.flatnonzero(timeline.first & timeline.success)
         found = found[(found >= starts[0]) & (found < end)]
-        found = found[earlier_alike(events.household[found]) < MAX_QUERIES_PER_HOUSEHOLD]
+        found = found[_drawn(events.household[found], found)]
         now_ms = events.timestamp[found]
         return Queries(
             event=found,
