@@ -1,11 +1,14 @@
-"""Rating data sets read as viewing: MovieTweetings (movies.dat, ratings.dat) and MovieLens (movies.csv, ratings.csv).
+"""Rating data sets read as viewing: MovieTweetings (movies.dat, ratings.dat) and MovieLens (movies.csv, ratings.csv; or
+one pair of atomic files, as ml-100k.item and ml-100k.inter: tab-separated with a typed header, genres between blanks).
 
 A rating stands for a viewing: watch_percentage = rating / highest rating of the scale (10, or 5 for MovieLens). Each
 file may be plain, .gz or .xz. A line that cannot be used is left out, counted and listed with its number and the
-reason; a file with more than 1 % of such lines is refused.
+reason; a file with more than 1 % of such lines is refused. Titles may have no genre, and a file no column of genres.
 
 Several ratings of one title by one household are several viewings and all are kept: a replay then shows rewatching as
-it happened. Only a repetition with the same time as well is a copy of the line, not a viewing, and is left out.
+it happened. Only a repetition with the same time as well is a copy of the line, not a viewing: the first is kept, the
+later ones are left out as unusable, whatever their rating. Lines may come in any order: viewings are put in the order
+of their times, and those of the same time stay in the order of their lines.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import re
 import zlib
 from array import array
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -96,33 +99,66 @@ class Dataset:
 
 @dataclass(frozen=True, slots=True)
 class _Format:
+    """One form of files. columns: names in a header, alternatives after "|", optional ones in brackets; none where the
+    file has no header. genre_separator: between genres in their field."""
+
     name: str
     titles_file: str
     ratings_file: str
     separator: str
     rating_maximum: float
+    title_columns: tuple[str, ...] = ()
+    rating_columns: tuple[str, ...] = ()
+    genre_separator: str = "|"
 
 
 _FORMATS = (
     _Format("MovieTweetings", "movies.dat", "ratings.dat", "::", 10.0),
-    _Format("MovieLens", "movies.csv", "ratings.csv", ",", 5.0),
+    _Format(
+        "MovieLens",
+        "movies.csv",
+        "ratings.csv",
+        ",",
+        5.0,
+        ("movieId", "title", "[genres]"),
+        ("userId", "movieId", "rating", "timestamp"),
+    ),
 )
-_TITLE_COLUMNS = ("movieId", "title", "genres")
-_RATING_COLUMNS = ("userId", "movieId", "rating", "timestamp")
+_ATOMIC_TITLES, _ATOMIC_RATINGS = ".item", ".inter"
+_ATOMIC = _Format(
+    "MovieLens",
+    f"*{_ATOMIC_TITLES}",
+    f"*{_ATOMIC_RATINGS}",
+    "\t",
+    5.0,
+    ("item_id", "movie_title", "[class|genre|genres]", "[release_year]"),
+    ("user_id", "item_id", "rating", "timestamp"),
+    " ",
+)
+FORMAT_NAMES = {data_format.name.lower(): data_format.name for data_format in _FORMATS}
+"""Formats that read_dataset can be told to expect, by how a command line names them."""
 
 
 class _Unusable(Exception):
     """Why one line cannot be used. Never leaves this module."""
 
 
-def read_dataset(path: str | os.PathLike[str], progress: Progress | None = None) -> Dataset:
+def read_dataset(
+    path: str | os.PathLike[str], progress: Progress | None = None, expected: str | None = None
+) -> Dataset:
     """Read the data set in a directory.
 
-    Raises DatasetError if no known pair of files is there, a file cannot be read, more than 1 % of a file's lines are
-    unusable, or no title or rating remains.
+    expected: one of FORMAT_NAMES' values where only that format will do. Raises DatasetError if no known pair of files
+    is there, or one of another format, a file cannot be read, more than 1 % of a file's lines are unusable, or no title
+    or rating remains.
     """
     directory = Path(path)
     data_format, titles_path, ratings_path = _locate(directory)
+    if expected not in (None, data_format.name):
+        raise DatasetError(
+            f"{directory}: expected a data set in the form of {expected}, found {titles_path.name} and "
+            f"{ratings_path.name}, which is that of {data_format.name}"
+        )
     report = progress or (lambda what, lines: None)
     malformed: list[Malformed] = []
     titles = _read_titles(data_format, titles_path, malformed, report)
@@ -148,8 +184,34 @@ def _locate(directory: Path) -> tuple[_Format, Path, Path]:
         if paths[0] or paths[1]:
             missing = data_format.titles_file if paths[1] else data_format.ratings_file
             raise DatasetError(f"{directory}: expected {missing} (plain, .gz or .xz) beside its partner, found none")
-    wanted = " or ".join(f"{known.titles_file} and {known.ratings_file} ({known.name})" for known in _FORMATS)
-    raise DatasetError(f"{directory}: expected {wanted}, each plain, .gz or .xz; found neither")
+    return _locate_atomic(directory)
+
+
+def _locate_atomic(directory: Path) -> tuple[_Format, Path, Path]:
+    names = {ending: _stems(directory, ending) for ending in (_ATOMIC_TITLES, _ATOMIC_RATINGS)}
+    titles, ratings = names[_ATOMIC_TITLES], names[_ATOMIC_RATINGS]
+    both = sorted(titles.keys() & ratings.keys())
+    if len(both) == 1:
+        stem = both[0]
+        files = {"titles_file": stem + _ATOMIC_TITLES, "ratings_file": stem + _ATOMIC_RATINGS}
+        return replace(_ATOMIC, **files), titles[stem], ratings[stem]
+    if both:
+        raise DatasetError(f"{directory}: expected one pair of .item and .inter, found {', '.join(both)}")
+    if titles or ratings:
+        missing, stem = (_ATOMIC_RATINGS, min(titles)) if titles else (_ATOMIC_TITLES, min(ratings))
+        raise DatasetError(f"{directory}: expected {stem}{missing} (plain, .gz or .xz) beside its partner, found none")
+    wanted = " or ".join(f"{known.titles_file} and {known.ratings_file} ({known.name})" for known in (*_FORMATS, _ATOMIC))
+    raise DatasetError(f"{directory}: expected {wanted}, each plain, .gz or .xz; found none of these")
+
+
+def _stems(directory: Path, ending: str) -> dict[str, Path]:
+    """Files with an ending, plain or compressed, by what comes before it; of one stem the plain one counts."""
+    found: dict[str, Path] = {}
+    for packing in _OPENERS:
+        for path in sorted(directory.glob(f"*{ending}{packing}")):
+            if path.is_file():
+                found.setdefault(path.name.removesuffix(ending + packing), path)
+    return found
 
 
 def _present(directory: Path, name: str) -> Path | None:
@@ -183,6 +245,7 @@ class _Reader:
         self.path = path
         self._separator = data_format.separator
         self._columns = columns
+        """Of the header; none without one."""
         self._malformed = malformed
         self._first_fault = len(malformed)
         self._order: list[int] | None = None
@@ -193,7 +256,7 @@ class _Reader:
         for number, line in _lines(self.path, what, report):
             try:
                 fields = self._fields(line)
-                if self._separator == "," and self._order is None:
+                if self._columns and self._order is None:
                     self._order = self._header(fields)
                     continue
                 count += 1
@@ -206,29 +269,34 @@ class _Reader:
 
     def _fields(self, line: bytes) -> list[str]:
         text = line.decode("utf-8")
-        if self._separator == "::":
-            return text.split("::")
-        if '"' not in text:
-            return text.split(",")
+        if self._separator != "," or '"' not in text:
+            return text.split(self._separator)
         try:
             return next(csv.reader([text], strict=True))
         except csv.Error as error:
             raise _Unusable(f"quotes: {error}") from None
 
     def _header(self, fields: list[str]) -> list[int]:
-        missing = [column for column in self._columns if column not in fields]
+        """Where each column stands, -1 for an optional one that is not there. A type after a colon is no part of a name."""
+        names = [field.partition(":")[0] if self._separator == "\t" else field for field in fields]
+        order, missing = [], []
+        for column in self._columns:
+            found = [name for name in column.strip("[]").split("|") if name in names]
+            order.append(names.index(found[0]) if found else -1)
+            if not found and not column.startswith("["):
+                missing.append(column)
         if missing:
+            expected = ", ".join(column for column in self._columns if not column.startswith("["))
             raise DatasetError(
-                f"{self.path}: expected the columns {', '.join(self._columns)} in the first line, "
-                f"{', '.join(missing)} missing"
+                f"{self.path}: expected the columns {expected} in the first line, {', '.join(missing)} missing"
             )
-        return [fields.index(column) for column in self._columns]
+        return order
 
     def _ordered(self, fields: list[str]) -> list[str]:
         assert self._order is not None
         if len(fields) <= max(self._order):
-            raise _Unusable(f"expected {len(self._columns)} columns, got {len(fields)}")
-        return [fields[index] for index in self._order]
+            raise _Unusable(f"expected {max(self._order) + 1} columns or more, got {len(fields)}")
+        return [fields[index] if index >= 0 else "" for index in self._order]
 
     def _refuse_if_rotten(self, count: int) -> None:
         faults = self._malformed[self._first_fault :]
@@ -248,14 +316,19 @@ def _read_titles(
     def parse(fields: list[str]) -> None:
         if len(fields) < 3:
             raise _Unusable(f"expected id, name and genres, got {len(fields)} fields")
-        # A name may hold the separator: the id is the first field, the genres are the last.
-        content_id = check_content_id("id", fields[0].strip())
-        name = check_text("name", data_format.separator.join(fields[1:-1]).strip(), MAX_TITLE_BYTES)
+        if data_format.title_columns:
+            found, name, genres, *told_year = fields
+        else:
+            # A name may hold the separator: the id is the first field, the genres are the last.
+            found, name, genres, told_year = fields[0], data_format.separator.join(fields[1:-1]), fields[-1], []
+        content_id = check_content_id("id", found.strip())
+        name = check_text("name", name.strip(), MAX_TITLE_BYTES)
         if content_id in titles:
             raise _Unusable(f"title {content_id} is listed already")
-        titles[content_id] = DatasetTitle(content_id, name, year_of(name), _genres(fields[-1]))
+        year = (year_of(f"({told_year[0].strip()})") if told_year else None) or year_of(name)
+        titles[content_id] = DatasetTitle(content_id, name, year, _genres(genres, data_format.genre_separator))
 
-    _Reader(data_format, path, _TITLE_COLUMNS, malformed).rows("titles", report, parse)
+    _Reader(data_format, path, data_format.title_columns, malformed).rows("titles", report, parse)
     if not titles:
         raise DatasetError(f"{path}: expected titles, found none")
     return tuple(titles.values())
@@ -269,8 +342,8 @@ def year_of(name: str) -> int | None:
     return int(match[1])
 
 
-def _genres(field: str) -> tuple[str, ...]:
-    names = [name.strip() for name in field.split("|")]
+def _genres(field: str, separator: str) -> tuple[str, ...]:
+    names = [name.strip() for name in field.split(separator)]
     kept = dict.fromkeys(name for name in names if name and name != "(no genres listed)")
     for name in kept:
         check_text("genre", name, MAX_TITLE_BYTES)
@@ -307,7 +380,7 @@ def _read_ratings(
         rating.append(stars)
         timestamp.append(moment)
 
-    _Reader(data_format, path, _RATING_COLUMNS, malformed).rows("ratings", report, parse)
+    _Reader(data_format, path, data_format.rating_columns, malformed).rows("ratings", report, parse)
     if not title:
         raise DatasetError(f"{path}: expected ratings, found none")
     if len(rating) >= _FIVE_STAR_SUSPICION and max(rating) <= data_format.rating_maximum / 2:
@@ -329,8 +402,8 @@ def _rating(field: str, maximum: float) -> float:
 
 
 def _moment(field: str) -> int:
-    """Unix ms from a field of whole Unix seconds."""
-    field = field.strip()
+    """Unix ms from a field of whole Unix seconds, which may be written as a decimal number with nothing after the point."""
+    field = re.sub(r"\.0*$", "", field.strip())
     if not (field.isascii() and field.isdigit()):
         raise _Unusable(f"expected whole Unix seconds, got {field[:40]!r}")
     return check_timestamp("time", int(field[:20]) * 1000)

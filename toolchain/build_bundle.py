@@ -96,22 +96,44 @@ def build(
     dataset = read_dataset(data, lambda what, lines: progress(f"reading {what}: {lines} lines"))
     for fault in dataset.malformed:
         progress(f"left out {fault.file} line {fault.line}: {fault.why}")
-    genres = genre_names(dataset.titles)
     out.parent.mkdir(parents=True, exist_ok=True)
-    vectors, model_version = embed_titles(dataset.titles, model_dir, out.parent, progress)
+    titles, model_version = describe_titles(dataset, model_dir, out.parent, progress)
+    settings = ModelSettings(row_budget_bytes=row_budget_bytes)
+    sections, model = write_trained(out, dataset, titles, model_version, settings, bundle_version, progress)
+    return _summary(out, dataset, sections, model)
+
+
+def describe_titles(
+    dataset: Dataset, model_dir: Path, cache_directory: Path, progress: Progress
+) -> tuple[TitleData, str]:
+    """What a bundle says of its titles whatever was watched, and the version of the text model that it comes from."""
+    genres = genre_names(dataset.titles)
+    vectors, model_version = embed_titles(dataset.titles, model_dir, cache_directory, progress)
     codes = np.empty(vectors.shape, np.int8)
     scale = np.empty(len(vectors), np.float32)
     kernels.quantise(vectors, codes, scale)
     sections = title_sections([_title(title) for title in dataset.titles], genres)
     sections |= {"codes": codes, "code_scale": scale}
-    sections |= _codebook(dataset.titles, vectors, model_dir, out.parent, progress)
-    titles = TitleData(sections, genres, lineage_of([title.content_id for title in dataset.titles]))
-    model = train(titles, dataset.events, ModelSettings(row_budget_bytes=row_budget_bytes), progress)
-    sections |= model.sections
+    sections |= _codebook(dataset.titles, vectors, model_dir, cache_directory, progress)
+    return TitleData(sections, genres, lineage_of([title.content_id for title in dataset.titles])), model_version
+
+
+def write_trained(
+    out: Path,
+    dataset: Dataset,
+    titles: TitleData,
+    model_version: str,
+    settings: ModelSettings,
+    bundle_version: int,
+    progress: Progress,
+) -> tuple[dict[str, np.ndarray], Model]:
+    """Train on a data set's events and write the bundle; returns its sections and what was learned."""
+    model = train(titles, dataset.events, settings, progress)
+    sections = titles.sections | model.sections
     if dataset.licence is not None:
         sections["licence"] = np.frombuffer(dataset.licence.encode("utf-8"), np.uint8)
     write_bundle(out, sections, _meta(dataset, titles, model, model_version, bundle_version))
-    return _summary(out, dataset, sections, model)
+    return sections, model
 
 
 def _codebook(
@@ -159,7 +181,7 @@ def _meta(dataset: Dataset, titles: TitleData, model: Model, model_version: str,
         "embedding_model": model_version,
         "data": {
             "titles": len(dataset.titles),
-            "households": len(dataset.households),
+            "households": len(np.unique(dataset.events.household)),
             "events": len(dataset.events),
             "malformed_lines": len(dataset.malformed),
         },

@@ -1,0 +1,177 @@
+"""SASRec alone: a self-attentive network over the household's history that says what comes next (see sasrec_network)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bench.replay.baselines.evidence import check_positive
+from bench.replay.baselines.sasrec_network import (
+    DIMENSIONS,
+    DROPOUTS,
+    Batch,
+    Parameters,
+    first_parameters,
+    next_scores,
+    train_step,
+)
+from bench.replay.method import Past, TrendEvents
+from cloud.ease import eligible_titles
+from omega_edge.datasets import Events
+from omega_edge.protocol import SUCCESS_THRESHOLD
+
+WINDOW_EVENTS = 100
+LENGTHS = (8, 32, WINDOW_EVENTS)
+"""A stretch is filled up to the next of these; each is compiled once."""
+PLACES_A_BATCH = 3_200
+TITLES_STEP = 256
+"""The network's titles are filled up to a multiple, so that a later block seldom has to compile it anew."""
+MIN_EVENTS = 5
+"""Titles with fewer events are left out of the network, which bounds the softmax."""
+SEED = 20_260_101
+
+
+@dataclass(frozen=True, slots=True)
+class Histories:
+    """Households one after another. titles: int32[e], places in the network. success: bool[e]. starts: int64[h + 1].
+
+    title_count: how many places have a title; those behind them fill the network up.
+    """
+
+    titles: np.ndarray
+    success: np.ndarray
+    starts: np.ndarray
+    title_count: int
+
+
+def histories_of(events: Events, place: np.ndarray) -> Histories:
+    """The events of known titles (place: int64[n], -1: unknown), those of a household together in time order."""
+    known = np.flatnonzero(place[events.title] >= 0)
+    order = known[np.argsort(events.household[known], kind="stable")]
+    owner = events.household[order]
+    starts = np.flatnonzero(np.diff(owner, prepend=-1))
+    return Histories(
+        place[events.title[order]].astype(np.int32),
+        events.watch_percentage[order] >= SUCCESS_THRESHOLD,
+        np.append(starts, len(order)),
+        int(place.max(initial=-1)) + 1,
+    )
+
+
+def batches(histories: Histories, rows: int, random: np.random.Generator) -> Iterator[Batch]:
+    """One epoch: every history in stretches whose borders are drawn anew, stretches of like length together.
+
+    rows: of the network; those that have no title count as seen.
+    """
+    stretches: dict[int, list[tuple[int, int, int]]] = {length: [] for length in LENGTHS}
+    for start, end in zip(histories.starts[:-1].tolist(), histories.starts[1:].tolist()):
+        if end - start < 2:
+            continue
+        border = start if end - start <= WINDOW_EVENTS + 1 else start - int(random.integers(WINDOW_EVENTS))
+        while border < end - 1:
+            first, last = max(border, start), min(border + WINDOW_EVENTS, end - 1)
+            stretches[next(length for length in LENGTHS if length >= last - first)].append((start, first, last))
+            border += WINDOW_EVENTS
+    together = []
+    for length, found in stretches.items():
+        size = PLACES_A_BATCH // length
+        order = random.permutation(len(found))
+        together += [(length, [found[k] for k in order[at : at + size]]) for at in range(0, len(found), size)]
+    for index in random.permutation(len(together)):
+        yield _batch(histories, rows, *together[index])
+
+
+def _batch(histories: Histories, rows: int, length: int, stretches: list[tuple[int, int, int]]) -> Batch:
+    size = PLACES_A_BATCH // length
+    titles = np.full((size, length), -1, np.int32)
+    targets = np.full((size, length), -1, np.int32)
+    weights = np.zeros((size, length), np.float32)
+    seen_before = np.zeros((size, rows), bool)
+    seen_before[:, histories.title_count :] = True
+    for row, (start, first, last) in enumerate(stretches):
+        titles[row, : last - first] = histories.titles[first:last]
+        targets[row, : last - first] = histories.titles[first + 1 : last + 1]
+        weights[row, : last - first] = histories.success[first + 1 : last + 1]
+        seen_before[row, histories.titles[start:first]] = True
+        # A title watched again is not a first viewing: it is hidden, and no target.
+        seen: set[int] = set(histories.titles[start:first].tolist())
+        for column in range(last - first):
+            seen.add(int(titles[row, column]))
+            if int(targets[row, column]) in seen:
+                weights[row, column] = 0.0
+    return Batch(titles, targets, weights, seen_before)
+
+
+def train(
+    histories: Histories, parameters: Parameters, epochs: int, speed: float, dropout: float, seed: int
+) -> Parameters:
+    """The parameters after some epochs of Adam, its speed falling to zero by half a cosine."""
+    random = np.random.default_rng(seed)
+    rows = len(parameters["bias"])
+    mean = jax.tree.map(jnp.zeros_like, parameters)
+    square = jax.tree.map(jnp.zeros_like, parameters)
+    step = 0
+    for epoch in range(epochs):
+        epoch_batches = list(batches(histories, rows, random))
+        for index, batch in enumerate(epoch_batches):
+            done = (epoch + index / len(epoch_batches)) / epochs
+            step += 1
+            # Drawn here: the random numbers of jax would take a third of a step on a processor.
+            noise = random.integers(0, 256, (DROPOUTS, *batch.titles.shape, DIMENSIONS), np.uint8)
+            parameters, mean, square, _ = train_step(
+                parameters, mean, square, float(step), batch.titles, batch.targets, batch.weights, batch.seen_before,
+                noise, speed * min(1.0, step / 50) * (1 + math.cos(math.pi * done)) / 2, dropout,
+            )  # fmt: skip
+    return parameters
+
+
+@dataclass(slots=True)
+class SelfAttentive:
+    """score = the network's logit; titles with few events get the lowest of all, households without history the bias."""
+
+    epochs: int
+    dropout: float
+    speed: float = 2e-3
+    name: str = field(init=False)
+    _chosen: np.ndarray | None = field(init=False, default=None)
+    _place: np.ndarray | None = field(init=False, default=None)
+    _parameters: Parameters | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        check_positive(epochs=self.epochs, speed=self.speed)
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout: expected from 0 to below 1, got {self.dropout!r}")
+        self.name = f"sasrec epochs={self.epochs} dropout={self.dropout:g} speed={self.speed:g}"
+
+    def fit(self, events: Events, title_count: int, cut_ms: int) -> None:
+        """Train from first parameters that depend on the events alone."""
+        self._chosen = eligible_titles(events.title, title_count, MIN_EVENTS)
+        self._place = np.full(title_count, -1, np.int64)
+        self._place[self._chosen] = np.arange(len(self._chosen))
+        histories = histories_of(events, self._place)
+        rows = max(math.ceil(len(self._chosen) / TITLES_STEP), 1) * TITLES_STEP
+        popularity = np.bincount(histories.titles[histories.success], minlength=rows) + 1.0
+        first = first_parameters(popularity, WINDOW_EVENTS, SEED)
+        self._parameters = train(histories, first, self.epochs, self.speed, self.dropout, SEED)
+
+    def scores(self, past: Past, trend_events: TrendEvents) -> np.ndarray:
+        """float32[n]."""
+        assert self._place is not None and self._chosen is not None and self._parameters is not None, "fit comes first"
+        titles = self._place[past.titles]
+        titles = titles[titles >= 0][-WINDOW_EVENTS:]
+        if len(titles) == 0:
+            logits = np.asarray(self._parameters["bias"])
+        else:
+            length = next(length for length in LENGTHS if length >= len(titles))
+            filled = np.full(length, -1, np.int32)
+            filled[: len(titles)] = titles
+            logits = np.asarray(next_scores(self._parameters, filled, len(titles) - 1))
+        logits = logits[: len(self._chosen)]
+        out = np.full(len(self._place), logits.min(initial=0.0) - 1.0, np.float32)
+        out[self._chosen] = logits
+        return out
