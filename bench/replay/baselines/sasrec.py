@@ -28,23 +28,26 @@ from omega_edge.protocol import SUCCESS_THRESHOLD
 WINDOW_EVENTS = 100
 LENGTHS = (8, 32, WINDOW_EVENTS)
 """A stretch is filled up to the next of these; each is compiled once."""
-PLACES_A_BATCH = 3_200
+PLACES_A_BATCH, TARGETS_A_BATCH = 3_200, 2_000
+"""Places of the network and of the softmax. Not every place has a target: failures and second viewings are none."""
 TITLES_STEP = 256
 """The network's titles are filled up to a multiple, so that a later block seldom has to compile it anew."""
 MIN_EVENTS = 5
 """Titles with fewer events are left out of the network, which bounds the softmax."""
 SEED = 20_260_101
+EPOCHS, SPEED = 12, 3e-3
+DROPOUT_RATES = (0.2, 0.4)
 
 
 @dataclass(frozen=True, slots=True)
 class Histories:
-    """Households one after another. titles: int32[e], places in the network. success: bool[e]. starts: int64[h + 1].
+    """Households one after another. titles: int32[e], places in the network. learnt: bool[e], a success and its first viewing.
 
-    title_count: how many places have a title; those behind them fill the network up.
+    starts: int64[h + 1]. title_count: how many places have a title; those behind them fill the network up.
     """
 
     titles: np.ndarray
-    success: np.ndarray
+    learnt: np.ndarray
     starts: np.ndarray
     title_count: int
 
@@ -54,13 +57,13 @@ def histories_of(events: Events, place: np.ndarray) -> Histories:
     known = np.flatnonzero(place[events.title] >= 0)
     order = known[np.argsort(events.household[known], kind="stable")]
     owner = events.household[order]
+    titles = place[events.title[order]].astype(np.int32)
     starts = np.flatnonzero(np.diff(owner, prepend=-1))
-    return Histories(
-        place[events.title[order]].astype(np.int32),
-        events.watch_percentage[order] >= SUCCESS_THRESHOLD,
-        np.append(starts, len(order)),
-        int(place.max(initial=-1)) + 1,
-    )
+    title_count = int(place.max(initial=-1)) + 1
+    first = np.zeros(len(order), bool)
+    first[np.unique(owner.astype(np.int64) * max(title_count, 1) + titles, return_index=True)[1]] = True
+    success = events.watch_percentage[order] >= SUCCESS_THRESHOLD
+    return Histories(titles, first & success, np.append(starts, len(order)), title_count)
 
 
 def batches(histories: Histories, rows: int, random: np.random.Generator) -> Iterator[Batch]:
@@ -79,32 +82,47 @@ def batches(histories: Histories, rows: int, random: np.random.Generator) -> Ite
             border += WINDOW_EVENTS
     together = []
     for length, found in stretches.items():
-        size = PLACES_A_BATCH // length
-        order = random.permutation(len(found))
-        together += [(length, [found[k] for k in order[at : at + size]]) for at in range(0, len(found), size)]
+        order = random.permutation(len(found)).tolist()
+        together += [(length, group) for group in _groups(histories, length, [found[k] for k in order])]
     for index in random.permutation(len(together)):
         yield _batch(histories, rows, *together[index])
+
+
+def _groups(
+    histories: Histories, length: int, found: list[tuple[int, int, int]]
+) -> Iterator[list[tuple[int, int, int]]]:
+    """Stretches cut into groups that fit into a batch: by their rows, and by the targets to be learnt."""
+    group: list[tuple[int, int, int]] = []
+    targets = 0
+    for stretch in found:
+        more = int(np.count_nonzero(histories.learnt[stretch[1] + 1 : stretch[2] + 1]))
+        if group and (len(group) == PLACES_A_BATCH // length or targets + more > TARGETS_A_BATCH):
+            yield group
+            group, targets = [], 0
+        group.append(stretch)
+        targets += more
+    if group:
+        yield group
 
 
 def _batch(histories: Histories, rows: int, length: int, stretches: list[tuple[int, int, int]]) -> Batch:
     size = PLACES_A_BATCH // length
     titles = np.full((size, length), -1, np.int32)
-    targets = np.full((size, length), -1, np.int32)
-    weights = np.zeros((size, length), np.float32)
     seen_before = np.zeros((size, rows), bool)
     seen_before[:, histories.title_count :] = True
+    places, targets = [], []
     for row, (start, first, last) in enumerate(stretches):
         titles[row, : last - first] = histories.titles[first:last]
-        targets[row, : last - first] = histories.titles[first + 1 : last + 1]
-        weights[row, : last - first] = histories.success[first + 1 : last + 1]
         seen_before[row, histories.titles[start:first]] = True
-        # A title watched again is not a first viewing: it is hidden, and no target.
-        seen: set[int] = set(histories.titles[start:first].tolist())
-        for column in range(last - first):
-            seen.add(int(titles[row, column]))
-            if int(targets[row, column]) in seen:
-                weights[row, column] = 0.0
-    return Batch(titles, targets, weights, seen_before)
+        learnt = first + 1 + np.flatnonzero(histories.learnt[first + 1 : last + 1])
+        places.append(row * length + learnt - 1 - first)
+        targets.append(histories.titles[learnt])
+    weights = np.zeros(TARGETS_A_BATCH, np.float32)
+    count = sum(map(len, places))
+    weights[:count] = 1.0
+    filled = np.zeros((2, TARGETS_A_BATCH), np.int32)
+    filled[0, :count], filled[1, :count] = np.concatenate(places), np.concatenate(targets)
+    return Batch(titles, seen_before, filled[0], filled[1], weights)
 
 
 def train(
@@ -124,8 +142,8 @@ def train(
             # Drawn here: the random numbers of jax would take a third of a step on a processor.
             noise = random.integers(0, 256, (DROPOUTS, *batch.titles.shape, DIMENSIONS), np.uint8)
             parameters, mean, square, _ = train_step(
-                parameters, mean, square, float(step), batch.titles, batch.targets, batch.weights, batch.seen_before,
-                noise, speed * min(1.0, step / 50) * (1 + math.cos(math.pi * done)) / 2, dropout,
+                parameters, mean, square, float(step), batch.titles, batch.seen_before, batch.places, batch.targets,
+                batch.weights, noise, speed * min(1.0, step / 50) * (1 + math.cos(math.pi * done)) / 2, dropout,
             )  # fmt: skip
     return parameters
 
@@ -136,7 +154,7 @@ class SelfAttentive:
 
     epochs: int
     dropout: float
-    speed: float = 2e-3
+    speed: float = SPEED
     name: str = field(init=False)
     _chosen: np.ndarray | None = field(init=False, default=None)
     _place: np.ndarray | None = field(init=False, default=None)
@@ -155,7 +173,7 @@ class SelfAttentive:
         self._place[self._chosen] = np.arange(len(self._chosen))
         histories = histories_of(events, self._place)
         rows = max(math.ceil(len(self._chosen) / TITLES_STEP), 1) * TITLES_STEP
-        popularity = np.bincount(histories.titles[histories.success], minlength=rows) + 1.0
+        popularity = np.bincount(histories.titles[histories.learnt], minlength=rows) + 1.0
         first = first_parameters(popularity, WINDOW_EVENTS, SEED)
         self._parameters = train(histories, first, self.epochs, self.speed, self.dropout, SEED)
 
@@ -175,3 +193,8 @@ class SelfAttentive:
         out = np.full(len(self._place), logits.min(initial=0.0) - 1.0, np.float32)
         out[self._chosen] = logits
         return out
+
+
+def candidates() -> list[SelfAttentive]:
+    """The grid: a training takes most of a minute, so only the dropout varies."""
+    return [SelfAttentive(EPOCHS, dropout) for dropout in DROPOUT_RATES]
