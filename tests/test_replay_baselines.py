@@ -170,8 +170,8 @@ def test_bpr_keeps_two_tastes_apart():
 
 
 def test_sasrec_learns_a_cycle():
-    cycle = [[(start + step) % 12 for step in range(7)] for start in range(12)] * 20
-    method = sasrec.SelfAttentive(epochs=30, dropout=0.0, speed=1e-2)
+    cycle = [[(start + step) % 12 for step in range(7)] for start in range(12)] * 8
+    method = sasrec.SelfAttentive(epochs=20, dropout=0.0, speed=1e-2, places_a_batch=200)
     method.fit(events_of(cycle), 14, 0)
     for start in range(12):
         titles = [(start + step) % 12 for step in range(5)]
@@ -207,7 +207,7 @@ def test_an_epoch_of_sasrec_has_each_learnt_viewing_once_and_hides_what_was_seen
 
 def test_the_loss_of_sasrec_leaves_out_seen_titles():
     made = sasrec.histories_of(events_of([[0, 1, 2]]), np.arange(6))
-    batch = next(sasrec.batches(made, 6, np.random.default_rng(0)))
+    batch = next(sasrec.batches(made, 6, np.random.default_rng(0), 200))
     only_last = np.where(batch.targets == 2, batch.weights, 0.0)
     parameters = first_parameters(np.ones(6), sasrec.WINDOW_EVENTS, 1)
     noise = np.zeros((DROPOUTS, *batch.titles.shape, DIMENSIONS), np.uint8)
@@ -234,7 +234,7 @@ SMALL = {
     ),
     "ials": lambda: factors.Ials(4.0, 1.0, 5.0, 0.5),
     "bpr": lambda: factors.Bpr(0.05, 0.01, 1.0, 5.0),
-    "sasrec": lambda: sasrec.SelfAttentive(epochs=2, dropout=0.3),
+    "sasrec": lambda: sasrec.SelfAttentive(epochs=2, dropout=0.3, places_a_batch=200),
 }
 
 
@@ -280,6 +280,7 @@ def test_every_family_has_candidates_of_different_names():
         (lambda: factors.Ials(-1.0, 1.0, 1.0), "confidence: expected above 0"),
         (lambda: factors.Bpr(0.1, 0.0, 1.0, 1.0), "regularisation: expected above 0"),
         (lambda: sasrec.SelfAttentive(0, 0.1), "epochs: expected above 0"),
+        (lambda: sasrec.SelfAttentive(1, 0.1, places_a_batch=150), "places_a_batch: expected at least 200"),
         (lambda: sasrec.SelfAttentive(1, 1.0), "dropout: expected from 0 to below 1"),
     ],
 )

@@ -28,8 +28,9 @@ from omega_edge.protocol import SUCCESS_THRESHOLD
 WINDOW_EVENTS = 100
 LENGTHS = (8, 32, WINDOW_EVENTS)
 """A stretch is filled up to the next of these; each is compiled once."""
-PLACES_A_BATCH, TARGETS_A_BATCH = 3_200, 2_000
-"""Places of the network and of the softmax. Not every place has a target: failures and second viewings are none."""
+PLACES_A_BATCH = 3_200
+TARGETS_OF_PLACES = 5 / 8
+"""Share of a batch's places that may have a target, which bounds the softmax: failures and second viewings are none."""
 TITLES_STEP = 256
 """The network's titles are filled up to a multiple, so that a later block seldom has to compile it anew."""
 MIN_EVENTS = 5
@@ -66,7 +67,9 @@ def histories_of(events: Events, place: np.ndarray) -> Histories:
     return Histories(titles, first & success, np.append(starts, len(order)), title_count)
 
 
-def batches(histories: Histories, rows: int, random: np.random.Generator) -> Iterator[Batch]:
+def batches(
+    histories: Histories, rows: int, random: np.random.Generator, places_a_batch: int = PLACES_A_BATCH
+) -> Iterator[Batch]:
     """One epoch: every history in stretches whose borders are drawn anew, stretches of like length together.
 
     rows: of the network; those that have no title count as seen.
@@ -83,20 +86,20 @@ def batches(histories: Histories, rows: int, random: np.random.Generator) -> Ite
     together = []
     for length, found in stretches.items():
         order = random.permutation(len(found)).tolist()
-        together += [(length, group) for group in _groups(histories, length, [found[k] for k in order])]
+        together += [(length, group) for group in _groups(histories, length, places_a_batch, [found[k] for k in order])]
     for index in random.permutation(len(together)):
-        yield _batch(histories, rows, *together[index])
+        yield _batch(histories, rows, places_a_batch, *together[index])
 
 
 def _groups(
-    histories: Histories, length: int, found: list[tuple[int, int, int]]
+    histories: Histories, length: int, places_a_batch: int, found: list[tuple[int, int, int]]
 ) -> Iterator[list[tuple[int, int, int]]]:
     """Stretches cut into groups that fit into a batch: by their rows, and by the targets to be learnt."""
     group: list[tuple[int, int, int]] = []
-    targets = 0
+    targets, most = 0, int(places_a_batch * TARGETS_OF_PLACES)
     for stretch in found:
         more = int(np.count_nonzero(histories.learnt[stretch[1] + 1 : stretch[2] + 1]))
-        if group and (len(group) == PLACES_A_BATCH // length or targets + more > TARGETS_A_BATCH):
+        if group and (len(group) == places_a_batch // length or targets + more > most):
             yield group
             group, targets = [], 0
         group.append(stretch)
@@ -105,8 +108,10 @@ def _groups(
         yield group
 
 
-def _batch(histories: Histories, rows: int, length: int, stretches: list[tuple[int, int, int]]) -> Batch:
-    size = PLACES_A_BATCH // length
+def _batch(
+    histories: Histories, rows: int, places_a_batch: int, length: int, stretches: list[tuple[int, int, int]]
+) -> Batch:
+    size, most = places_a_batch // length, int(places_a_batch * TARGETS_OF_PLACES)
     titles = np.full((size, length), -1, np.int32)
     seen_before = np.zeros((size, rows), bool)
     seen_before[:, histories.title_count :] = True
@@ -117,16 +122,16 @@ def _batch(histories: Histories, rows: int, length: int, stretches: list[tuple[i
         learnt = first + 1 + np.flatnonzero(histories.learnt[first + 1 : last + 1])
         places.append(row * length + learnt - 1 - first)
         targets.append(histories.titles[learnt])
-    weights = np.zeros(TARGETS_A_BATCH, np.float32)
+    weights = np.zeros(most, np.float32)
     count = sum(map(len, places))
     weights[:count] = 1.0
-    filled = np.zeros((2, TARGETS_A_BATCH), np.int32)
+    filled = np.zeros((2, most), np.int32)
     filled[0, :count], filled[1, :count] = np.concatenate(places), np.concatenate(targets)
     return Batch(titles, seen_before, filled[0], filled[1], weights)
 
 
 def train(
-    histories: Histories, parameters: Parameters, epochs: int, speed: float, dropout: float, seed: int
+    histories: Histories, parameters: Parameters, epochs: int, speed: float, dropout: float, places_a_batch: int, seed: int
 ) -> Parameters:
     """The parameters after some epochs of Adam, its speed falling to zero by half a cosine."""
     random = np.random.default_rng(seed)
@@ -135,7 +140,7 @@ def train(
     square = jax.tree.map(jnp.zeros_like, parameters)
     step = 0
     for epoch in range(epochs):
-        epoch_batches = list(batches(histories, rows, random))
+        epoch_batches = list(batches(histories, rows, random, places_a_batch))
         for index, batch in enumerate(epoch_batches):
             done = (epoch + index / len(epoch_batches)) / epochs
             step += 1
@@ -155,6 +160,7 @@ class SelfAttentive:
     epochs: int
     dropout: float
     speed: float = SPEED
+    places_a_batch: int = PLACES_A_BATCH
     name: str = field(init=False)
     _chosen: np.ndarray | None = field(init=False, default=None)
     _place: np.ndarray | None = field(init=False, default=None)
@@ -162,6 +168,8 @@ class SelfAttentive:
 
     def __post_init__(self) -> None:
         check_positive(epochs=self.epochs, speed=self.speed)
+        if self.places_a_batch < 2 * WINDOW_EVENTS:
+            raise ValueError(f"places_a_batch: expected at least {2 * WINDOW_EVENTS}, got {self.places_a_batch!r}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout: expected from 0 to below 1, got {self.dropout!r}")
         self.name = f"sasrec epochs={self.epochs} dropout={self.dropout:g} speed={self.speed:g}"
@@ -175,7 +183,7 @@ class SelfAttentive:
         rows = max(math.ceil(len(self._chosen) / TITLES_STEP), 1) * TITLES_STEP
         popularity = np.bincount(histories.titles[histories.learnt], minlength=rows) + 1.0
         first = first_parameters(popularity, WINDOW_EVENTS, SEED)
-        self._parameters = train(histories, first, self.epochs, self.speed, self.dropout, SEED)
+        self._parameters = train(histories, first, self.epochs, self.speed, self.dropout, self.places_a_batch, SEED)
 
     def scores(self, past: Past, trend_events: TrendEvents) -> np.ndarray:
         """float32[n]."""
