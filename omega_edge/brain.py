@@ -369,22 +369,8 @@ class OmegaBrain:
                 return self._memory.export_records()
             view = self._view(profile)
             items = self._memory.history(profile, self.config.max_episodes)
-            rows = np.array([self._catalog.row_of(item.content_id) for item in items], np.int32)
-            named = self._policy.may_name(view.household, [item.content_id for item in items], rows, self._clock())
-            return {
-                "profile": {"id": profile, "name": view.household.profile.name},
-                "viewings": [
-                    {
-                        "content_id": item.content_id,
-                        "content_title": item.content_title,
-                        "timestamp": item.timestamp,
-                        "watch_percentage": item.watch_percentage,
-                        "kind": item.kind,
-                    }
-                    for item, shown in zip(items, named, strict=True)
-                    if shown
-                ],
-            }
+            viewings = view.viewings(self._catalog, self._policy, items, self._clock())
+            return {"profile": {"id": profile, "name": view.household.profile.name}, "viewings": viewings}
 
     def import_export(self, exported: dict[str, object], replace_existing: bool = False) -> None:
         """Restore an export() into this brain. Refuses a memory that is not empty unless replace_existing."""
