@@ -5,14 +5,17 @@ from __future__ import annotations
 import numpy as np
 
 from omega_edge._simd import kernels
-from omega_edge.catalog import Catalog, Fusion
+from omega_edge.catalog import Catalog, Factors, Fusion, RowSet
+from omega_edge.catalog_checks import FACTOR_DIMENSIONS
 from omega_edge.protocol import EMBEDDING_DIMENSIONS
 from omega_edge.ranking import (
     CONTENT_PROFILE,
     CONTENT_RECENT,
     CONTEXT,
+    FACTORS,
     HISTORY_WINDOW,
     ROWS,
+    SLIST,
     History,
     Moment,
     Prepared,
@@ -56,34 +59,54 @@ def prepared_scores_without_each(
     """scores_without_each for a history that is prepared already."""
     history = prepared.history
     events = min(len(history.rows), HISTORY_WINDOW)
-    values = np.repeat(present[:, None, :], events, axis=1)
+    feature_weights = weights_of(fusion, history.count - 1, moment)
+    parameters = fusion.parameters
     codes, scale = catalog.codes[candidates], catalog.scale[candidates]
-    if catalog.rows is not None:
-        said = np.zeros((len(history.rows), len(candidates)), np.float32)
-        said[prepared.known] = _row_weights(catalog, prepared.known_rows, candidates)
-        values[ROWS] = _left_out_sums(said * prepared.row_weights[:, None], fusion.parameters["row_decay"])
+    apart = {}
+    """float32[e, k] by feature: the values that the absence of an event changes."""
+    for feature, table, weights, decay in (
+        (ROWS, catalog.rows, prepared.row_weights, "row_decay"),
+        (SLIST, catalog.slist, prepared.slist_weights, "slist_decay"),
+    ):
+        if table is not None and feature_weights[feature] != 0:
+            said = np.zeros((len(history.rows), len(candidates)), np.float32)
+            said[prepared.known] = _row_weights(table, prepared.known_rows, candidates)
+            apart[feature] = _left_out_sums(said * weights[:, None], parameters[decay])
+    if catalog.factors is not None and feature_weights[FACTORS] != 0:
+        apart[FACTORS] = _factors_without_each(catalog.factors, prepared, events, 1.0 / parameters["factor_decay"], candidates)
     touched = [] if moment.recent_rows else prepared.last_two()
     directions = np.empty((events + len(touched), EMBEDDING_DIMENSIONS), np.float32)
-    growth = 1.0 / fusion.parameters["content_decay"]
+    growth = 1.0 / parameters["content_decay"]
     kernels.left_out_sums(history.codes, history.scale, prepared.content_weights, growth, directions[:events])
     for at, index in enumerate(touched, events):
         directions[at] = recent_vector(history, prepared.last_two(index))
     cosines = np.empty((len(directions), len(candidates)), np.float32)
     kernels.cosines(codes, scale, *quantised_directions(directions), cosines)
-    values[CONTENT_PROFILE] = cosines[:events]
-    values[CONTENT_RECENT][touched] = cosines[events:]
-    feature_weights = weights_of(fusion, history.count - 1, moment)
+    apart[CONTENT_PROFILE] = cosines[:events]
     if feature_weights[CONTEXT] != 0:
-        values[CONTEXT] = _context_without_each(catalog, prepared, moment, candidates)[:events]
-    # einsum keeps the sum over the features in float32 and needs no copy of the stacked matrix.
-    return np.einsum("f,fek->ek", feature_weights, values)
+        apart[CONTEXT] = _context_without_each(catalog, prepared, moment, candidates)[:events]
+    same = [feature for feature in range(len(feature_weights)) if feature not in apart]
+    without = np.tile(feature_weights[same] @ present[same], (events, 1))
+    without[touched] += feature_weights[CONTENT_RECENT] * (cosines[events:] - present[CONTENT_RECENT])
+    for feature, values in apart.items():
+        without += feature_weights[feature] * values
+    return without
 
 
-def _row_weights(catalog: Catalog, known_rows: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+def _factors_without_each(
+    factors: Factors, prepared: Prepared, events: int, growth: float, candidates: np.ndarray
+) -> np.ndarray:
+    """float32[e, k]: the factor feature of the candidates without each event of the window, in float."""
+    sums = np.empty((events, FACTOR_DIMENSIONS), np.float32)
+    kernels.left_out_sums(prepared.factor_codes, prepared.factor_scale, prepared.factor_weights, growth, sums)
+    titles = factors.codes[candidates] * factors.scale[candidates][:, None]
+    return sums @ (titles @ factors.fold).T
+
+
+def _row_weights(table: RowSet, known_rows: np.ndarray, candidates: np.ndarray) -> np.ndarray:
     """float32[m, k]: what each title of known_rows says for each candidate."""
     found = np.empty((len(known_rows), len(candidates)), np.float32)
-    rows = catalog.rows
-    kernels.row_lookup(rows.offsets, rows.columns, rows.values, rows.scale, known_rows, candidates, found)
+    kernels.row_lookup(table.offsets, table.columns, table.values, table.scale, known_rows, candidates, found)
     return found
 
 

@@ -57,22 +57,22 @@ def _check_rankable(catalog: Catalog) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Personal:
-    """What one history says of every title: the personal feature rows, float32[3, n], and what they came from."""
+    """What one history says of every title: the personal feature rows, float32[6, n], and what they came from."""
 
     prepared: Prepared
     rows: np.ndarray
 
 
 class Ranker:
-    """Ranks one catalogue. Thread-safe: every thread has its own scratch matrix, 36 bytes a title.
+    """Ranks one catalogue. Thread-safe: every thread has its own scratch matrix, 48 bytes a title.
 
-    What the newest few histories say of every title is kept, 12 bytes a title each: it changes with an event, not with
+    What the newest few histories say of every title is kept, 24 bytes a title each: it changes with an event, not with
     the hour, the trends or the wishes.
     """
 
     CANDIDATES = 100
     """Titles that the fusion hands to the diversity stage."""
-    HISTORIES_KEPT = 4
+    HISTORIES_KEPT = 2
 
     def __init__(self, catalog: Catalog) -> None:
         _check_rankable(catalog)
@@ -146,8 +146,8 @@ class Ranker:
         Leaving out one that does not still moves the others' positions; that is no reason to name it.
         """
         prepared = self._personal(history).prepared
-        content = (prepared.content_weights != 0) & (history.scale > 0)
-        return (content | ((prepared.row_weights != 0) & (history.rows >= 0)))[:events]
+        # Evidence and a decay above 0 make all weights 0 together, or none.
+        return ((prepared.content_weights != 0) & ((history.scale > 0) | (history.rows >= 0)))[:events]
 
     def drops(self, history: History, moment: Moment, ranked: Ranked) -> np.ndarray:
         """float32[e, k]: how much each event of the window lifts each ranked title's raw score."""
