@@ -80,6 +80,13 @@ def onboarding_titles(household: np.ndarray, title: np.ndarray, title_count: int
     return Onboarding(popular[chosen[:LISTED]].astype(np.uint32), informative, interval, len(home))
 
 
+def informative_titles(household: np.ndarray, title: np.ndarray, title_count: int) -> np.ndarray:
+    """int64[m]: the greedy list of LISTED titles, whether or not it beats the popular one; arguments as above."""
+    popular = _most_finished(title, title_count)
+    finished = _finished(household, title, popular, title_count)
+    return popular[_World.of(finished).greedy(LISTED)] if len(finished) else popular[:LISTED]
+
+
 def _most_finished(title: np.ndarray, title_count: int) -> np.ndarray:
     """int64[t]: titles finished at all, the most finished first, ties to the lower row; at most MAX_TARGETS."""
     counts = np.bincount(title, minlength=title_count)
