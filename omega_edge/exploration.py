@@ -23,8 +23,6 @@ from omega_edge.validation import check_integer, refuse
 
 NEVER_EXPLORED = 3
 """Positions at the head of a list that always show the ranking's own choice."""
-CANDIDATES = 100
-"""From so many titles of the highest scores a list explores."""
 MAX_EXPLORATION = 0.2
 LISTS_KEPT = 32
 SLOTS_KEPT_PER_LIST = 47

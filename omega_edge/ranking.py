@@ -12,7 +12,7 @@ et al., 2021).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -261,9 +261,11 @@ def features(
     if out is None:
         out = np.empty((feature_count(moment), catalog.count), np.float32)
     prepared = Prepared.of(catalog, history, parameters)
-    fill_shared(catalog, moment, out)
     fill_personal(catalog, prepared, out[PERSONAL])
-    fill_momentary(catalog, prepared, moment, out)
+    out[POPULARITY] = catalog.popularity
+    out[TREND_SHORT], out[TREND_LONG] = trends_of(catalog, moment)
+    for feature, fill in momentary(catalog, prepared, moment).items():
+        fill(out[feature])
     return out
 
 
@@ -281,12 +283,6 @@ def weights_of(fusion: Fusion, count: int, moment: Moment) -> np.ndarray:
 def trends_of(catalog: Catalog, moment: Moment) -> tuple[np.ndarray, np.ndarray]:
     """float32[n] of the short and the long window: the moment's, else the bundle's."""
     return moment.trends if moment.trends is not None else tuple(trend.scores for trend in catalog.trends)
-
-
-def fill_shared(catalog: Catalog, moment: Moment, out: np.ndarray) -> None:
-    """Fill the rows that are the same for every history: popularity and the two trends."""
-    out[POPULARITY] = catalog.popularity
-    out[TREND_SHORT], out[TREND_LONG] = trends_of(catalog, moment)
 
 
 def fill_personal(catalog: Catalog, prepared: Prepared, out: np.ndarray) -> None:
@@ -349,29 +345,31 @@ def _factor_products(factors: Factors, taste: np.ndarray, out: np.ndarray) -> No
     out[0] += out[1] + out[2]
 
 
-def fill_momentary(
-    catalog: Catalog, prepared: Prepared, moment: Moment, out: np.ndarray, wanted: np.ndarray | None = None
-) -> None:
-    """Fill the rows that depend on the moment, the personal rows of `out` being filled.
+def momentary(catalog: Catalog, prepared: Prepared, moment: Moment) -> dict[int, Callable[[np.ndarray], None]]:
+    """What fills the rows float32[n] that depend on the moment, by feature; the wish is number len(FEATURES)."""
 
-    wanted: bool[11], None for all; of the rows that it leaves out, context and patterns are zeros.
-    """
-    if moment.recent_rows:
+    def fill_recent(out: np.ndarray) -> None:
         told = recent_vector(catalog, moment.recent_rows[:2])[None]
-        kernels.cosines(
-            catalog.codes, catalog.scale, *quantised_directions(told), out[CONTENT_RECENT : CONTENT_RECENT + 1]
-        )
-    if wanted is None or wanted[CONTEXT]:
-        kernels.genre_means(catalog.genre_masks, _lift_now(catalog, prepared, moment), out[CONTEXT])
-    else:
-        out[CONTEXT] = 0
-    out[PATTERNS] = 0
-    if len(moment.pattern_rows) and (wanted is None or wanted[PATTERNS]):
-        np.add.at(out[PATTERNS], moment.pattern_rows, moment.pattern_weights)
-    if moment.mood_genre >= 0:
+        kernels.cosines(catalog.codes, catalog.scale, *quantised_directions(told), out[None])
+
+    def fill_context(out: np.ndarray) -> None:
+        kernels.genre_means(catalog.genre_masks, _lift_now(catalog, prepared, moment), out)
+
+    def fill_patterns(out: np.ndarray) -> None:
+        out[:] = 0
+        np.add.at(out, moment.pattern_rows, moment.pattern_weights)
+
+    def fill_wish(out: np.ndarray) -> None:
         wished = np.zeros(len(catalog.genres), np.float32)
         wished[moment.mood_genre] = 1.0
-        kernels.genre_means(catalog.genre_masks, wished, out[len(FEATURES)])
+        kernels.genre_means(catalog.genre_masks, wished, out)
+
+    fills = {CONTEXT: fill_context, PATTERNS: fill_patterns}
+    if moment.recent_rows:
+        fills[CONTENT_RECENT] = fill_recent
+    if moment.mood_genre >= 0:
+        fills[len(FEATURES)] = fill_wish
+    return fills
 
 
 def _lift_now(catalog: Catalog, prepared: Prepared, moment: Moment) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 
 from omega_edge.catalog import Catalog
 from omega_edge.errors import ConfigError, ProtocolError
-from omega_edge.exploration import CANDIDATES, draw
+from omega_edge.exploration import draw
 from omega_edge.knowledge import CollectiveKnowledge
 from omega_edge.policy import Policy, Withheld
 from omega_edge.profile_view import ProfileView
@@ -30,6 +30,7 @@ from omega_edge.ranking import (
     weights_of,
 )
 from omega_edge.reasons import Reason, because_of, carried_by, strongest_event_each, strongest_events
+from omega_edge.second_stage import CANDIDATES
 
 EXPLAINED_EVENTS = 5
 FRESH_FOR_HOURS = 48
@@ -47,7 +48,12 @@ class FeatureShare:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Why a title has the score it has. withheld: why it is not offered to this profile now, or None."""
+    """Why a title has the score it has. withheld: why it is not offered to this profile now, or None.
+
+    place_by_score, place_in_second_stage: where it stands, from 1, among what the profile may be offered now, by its score
+    and after the second stage, before the list is spread for variety; both None where the second stage does not order
+    it: there is none for a history of this length, or the title is not among the best that it reads.
+    """
 
     content_id: str
     content_title: str
@@ -58,6 +64,8 @@ class Explanation:
     withheld: str | None
     features: dict[str, FeatureShare]
     events: tuple[ReasonEvent, ...]
+    place_by_score: int | None
+    place_in_second_stage: int | None
 
 
 def _logistic(value: float) -> float:
@@ -133,6 +141,8 @@ class Recommender:
         drops, nameable = self._drops(view, moment, ranked, now_ms)
         told = self._told(view, moment, ranked, drops, nameable, context, now_ms)[0]
         weights = weights_of(self._catalog.fusion, view.history.count, moment).tolist()
+        allowed = self._policy.allowed(view.household, now_ms, moment.recent_rows)
+        places = self._ranker.places(view.history, moment, allowed, row) or (None, None)
         return Explanation(
             content_id=content_id,
             content_title=told.content_title,
@@ -146,6 +156,8 @@ class Recommender:
                 for name, value, weight in zip((*FEATURES, WISH), present[:, 0].tolist(), weights, strict=False)
             },
             events=strongest_events(drops[:, 0], view.events, nameable, EXPLAINED_EVENTS),
+            place_by_score=places[0],
+            place_in_second_stage=places[1],
         )
 
     def _moment(self, context: ViewContext, view: ProfileView) -> Moment:
