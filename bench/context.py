@@ -3,15 +3,17 @@
 No public data set in use holds local time or says who of a home watched, so both are tested on a stated simulation, and
 the gate of the model job on the data as they are.
 
-The simulation: households of the data set with 20 events or more are taken as members, in an order drawn by a fixed seed,
-two or three to a home; so members of a home have different real tastes. A member keeps its first 60 events in their real
+The simulation: households of the data set with 20 events or more are taken as members, two or three to a home: a first one
+by lot, and beside it, of 40 drawn, those whose genres are least like the home's so far; so members of a home have
+different real tastes. A member keeps its first 60 events in their real
 order and watches them one at a time, one to three days apart, in hours of its own: the first by day on workdays, the
 second in the evening, the third at night and at weekends in the afternoon; one viewing in five is at any hour. Homes
 begin evenly over 120 days.
 
 The model job learns from the events before 60 and before 80 % of them; the fusion is fitted between and judged after, on
 the product's ranking features. The same viewings are judged under all methods: one shared profile or one for each
-member, with the context feature or with its weight held at 0. The data as they are (hours by UTC) are judged likewise,
+member, with the context feature, with its weight held at 0, and with weights forced on it, the best of which is more than any fit
+could gain. The data as they are (hours by UTC) are judged likewise,
 and context_pays() says what the gate would do. Intervals resample homes.
 """
 
@@ -36,11 +38,12 @@ from cloud.replay import Blocks, Query, Timeline, replay
 from cloud.signals import DAY_MS, HOUR_MS, slots_of
 from omega_edge.datasets import Events, read_dataset
 from omega_edge.errors import OmegaError
-from omega_edge.ranking import CONTEXT
+from omega_edge.ranking import CONTEXT, genre_membership
 
 SEED = 17
 MIN_EVENTS, EVENTS_KEPT = 20, 60
 START_DAYS = 120
+PARTNERS_DRAWN = 40
 PUNCTUAL = 0.8
 MONDAY_MS = 1_704_067_200_000
 HOURS = (8, 14, 19, 23)
@@ -49,22 +52,24 @@ OWN_HOURS = (((8, False), (14, False)), ((19, False), (19, True)), ((23, False),
 """Of the first, second and third member: (hour, whether at the weekend)."""
 FIT_START, TEST_START = 0.6, 0.8
 FIT_QUERIES = 400
+FORCED = (0.03, 0.1, 0.3)
+"""Context weights tried whatever the fit says, in units of the bucket's largest weight: would any have helped?"""
 
 
-def simulated_homes(events: Events, seed: int = SEED) -> tuple[Events, np.ndarray]:
-    """(events of simulated homes in time order, int32[e] the member of each): household is the home."""
+def simulated_homes(events: Events, shares: np.ndarray, seed: int = SEED) -> tuple[Events, np.ndarray]:
+    """(events of simulated homes in time order, int32[e] the member of each): household is the home.
+
+    shares: float32[n, g], each title's share in each genre."""
     random = np.random.default_rng(seed)
-    counts = np.bincount(events.household)
-    members = random.permutation(np.flatnonzero(counts >= MIN_EVENTS))
-    homes, place = [], 0
-    while place < len(members):
-        size = int(random.integers(2, 4))
-        homes.append(members[place : place + size])
-        place += size
+    tastes = np.zeros((int(events.household.max(initial=0)) + 1, shares.shape[1]))
+    np.add.at(tastes, events.household, shares[events.title])
+    tastes -= tastes.sum(axis=1, keepdims=True) * (tastes.sum(axis=0) / max(tastes.sum(), 1.0))
+    members = np.flatnonzero(np.bincount(events.household) >= MIN_EVENTS)
+    homes = _grouped(random.permutation(members).tolist(), tastes, random)
     columns: list[list] = [[], [], [], [], []]
     for home, people in enumerate(homes):
         start = home * START_DAYS // max(len(homes), 1)
-        for person, member in enumerate(people.tolist()):
+        for person, member in enumerate(people):
             mine = np.flatnonzero(events.household == member)[:EVENTS_KEPT]
             times = _viewing_times(random, start, len(mine), OWN_HOURS[person])
             values = (np.full(len(mine), home), events.title[mine], events.watch_percentage[mine], times)
@@ -76,6 +81,23 @@ def simulated_homes(events: Events, seed: int = SEED) -> tuple[Events, np.ndarra
         household[order].astype(np.int32), title[order].astype(np.int32), watched[order], times[order].astype(np.int64)
     )
     return made, member[order].astype(np.int32)
+
+
+def _grouped(members: list[int], tastes: np.ndarray, random: np.random.Generator) -> list[list[int]]:
+    """Members in homes of two or three whose tastes, float64[h, g] less what is usual, point away from one another."""
+    unit = tastes / np.maximum(np.linalg.norm(tastes, axis=1, keepdims=True), 1e-9)
+    homes = []
+    while members:
+        home = [members.pop()]
+        for _ in range(int(random.integers(1, 3))):
+            if members:
+                drawn = members[-PARTNERS_DRAWN:]
+                likeness = unit[drawn] @ unit[home].sum(axis=0)
+                chosen = drawn[int(np.argmin(likeness))]
+                members.remove(chosen)
+                home.append(chosen)
+        homes.append(home)
+    return homes
 
 
 def _viewing_times(random: np.random.Generator, day: int, count: int, own: tuple) -> np.ndarray:
@@ -93,8 +115,9 @@ def _viewing_times(random: np.random.Generator, day: int, count: int, own: tuple
     return times
 
 
-def gains(timeline: Timeline, titles: TitleData, testing: np.ndarray) -> Iterator[tuple[int, float, float]]:
-    """(event, NDCG@10 with the context feature, without it) of each wanted success of the last fifth."""
+def gains(timeline: Timeline, titles: TitleData, testing: np.ndarray) -> Iterator[tuple[float, ...]]:
+    """(event, NDCG@10 with the context feature, without it, with each forced weight) of each wanted success of the last
+    fifth."""
     total = len(timeline.events)
     fit_start, test_start = int(total * FIT_START), int(total * TEST_START)
     events, settings = timeline.events, ModelSettings()
@@ -115,8 +138,13 @@ def gains(timeline: Timeline, titles: TitleData, testing: np.ndarray) -> Iterato
             continue
         if weights is None:
             weights = [fit_weights(one) for one in sets]
+            for share in FORCED:
+                forced = weights[1].copy()
+                forced[:, CONTEXT] = share * forced.max(axis=1)
+                weights.append(forced)
+            say(f"context weight by length of history: {weights[0][:, CONTEXT].round(4).tolist()}")
         if query.success:
-            yield query.event, gain_of(query, weights[0]), gain_of(query, weights[1])
+            yield (query.event, *(gain_of(query, one) for one in weights))
 
 
 def without_context(query: Query) -> Query:
@@ -139,7 +167,8 @@ def measure(path: Path, model_folder: Path, work: Path, name: str) -> Iterator[d
     """Every line."""
     dataset = read_dataset(path)
     titles = title_data(dataset, model_folder, work)
-    events, member = simulated_homes(dataset.events)
+    shares = genre_membership(titles.sections["genre_masks"], len(titles.genres))
+    events, member = simulated_homes(dataset.events, shares)
     slots = slots_of(events.timestamp)
     shared = Timeline.of(events, slots)
     alone = Timeline.of(replace(events, household=member), slots)
@@ -158,6 +187,9 @@ def measure(path: Path, model_folder: Path, work: Path, name: str) -> Iterator[d
         yield line(name, "simulated", "ndcg_at_10", f"{method}_with_context", values[:, with_context], home)
         gain = values[:, with_context] - values[:, without]
         yield line(name, "simulated", "ndcg_at_10_gain_of_context", method, gain, home)
+        for column, share in enumerate(FORCED, start=3):
+            gain = values[:, column] - values[:, without]
+            yield line(name, "simulated", f"ndcg_at_10_gain_of_context_forced_to_{share}", method, gain, home)
     for method, column in (("without_context", without), ("with_context", with_context)):
         gain = found["member_profiles"][:, column] - found["shared_profile"][:, column]
         yield line(name, "simulated", "ndcg_at_10_gain_of_profiles", method, gain, home)

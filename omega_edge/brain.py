@@ -97,7 +97,7 @@ class OmegaBrain:
             self._knowledge = CollectiveKnowledge(self._catalog, self._memory)
             self._states = HomeStates(self._memory)
             self._recommender = Recommender(
-                self._catalog, self._policy, self._knowledge, config.diversity, config.exploration, randomness
+                self._catalog, self._policy, self._knowledge, config.diversity, config.novelty, config.exploration, randomness
             )
             self._composer = DeltaComposer(self._memory, config.sharing)
             self._rebuild_views()

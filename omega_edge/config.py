@@ -26,7 +26,8 @@ class BrainConfig:
     protocol. max_episodes, max_patterns (skills), max_reasoning: records kept in the three tiers.
     sync_interval_secs: 60 to 86,400. sharing: what may leave the home, one of SHARING_MODES. time_zone: IANA
     name. durability_window_secs: how long an observation may stay unsynced, so what a power cut can take; 0
-    syncs each one before observe returns. diversity: 0 (order of scores) to 1 (only variety).
+    syncs each one before observe returns. diversity: 0 (order of scores) to 1 (only variety). novelty: 0 to 1, how much
+    a candidate's scaled score is lowered by its log-popularity, for lists that reach further into the catalogue.
     exploration: chance, 0 to 0.2, that a list shows one title that the ranking would not have put there; see
     exploration.py.
     background_maintenance: whether a thread does the timed work; without it, call maintain().
@@ -44,6 +45,7 @@ class BrainConfig:
     time_zone: str = "UTC"
     durability_window_secs: int = 300
     diversity: float = 0.1
+    novelty: float = 0.0
     exploration: float = 0.0
     background_maintenance: bool = True
 
@@ -64,6 +66,7 @@ class BrainConfig:
         if self.sharing not in SHARING_MODES:
             raise ConfigError(f"sharing: expected one of {', '.join(SHARING_MODES)}, got {self.sharing!r}")
         self._check_number("diversity", 1)
+        self._check_number("novelty", 1)
         self._check_number("exploration", MAX_EXPLORATION)
         if not isinstance(self.background_maintenance, bool):
             raise ConfigError(f"background_maintenance: expected true or false, got {self.background_maintenance!r}")

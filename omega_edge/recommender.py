@@ -85,6 +85,7 @@ class Recommender:
         policy: Policy,
         knowledge: CollectiveKnowledge,
         diversity: float,
+        novelty: float,
         exploration: float,
         randomness: Random,
     ) -> None:
@@ -92,6 +93,7 @@ class Recommender:
         self._policy = policy
         self._knowledge = knowledge
         self._diversity = diversity
+        self._novelty = novelty
         self._exploration = exploration
         self._randomness = randomness
         self._ranker = Ranker(catalog)
@@ -109,7 +111,7 @@ class Recommender:
         explores = self._explores(view)
         # Spreading picks one title after another, so the first k of a longer list are the list of k.
         wanted = max(k, CANDIDATES) if explores else k
-        ranked = self._ranker.rank(view.history, moment, allowed, wanted, self._diversity)
+        ranked = self._ranker.rank(view.history, moment, allowed, wanted, self._diversity, self._novelty)
         propensity = None
         if explores:
             drawn = draw(len(ranked.rows), k, self._exploration, self._randomness)

@@ -43,7 +43,8 @@ def test_simulated_members_keep_their_own_order_and_hours() -> None:
     title = random.integers(0, 500, len(household)).astype(np.int32)
     order = random.permutation(len(household))
     events = Events(household[order], title[order], np.ones(len(order)), np.arange(len(order)))
-    made, member = simulated_homes(events)
+    shares = random.random((500, 3)).astype(np.float32)
+    made, member = simulated_homes(events, shares)
     assert set(member.tolist()) == set(range(9)), "who has too few events is no member"
     assert np.all(np.diff(made.timestamp) >= 0)
     slots = slots_of(made.timestamp)

@@ -14,7 +14,7 @@ from omega_edge.config import BrainConfig
 from omega_edge.errors import ConfigError, ProtocolError
 from omega_edge.exploration import LISTS_KEPT, NEVER_EXPLORED, draw
 from omega_edge.protocol import Profile, ViewContext
-from omega_edge.ranker import Ranker
+from omega_edge.second_stage import CANDIDATES
 from tests.brains import EVENING, Clock, bundle, listed, opened, viewing, watch  # noqa: F401
 from tests.synthetic import NOW_MS
 
@@ -185,7 +185,7 @@ def simulate(brain: OmegaBrain, lists: int, seed: int) -> dict[str, np.ndarray]:
 
 def truths_and_targets(brain: OmegaBrain, plain: OmegaBrain) -> dict[str, np.ndarray]:
     """By policy, float64[positions, titles]: the chance that it shows each title at each position from the fourth on."""
-    every = [int(content_id[1:]) for content_id in listed(plain, Ranker.CANDIDATES)]
+    every = [int(content_id[1:]) for content_id in listed(plain, CANDIDATES)]
     own, spare = every[:K], every[K:]
     targets = {name: np.zeros((K, 120)) for name in ("no exploration", "spare titles", "half and half")}
     for position in range(3, K):
