@@ -25,8 +25,9 @@ from bench.footprint import read_facts
 from bench.full_store import LISTED
 from bench.machine import IN_MEMORY_FILE_SYSTEMS, file_system_of, files_under, process_io
 from bench.viewing import Watched, read_viewing, respaced
-from omega_edge.brain import MAINTENANCE_PERIOD_SECONDS, OmegaBrain
+from omega_edge.brain import OmegaBrain
 from omega_edge.config import BrainConfig
+from omega_edge.maintenance import MAINTENANCE_PERIOD_SECONDS
 
 WRITEBACK_MS = 30_000
 """Linux writes a page back when it has been dirty for 30 s (vm.dirty_expire_centisecs)."""

@@ -17,6 +17,7 @@ import numpy as np
 
 from cloud import ease
 from cloud.fusion_fit import FitSet, ListQuality, fit_calibration, fit_weights
+from cloud.onboarding import onboarding_titles
 from cloud.replay import Blocks, Query, Timeline, replay
 from cloud.signals import DAY_MS, context_shares, popularity, slots_of, trend
 from omega_edge.catalog import Catalog
@@ -121,6 +122,10 @@ def train(titles: TitleData, events: Events, settings: ModelSettings, progress: 
     progress("training on all events")
     sections = _knowledge(titles, timeline, len(events), settings)
     sections |= {"fusion_weights": weights, "fusion_calibration": calibration}
+    progress("choosing what a new home is shown")
+    shown = onboarding_titles(events.household[timeline.success], events.title[timeline.success], titles.count)
+    sections["onboarding"] = shown.rows
+    report["onboarding"] = shown.report()
     return Model(sections, _meta(settings) | {"held_out": report}, report)
 
 

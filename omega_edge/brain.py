@@ -6,22 +6,26 @@ synchronous and thread-safe: readers take immutable snapshots, writers pass one 
 
 from __future__ import annotations
 
+import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from random import Random
 from types import TracebackType
 from typing import Self
 
-import numpy as np
-
 from omega_edge._simd import kernels
-from omega_edge.catalog import Catalog
+from omega_edge.catalog import Catalog, Title
 from omega_edge.config import BrainConfig
-from omega_edge.errors import ConfigError, ModelUnavailable, OmegaError, StoreError
+from omega_edge.errors import ConfigError, ModelUnavailable, StoreError
+from omega_edge.exploration import Exposure
+from omega_edge.home_states import HomeStates, check_exported_home_states
 from omega_edge.inference import InferenceEngine
 from omega_edge.knowledge import CollectiveKnowledge, check_exported_state
+from omega_edge.maintenance import Maintenance
 from omega_edge.memory import AgentMemory, HistoryItem, Recorded
+from omega_edge.onboarding import SHOWN, check_favourites, titles_to_offer
 from omega_edge.policy import Policy
 from omega_edge.profile_view import ProfileView
 from omega_edge.protocol import (
@@ -48,7 +52,6 @@ from omega_edge.sharing import DeltaComposer
 from omega_edge.title_vectors import TitleVectors
 
 MAX_RECOMMENDATIONS = 500
-MAINTENANCE_PERIOD_SECONDS = 5.0
 NO_CODEBOOK = "this bundle brings no codebook; vectors out of use stay at 8 bits"
 
 
@@ -60,7 +63,7 @@ def wall_clock_ms() -> int:
 class OmegaBrain:
     """The recommender of one television. Made by open(); see BrainConfig for its options."""
 
-    def __init__(self, config: BrainConfig, clock: Callable[[], int]) -> None:
+    def __init__(self, config: BrainConfig, clock: Callable[[], int], randomness: Random) -> None:
         """Use open(); this only composes. What it has taken is given back if a later step fails."""
         self.config = config
         self._clock = clock
@@ -70,8 +73,7 @@ class OmegaBrain:
         self._degraded: dict[str, str] = {}
         self._views: dict[str, ProfileView] = {}
         self._awaiting_vector: set[str] = set()
-        self._stop = threading.Event()
-        self._maintainer: threading.Thread | None = None
+        self._maintenance = Maintenance(self.maintain, self._degraded)
         with ExitStack() as taken:
             self._catalog = taken.enter_context(Catalog.open(config.catalog_path))
             self._engine = self._open_engine()
@@ -93,16 +95,22 @@ class OmegaBrain:
                 )
             )
             self._knowledge = CollectiveKnowledge(self._catalog, self._memory)
-            self._recommender = Recommender(self._catalog, self._policy, self._knowledge, config.diversity)
+            self._states = HomeStates(self._memory)
+            self._recommender = Recommender(
+                self._catalog, self._policy, self._knowledge, config.diversity, config.novelty, config.exploration, randomness
+            )
             self._composer = DeltaComposer(self._memory, config.sharing)
             self._rebuild_views()
             self._taken = taken.pop_all()
 
     @classmethod
-    def open(cls, config: BrainConfig, clock: Callable[[], int] = wall_clock_ms) -> OmegaBrain:
+    def open(
+        cls, config: BrainConfig, clock: Callable[[], int] = wall_clock_ms, randomness: Random | None = None
+    ) -> OmegaBrain:
         """Open the household's brain.
 
-        clock: returns Unix milliseconds, UTC. Raises CatalogError for a bundle that cannot be used, and
+        clock: returns Unix milliseconds, UTC. randomness: what exploration draws from; if None, a generator seeded
+        from the system's entropy. Raises CatalogError for a bundle that cannot be used, and
         StoreError (busy, damaged, newer) for a memory that cannot. A missing model, or a read-only file
         system, degrades and is named in stats().
         """
@@ -110,9 +118,9 @@ class OmegaBrain:
             raise ConfigError(f"config: expected a BrainConfig, got {type(config).__name__}; see BrainConfig.from_mapping")
         if not callable(clock):
             raise ConfigError(f"clock: expected a function that returns Unix milliseconds, got {type(clock).__name__}")
-        brain = cls(config, clock)
+        brain = cls(config, clock, Random(os.urandom(32)) if randomness is None else randomness)
         if config.background_maintenance:
-            brain._start_maintenance()
+            brain._maintenance.start()
         return brain
 
     def __enter__(self) -> Self:
@@ -129,10 +137,10 @@ class OmegaBrain:
             if self._closed:
                 return
             self._closed = True
-            self._stop.set()
-        if self._maintainer is not None and self._maintainer is not threading.current_thread():
-            self._maintainer.join()
+            self._maintenance.tell_to_stop()
+        self._maintenance.join()
         with self._write_lock:
+            self._states.save_if_possible()
             self._taken.close()
 
     # Watching ------------------------------------------------------------------------------------
@@ -216,12 +224,14 @@ class OmegaBrain:
         """Return when everything observed so far is durable."""
         with self._write_lock:
             self._require_open()
+            self._states.save()
             self._memory.flush()
 
     def checkpoint(self) -> None:
         """Move what waits in the journal into the database now, in one transaction, as before a firmware update."""
         with self._write_lock:
             self._require_open()
+            self._states.save()
             self._memory.checkpoint()
 
     def maintain(self) -> None:
@@ -231,6 +241,7 @@ class OmegaBrain:
         """
         with self._write_lock:
             self._require_open()
+            self._states.save()
             self._memory.maintain(self._clock())
         if not self._title_vectors.embed_waiting():
             return
@@ -264,7 +275,31 @@ class OmegaBrain:
         rows, listed = self._recommender.recommend(view, context, now_ms, k)
         if self._recommender.patterns_count(view):
             self._knowledge.note_shown(context.profile, rows, now_ms)
+        self._states.note_shown(context.profile, listed, now_ms)
         return listed
+
+    def exposures(self) -> list[Exposure]:
+        """Where the newest lists could have shown another title: each slot's propensity, and the share watched of it."""
+        with self._write_lock:
+            self._require_open()
+            return self._states.exposures(self.config.max_episodes)
+
+    def onboarding(self, profile: str = DEFAULT_PROFILE, k: int = SHOWN) -> list[Title]:
+        """Up to k titles (1 to 500) to show to a new home, the most informative first; what it picks of them goes to
+        pick_favourites. Titles that the profile may see and has said nothing of yet."""
+        check_integer("k", k, 1, MAX_RECOMMENDATIONS)
+        return titles_to_offer(self._catalog, self._policy, self._view(profile), self._clock(), k)
+
+    def pick_favourites(self, content_ids: Sequence[str], profile: str = DEFAULT_PROFILE) -> Recorded:
+        """Take 1 to 20 titles of the catalogue that a viewer knows and likes; three to five are what a new home needs.
+
+        Each counts as a like, so as an event, the first as the newest; none is offered any more. Raises ConfigError for
+        a title that the catalogue does not hold, or whose age rating the profile may not see; then none is taken.
+        """
+        with self._write_lock:
+            check_favourites(self._catalog, self._policy, self._view(profile), content_ids, self._clock())
+            self._states.pick(profile, content_ids)
+            return [self.feedback(each, FeedbackKind.LIKE, profile) for each in reversed(content_ids)][-1]
 
     def _checked_context(self, context: ViewContext | None) -> ViewContext:
         if context is None:
@@ -322,7 +357,7 @@ class OmegaBrain:
             profile,
             self._memory.history(profile_id, HISTORY_HELD),
             self._memory.event_count(profile_id),
-            self._memory.seen(profile_id),
+            {*self._memory.seen(profile_id), *self._states.favourites(profile_id)},
             self._memory.hidden(profile_id),
         )
 
@@ -366,31 +401,19 @@ class OmegaBrain:
         with self._write_lock:
             self._require_open()
             if profile is None:
+                self._states.save()
                 return self._memory.export_records()
             view = self._view(profile)
             items = self._memory.history(profile, self.config.max_episodes)
-            rows = np.array([self._catalog.row_of(item.content_id) for item in items], np.int32)
-            named = self._policy.may_name(view.household, [item.content_id for item in items], rows, self._clock())
-            return {
-                "profile": {"id": profile, "name": view.household.profile.name},
-                "viewings": [
-                    {
-                        "content_id": item.content_id,
-                        "content_title": item.content_title,
-                        "timestamp": item.timestamp,
-                        "watch_percentage": item.watch_percentage,
-                        "kind": item.kind,
-                    }
-                    for item, shown in zip(items, named, strict=True)
-                    if shown
-                ],
-            }
+            viewings = view.viewings(self._catalog, self._policy, items, self._clock())
+            return {"profile": {"id": profile, "name": view.household.profile.name}, "viewings": viewings}
 
     def import_export(self, exported: dict[str, object], replace_existing: bool = False) -> None:
         """Restore an export() into this brain. Refuses a memory that is not empty unless replace_existing."""
         with self._write_lock:
             self._require_open()
             check_exported_state(exported)
+            check_exported_home_states(exported)
             try:
                 self._memory.import_records(exported, replace=replace_existing)
             finally:
@@ -412,6 +435,7 @@ class OmegaBrain:
             if content_id is not None:
                 check_content_id("content_id", content_id)
             self._title_vectors.forget()
+            self._states.save()
             try:
                 self._memory.forget(content_id=content_id, profile=profile, everything=everything)
             finally:
@@ -428,6 +452,7 @@ class OmegaBrain:
                     ("text embedding", self._title_vectors.fault),
                     ("sharing", self._composer.fault),
                     ("global patterns and trends", self._knowledge.fault),
+                    ("favourites and explored lists", self._states.fault),
                     ("vector compression", None if memory["vectors"]["codebook"]["bytes"] else NO_CODEBOOK),
                 )
                 if fault is not None
@@ -466,25 +491,9 @@ class OmegaBrain:
         """After memory was rewritten, or failed to be: everything kept in RAM is made from it again."""
         self._composer.restart()
         self._knowledge.reload()
+        self._states.reload()
         self._rebuild_views()
 
     def _require_open(self) -> None:
         if self._closed:
             raise ConfigError("this brain is closed: open another with OmegaBrain.open")
-
-    def _start_maintenance(self) -> None:
-        self._maintainer = threading.Thread(target=self._maintain_until_stopped, name="omega-edge-maintenance", daemon=True)
-        self._maintainer.start()
-
-    def _maintain_until_stopped(self) -> None:
-        try:
-            while not self._stop.wait(MAINTENANCE_PERIOD_SECONDS):
-                try:
-                    self.maintain()
-                except (OmegaError, OSError) as fault:
-                    self._degraded["maintenance"] = str(fault)
-                else:
-                    self._degraded.pop("maintenance", None)
-        except BaseException as fault:
-            self._degraded["maintenance"] = f"stopped for good: {type(fault).__name__}: {fault}"
-            raise

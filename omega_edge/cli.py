@@ -102,6 +102,11 @@ def _add_recommending(verbs: argparse._SubParsersAction, shared: argparse.Argume
     verb.add_argument("--profile", default="household", metavar="ID", help="who says so (default: household)")
     verb.add_argument("--title", metavar="TEXT", help="its name; needed for a title outside the catalogue")
 
+    verb = verbs.add_parser("onboard", parents=[shared], help="titles for a new home to pick its favourites from")
+    verb.add_argument("--pick", nargs="+", metavar="ID", help="take these as favourites; three to five tell most")
+    verb.add_argument("--profile", default="household", metavar="ID", help="who picks (default: household)")
+    verb.add_argument("-k", "--count", type=int, default=24, metavar="N", help="titles to show (default: 24)")
+
     profile = verbs.add_parser("profile", help="who watches: list them, or add or change one")
     actions = profile.add_subparsers(dest="action", required=True, metavar="list|set")
     actions.add_parser("list", parents=[shared], help="all profiles of the household")
@@ -190,8 +195,8 @@ def _check_usage(parser: argparse.ArgumentParser, options: argparse.Namespace) -
             missing = [flag for flag, value in single.items() if value is None]
             if missing:
                 parser.error(f"observe --content-id: expected {' and '.join(missing)} beside it")
-    if options.verb == "recommend" and options.count < 1:
-        parser.error(f"recommend --count: expected 1 or more, got {options.count}")
+    if options.verb in ("recommend", "onboard") and options.count < 1:
+        parser.error(f"{options.verb} --count: expected 1 or more, got {options.count}")
 
 
 def _run(options: argparse.Namespace) -> int:

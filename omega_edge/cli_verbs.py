@@ -11,7 +11,7 @@ from omega_edge.brain import Explanation
 from omega_edge.cli_codes import EXIT_OK
 from omega_edge.cli_export import export
 from omega_edge.cli_observe import observe
-from omega_edge.cli_output import Screen, as_plain, fit, in_minutes, write_json
+from omega_edge.cli_output import Screen, as_plain, counted, fit, in_minutes, write_json
 from omega_edge.cli_session import open_brain, parse_moment, require_file
 from omega_edge.config import BrainConfig
 from omega_edge.configuration import Setting, brain_config, settings_of
@@ -122,6 +122,24 @@ def _feedback(options: argparse.Namespace, config: BrainConfig) -> int:
         write_json({"sequence": recorded.sequence, "durable": True})
     else:
         print(f"{options.kind.replace('_', ' ')}: noted for {options.profile}")
+    return EXIT_OK
+
+
+def _onboard(options: argparse.Namespace, config: BrainConfig) -> int:
+    with open_brain(config) as brain:
+        if options.pick:
+            brain.pick_favourites(options.pick, options.profile)
+            brain.flush()
+        titles = brain.onboarding(options.profile, options.count)
+    if options.json:
+        write_json({"profile": options.profile, "picked": options.pick or [], "titles": titles})
+        return EXIT_OK
+    screen = Screen(sys.stdout)
+    if options.pick:
+        screen.line(f"{counted(len(options.pick), 'favourite')} noted for {options.profile}; `omega-edge recommend` uses them")
+    screen.line(screen.style(f"Which of these does {options.profile} know and like? --pick takes their ids", "bold"))
+    for title in titles:
+        screen.line(f"  {screen.style(fit(title.content_id, 10), 'dim')} {title.name}")
     return EXIT_OK
 
 
@@ -236,6 +254,7 @@ _VERBS = {
     "explain": _explain,
     "observe": observe,
     "feedback": _feedback,
+    "onboard": _onboard,
     "export": export,
     "import": _import,
     "forget": _forget,

@@ -8,6 +8,7 @@ from pathlib import Path
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from omega_edge.errors import ConfigError
+from omega_edge.exploration import MAX_EXPLORATION
 from omega_edge.protocol import EMBEDDING_DIMENSIONS, MAX_SYNC_INTERVAL_SECONDS, MIN_SYNC_INTERVAL_SECONDS
 
 SHARING_MODES = ("receive", "counts", "titles")
@@ -25,7 +26,10 @@ class BrainConfig:
     protocol. max_episodes, max_patterns (skills), max_reasoning: records kept in the three tiers.
     sync_interval_secs: 60 to 86,400. sharing: what may leave the home, one of SHARING_MODES. time_zone: IANA
     name. durability_window_secs: how long an observation may stay unsynced, so what a power cut can take; 0
-    syncs each one before observe returns. diversity: 0 (order of scores) to 1 (only variety).
+    syncs each one before observe returns. diversity: 0 (order of scores) to 1 (only variety). novelty: 0 to 1, how much
+    a candidate's scaled score is lowered by its log-popularity, for lists that reach further into the catalogue.
+    exploration: chance, 0 to 0.2, that a list shows one title that the ranking would not have put there; see
+    exploration.py.
     background_maintenance: whether a thread does the timed work; without it, call maintain().
     """
 
@@ -41,6 +45,8 @@ class BrainConfig:
     time_zone: str = "UTC"
     durability_window_secs: int = 300
     diversity: float = 0.1
+    novelty: float = 0.0
+    exploration: float = 0.0
     background_maintenance: bool = True
 
     def __post_init__(self) -> None:
@@ -59,10 +65,9 @@ class BrainConfig:
         self._check_integer("durability_window_secs", 0, 3600)
         if self.sharing not in SHARING_MODES:
             raise ConfigError(f"sharing: expected one of {', '.join(SHARING_MODES)}, got {self.sharing!r}")
-        if isinstance(self.diversity, bool) or not isinstance(self.diversity, (int, float)):
-            raise ConfigError(f"diversity: expected a number from 0 to 1, got {self.diversity!r}")
-        if not 0.0 <= self.diversity <= 1.0:
-            raise ConfigError(f"diversity: expected a number from 0 to 1, got {self.diversity!r}")
+        self._check_number("diversity", 1)
+        self._check_number("novelty", 1)
+        self._check_number("exploration", MAX_EXPLORATION)
         if not isinstance(self.background_maintenance, bool):
             raise ConfigError(f"background_maintenance: expected true or false, got {self.background_maintenance!r}")
         self.zone()
@@ -72,6 +77,11 @@ class BrainConfig:
         if type(value) is not int or not low <= value <= high:
             wanted = f"{low}" if low == high else f"an integer from {low} to {high}"
             raise ConfigError(f"{name}: expected {wanted}, got {value!r}")
+
+    def _check_number(self, name: str, high: float) -> None:
+        value = getattr(self, name)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.0 <= value <= high:
+            raise ConfigError(f"{name}: expected a number from 0 to {high:g}, got {value!r}")
 
     def zone(self) -> ZoneInfo:
         """The household's time zone."""

@@ -52,7 +52,7 @@ def forget_profile(keeper: Keeper, profile: str) -> None:
                 keeper.skills.remove(skill.skill_id)
         keeper.viewers.forget_profile(profile)
         keeper.sharing.forget(None, profile)
-        _rewrite(keeper, _states(keeper))
+        _rewrite(keeper, [(table, key, _state_without_profile(fields, profile)) for table, key, fields in _states(keeper)])
 
 
 def forget_everything(keeper: Keeper) -> None:
@@ -92,6 +92,15 @@ def _states(keeper: Keeper) -> list[Row]:
 
 def _state_without(fields: dict, content_id: str) -> dict:
     return {1: {name: _without(item, content_id) for name, item in fields[1].items()}}
+
+
+def _state_without_profile(fields: dict, profile: str) -> dict:
+    """A state less the records of a profile: objects of a list of the state that say "profile" is it."""
+
+    def kept(item: object) -> bool:
+        return not (isinstance(item, dict) and item.get("profile") == profile)
+
+    return {1: {name: list(filter(kept, item)) if isinstance(item, list) else item for name, item in fields[1].items()}}
 
 
 def _remove_episodes(keeper: Keeper, removed: list[Episode]) -> None:

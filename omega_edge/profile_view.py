@@ -5,7 +5,7 @@ Readers take the snapshot that stands and never wait; the writer builds the next
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -75,6 +75,24 @@ class ProfileView:
         content_ids = [event.content_id for event in self.events[:events]]
         named = policy.may_name(self.household, content_ids, self.history.rows[:events], now_ms)
         return named & ~self.history.rejected[:events]
+
+    def viewings(
+        self, catalog: Catalog, policy: Policy, items: Sequence[HistoryItem], now_ms: int
+    ) -> list[dict[str, object]]:
+        """Those of the profile's episodes that it may see, as plain values for showing."""
+        rows = np.array([catalog.row_of(item.content_id) for item in items], np.int32)
+        named = policy.may_name(self.household, [item.content_id for item in items], rows, now_ms)
+        return [
+            {
+                "content_id": item.content_id,
+                "content_title": item.content_title,
+                "timestamp": item.timestamp,
+                "watch_percentage": item.watch_percentage,
+                "kind": item.kind,
+            }
+            for item, shown in zip(items, named, strict=True)
+            if shown
+        ]
 
     def recent_ids(self, policy: Policy, now_ms: int) -> tuple[str, ...]:
         """The last few titles watched that the profile may see, newest last, as a ViewContext carries them."""

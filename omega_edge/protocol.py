@@ -373,7 +373,11 @@ class ReasonEvent:
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
-    """One title offered. score: logistic of the raw fused score. confidence: calibrated P(success)."""
+    """One title offered. score: logistic of the raw fused score. confidence: calibrated P(success).
+
+    propensity: the chance that this title stood at this position, where lists may explore (BrainConfig.exploration);
+    None where they may not.
+    """
 
     content_id: str
     content_title: str
@@ -382,6 +386,7 @@ class Recommendation:
     reason: str
     events: tuple[ReasonEvent, ...] = ()
     trend: TrendSignal | None = None
+    propensity: float | None = None
 
     def __post_init__(self) -> None:
         check_content_id("Recommendation.content_id", self.content_id)
@@ -391,6 +396,10 @@ class Recommendation:
         check_text("Recommendation.reason", self.reason, 2 * MAX_TITLE_BYTES)
         check_tuple("Recommendation.events", self.events, ReasonEvent, MAX_RECENT_WATCHES)
         check_optional("Recommendation.trend", self.trend, TrendSignal)
+        if self.propensity is not None:
+            object.__setattr__(self, "propensity", check_share("Recommendation.propensity", self.propensity))
+            if self.propensity <= 0.0:
+                raise refuse("Recommendation.propensity", "a chance above 0", self.propensity)
 
 
 @dataclass(frozen=True, slots=True)

@@ -191,20 +191,25 @@ class Ranker:
             self._plans[bucket, shorter] = plan
         return plan
 
-    def rank(self, history: History, moment: Moment, allowed: np.ndarray, k: int, diversity: float) -> Ranked:
+    def rank(
+        self, history: History, moment: Moment, allowed: np.ndarray, k: int, diversity: float, novelty: float = 0.0
+    ) -> Ranked:
         """The best k titles among those allowed, in the order of the second stage where it serves, spread by maximal
         marginal relevance.
 
         allowed: filter bitmap uint8[ceil(n/8)], bit row & 7 of byte row >> 3. diversity: 0 keeps the order of
         the scores, 1 ignores them (Carbonell and Goldstein, 1998: lambda is 1 - diversity, over scores
-        scaled to 0–1 among the candidates).
+        scaled to 0–1 among the candidates). novelty: that scaled score less novelty times the title's log-popularity
+        (0–1) is what a candidate is judged by.
         """
-        best = self._candidates(history, moment, allowed, max(k, CANDIDATES) if diversity > 0 else k)
+        rearranged = diversity > 0 or novelty > 0
+        best = self._candidates(history, moment, allowed, max(k, CANDIDATES) if rearranged else k)
         order = _order(best)
-        if diversity > 0 and len(order) > 1:
+        if rearranged and len(order) > 1:
+            relevance = _relevance(best) - np.float32(novelty) * self.catalog.popularity[best.rows]
             picks = np.empty(min(k, len(order)), np.uint32)
             picked = kernels.diversify(
-                self.catalog.codes, self.catalog.scale, best.rows[order], _relevance(best)[order], 1.0 - diversity, picks
+                self.catalog.codes, self.catalog.scale, best.rows[order], relevance[order], 1.0 - diversity, picks
             )
             order = order[picks[:picked]]
         order = order[:k]

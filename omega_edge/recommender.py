@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from random import Random
 
 import numpy as np
 
 from omega_edge.catalog import Catalog
 from omega_edge.errors import ConfigError, ProtocolError
+from omega_edge.exploration import draw
 from omega_edge.knowledge import CollectiveKnowledge
 from omega_edge.policy import Policy, Withheld
 from omega_edge.profile_view import ProfileView
@@ -28,6 +30,7 @@ from omega_edge.ranking import (
     weights_of,
 )
 from omega_edge.reasons import Reason, because_of, carried_by, strongest_event_each, strongest_events
+from omega_edge.second_stage import CANDIDATES
 
 EXPLAINED_EVENTS = 5
 FRESH_FOR_HOURS = 48
@@ -76,11 +79,23 @@ def _logistic(value: float) -> float:
 class Recommender:
     """Lists and explanations over one catalogue. Thread-safe: it keeps nothing of a household."""
 
-    def __init__(self, catalog: Catalog, policy: Policy, knowledge: CollectiveKnowledge, diversity: float) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        policy: Policy,
+        knowledge: CollectiveKnowledge,
+        diversity: float,
+        novelty: float,
+        exploration: float,
+        randomness: Random,
+    ) -> None:
         self._catalog = catalog
         self._policy = policy
         self._knowledge = knowledge
         self._diversity = diversity
+        self._novelty = novelty
+        self._exploration = exploration
+        self._randomness = randomness
         self._ranker = Ranker(catalog)
 
     def prepare(self, view: ProfileView) -> None:
@@ -93,9 +108,20 @@ class Recommender:
         """Up to k titles that the profile may be offered, best first: their rows uint32[m] and what is said of them."""
         moment = self._moment(context, view)
         allowed = self._policy.allowed(view.household, now_ms, moment.recent_rows)
-        ranked = self._ranker.rank(view.history, moment, allowed, k, self._diversity)
+        explores = self._explores(view)
+        # Spreading picks one title after another, so the first k of a longer list are the list of k.
+        wanted = max(k, CANDIDATES) if explores else k
+        ranked = self._ranker.rank(view.history, moment, allowed, wanted, self._diversity, self._novelty)
+        propensity = None
+        if explores:
+            drawn = draw(len(ranked.rows), k, self._exploration, self._randomness)
+            chosen, propensity = drawn.chosen, drawn.propensity
+            ranked = Ranked(ranked.rows[chosen], ranked.raw[chosen], np.ascontiguousarray(ranked.features[:, chosen]))
         drops, nameable = self._drops(view, moment, ranked, now_ms)
-        return ranked.rows, self._told(view, moment, ranked, drops, nameable, context, now_ms)
+        return ranked.rows, self._told(view, moment, ranked, drops, nameable, context, now_ms, propensity)
+
+    def _explores(self, view: ProfileView) -> bool:
+        return self._exploration > 0.0 and view.household.profile.max_age_rating is None
 
     def explain(self, view: ProfileView, content_id: str, context: ViewContext, now_ms: int) -> Explanation:
         """The score of one title taken apart. Raises ConfigError for a title that the catalogue does not hold, or that
@@ -183,8 +209,9 @@ class Recommender:
         nameable: np.ndarray,
         context: ViewContext,
         now_ms: int,
+        propensity: list[float] | None = None,
     ) -> list[Recommendation]:
-        """What is said of each ranked title."""
+        """What is said of each ranked title. propensity: of each, where the list may explore."""
         strongest, falls = strongest_event_each(drops, nameable)
         catalog = self._catalog
         slope, intercept = catalog.fusion.calibration[bucket_of(view.history.count)].tolist()
@@ -206,6 +233,7 @@ class Recommender:
                     reason=reason.text,
                     events=reason.events,
                     trend=reason.trend,
+                    propensity=None if propensity is None else propensity[index],
                 )
             )
         return told

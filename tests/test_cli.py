@@ -260,6 +260,32 @@ def test_feedback_hides_a_title(cli: Cli) -> None:
     assert cli("feedback", "elsewhere", "like", "--title", "Home video").returncode == 0
 
 
+def test_a_new_home_picks_its_favourites(cli: Cli) -> None:
+    offered = [title["content_id"] for title in answer(cli("onboard", "--json"))["titles"]]
+    assert len(offered) == 24
+    told = answer(cli("onboard", "--pick", *offered[:3], "-k", "5", "--json"))
+    assert told["picked"] == offered[:3]
+    assert [title["content_id"] for title in told["titles"]] == offered[3:8]
+    assert answer(cli("stats", "--json"))["memory"]["events"] == 3
+    rows = answer(cli("recommend", "--json", "-k", "100", *AT))["recommendations"]
+    assert not {row["content_id"] for row in rows} & set(offered[:3])
+    shown = cli("onboard", "--pick", offered[3], "-k", "2")
+    assert shown.returncode == 0 and "1 favourite noted" in shown.stdout and offered[4] in shown.stdout
+    refused(cli("onboard", "--pick", "nowhere"), 78, "favourites", "nowhere")
+    refused(cli("onboard", "-k", "0"), 2, "--count")
+
+
+def test_exploration_is_an_option_like_others(cli: Cli) -> None:
+    rows = answer(cli("recommend", "--json", "-k", "10", *AT))["recommendations"]
+    assert {row["propensity"] for row in rows} == {None}
+    explored = answer(cli("recommend", "--json", "-k", "10", *AT, more={"OMEGA_EXPLORATION": "0.2"}))["recommendations"]
+    assert [row["propensity"] for row in explored[:3]] == [1.0] * 3
+    assert all(0 < row["propensity"] < 1 for row in explored[3:])
+    lists = answer(cli("export", "--json"))["states"]["exploration"]["lists"]
+    assert [slot[1] for slot in lists[0]["slots"]] == [row["content_id"] for row in explored[3:]]
+    refused(cli("recommend", more={"OMEGA_EXPLORATION": "0.5"}), 78, "exploration", "0.2")
+
+
 def test_profiles_are_set_listed_and_kept_apart(cli: Cli) -> None:
     answer(cli("profile", "set", "kids", "--name", "Kids", "--max-age-rating", "7", "--json"))
     told = answer(cli("profile", "list", "--json"))["profiles"]

@@ -152,7 +152,7 @@ def test_the_schema_is_stable(shown: Shown) -> None:
         "measured_note",
         "notes",
     ]
-    row = {"rank", "content_id", "content_title", "score", "confidence", "reason", "events", "trend"}
+    row = {"rank", "content_id", "content_title", "score", "confidence", "reason", "events", "trend", "propensity"}
     for listed in (*lists_of(told), told["children"]):
         assert len(listed["rows"]) == 5
         assert [each["rank"] for each in listed["rows"]] == [1, 2, 3, 4, 5]

@@ -65,7 +65,7 @@ VALID: dict[type, dict[str, object]] = {
     ReasonEvent: {"content_id": "tt1", "content_title": "Arrival", "timestamp": 1, "drop": -0.5},
     Recommendation: {
         "content_id": "tt1", "content_title": "Arrival", "score": 0.5, "confidence": 1, "reason": "Because you finished Up",
-        "events": (ReasonEvent("a", "Up", 0, 1),), "trend": TREND,
+        "events": (ReasonEvent("a", "Up", 0, 1),), "trend": TREND, "propensity": 0.25,
     },
     SyncRequest: {
         "version": 1, "global_version_seen": 5, "device_id": bytes(16), "epoch": 7, "server_time_seen": 3,
@@ -143,6 +143,7 @@ WRONG: dict[type, dict[str, tuple]] = {
     Recommendation: {
         "content_id": TEXT_WRONG, "content_title": TEXT_WRONG, "score": SHARE_WRONG, "confidence": SHARE_WRONG,
         "reason": TEXT_WRONG, "events": (None, (1,), (ReasonEvent("a", "Up", 0, 1),) * 6), "trend": ("a", 0.5),
+        "propensity": (0.0, -0.1, 1.5, math.nan, "1", True),
     },
     SyncRequest: {
         "version": (*COUNT_WRONG, 0, 256), "global_version_seen": U64_WRONG,

@@ -38,7 +38,9 @@ ROOMS = {
         "centroids skill_records vector_report"
     ),
     "ranking": "ranking left_out second_stage ranker policy reasons",
-    "brain": "config knowledge profile_view sharing recommender title_vectors brain",
+    "brain": (
+        "config exploration onboarding home_states maintenance knowledge profile_view sharing recommender title_vectors brain"
+    ),
     "doors": "configuration cli cli_* demo demo_* doctor __main__",
     "public names": "",
 }

@@ -112,7 +112,7 @@ def describe_titles(
     codes = np.empty(vectors.shape, np.int8)
     scale = np.empty(len(vectors), np.float32)
     kernels.quantise(vectors, codes, scale)
-    sections = title_sections([_title(title) for title in dataset.titles], genres)
+    sections = title_sections([catalog_title(title) for title in dataset.titles], genres)
     sections |= {"codes": codes, "code_scale": scale}
     sections |= _codebook(dataset.titles, vectors, model_dir, cache_directory, progress)
     return TitleData(sections, genres, lineage_of([title.content_id for title in dataset.titles])), model_version
@@ -158,7 +158,8 @@ def genre_names(titles: Sequence[DatasetTitle]) -> tuple[str, ...]:
     return tuple(sorted(sorted(counts, key=lambda genre: (-counts[genre], genre))[:MAX_GENRES]))
 
 
-def _title(title: DatasetTitle) -> Title:
+def catalog_title(title: DatasetTitle) -> Title:
+    """A title of the data set as the catalogue has it, with age rating and availability by rule."""
     available_from, available_until = availability(title.genres, title.year)
     return Title(
         content_id=title.content_id,
