@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from cloud.sequence_sections import sequence_sections as quantised
+
+__all__ = ["encode", "float_parameters", "model_of", "quantised"]
+
 
 def float_parameters(count: int, seed: int) -> dict[str, np.ndarray]:
     """float32 parameters of an encoder over `count` titles, of a trained one's size, as sequence_sections wants them."""
@@ -25,6 +29,13 @@ def float_parameters(count: int, seed: int) -> dict[str, np.ndarray]:
         "b2": drawn(64, size=0.1),
         "input_scale": np.array([4.0], np.float32),
     }
+
+
+def model_of(sections: dict[str, np.ndarray]) -> tuple:
+    """The sections as the kernels take them."""
+    parts = "codes scale success distance norms attention attention_scale feed_in feed_in_scale feed_in_bias feed_out"
+    arrays = [sections[f"sequence_{part}"] for part in (*parts.split(), "feed_out_scale", "feed_out_bias")]
+    return (*arrays, float(sections["sequence_input_scale"][0]))
 
 
 def rms(x: np.ndarray, gain: np.ndarray) -> np.ndarray:

@@ -135,8 +135,8 @@ typedef struct {
     float input_scale;
 } omega_sequence;
 
-/* A softmax that takes in one event after another: the greatest logit of each head so far, the sum of the powers under it,
- * and the values that they weight. */
+/* A softmax that takes in one event after another: the greatest logit of each head so far, the sum of the powers under
+ * it, and the values that they weight. */
 typedef struct {
     float top[OMEGA_SEQUENCE_HEADS];
     float sum[OMEGA_SEQUENCE_HEADS];

@@ -7,8 +7,8 @@ cdef class SequenceKernels(CodeKernels):
     def sequence_events(self, model, rows, success, out) -> None:
         """Input, key and value of events: out float32[e, 192] of titles rows uint32[e] and outcomes success uint8[e].
 
-        model: (codes int8[n, 64], scale float32[n], success float32[2, 64], distance float32[64, 8], norms float32[3, 64],
-        attention int8[4, 64, 64], attention_scale float32[4, 64], feed_in int8[64, 128], feed_in_scale float32[128],
+        model: (codes int8[n, 64], scale float32[n], success float32[2, 64], distance float32[64, 8], norms
+        float32[3, 64], attention int8[4, 64, 64], attention_scale float32[4, 64], feed_in int8[64, 128], feed_in_scale float32[128],
         feed_in_bias float32[128], feed_out int8[128, 64], feed_out_scale float32[64], feed_out_bias float32[64],
         input_scale), as kernels.h describes them. A row past the table raises ValueError.
         """
@@ -77,8 +77,8 @@ cdef class SequenceKernels(CodeKernels):
 
 
 cdef int hold_sequence(Views *views, object model, omega_sequence *encoder) except -1:
-    (codes, scale, success, distance, norms, attention, attention_scale, feed_in, feed_in_scale, feed_in_bias, feed_out,
-     feed_out_scale, feed_out_bias, input_scale) = model
+    (codes, scale, success, distance, norms, attention, attention_scale, feed_in, feed_in_scale, feed_in_bias,
+     feed_out, feed_out_scale, feed_out_bias, input_scale) = model
     hold_codes(views, codes, scale, &encoder.titles)
     if encoder.titles.dimensions != OMEGA_SEQUENCE_DIMENSIONS:
         raise ValueError(f"codes: expected {OMEGA_SEQUENCE_DIMENSIONS} dimensions, got {encoder.titles.dimensions}")

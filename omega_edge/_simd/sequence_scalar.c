@@ -19,25 +19,6 @@
 enum { QUERY, KEY, VALUE, MIX }; /* of model->attention */
 enum { ATTENTION_NORM, FEED_NORM, OUT_NORM };
 
-/* e^x of the contract, x <= 0. Whole parts go by adding and taking away a number whose last bit is 1, which no NaN or
- * infinity makes undefined and every compiler turns into lanes. */
-static inline float power_of_e(float x)
-{
-    static const float coefficients[7] = OMEGA_EXP;
-    const float shifted = x * 0x1.715476p+0f + 0x1.8p23f;
-    const float whole = shifted - 0x1.8p23f;
-    const float part = (x - whole * 0x1.62e4p-1f) - whole * 0x1.7f7d1cp-20f;
-    float power = coefficients[6];
-    for (int i = 5; i >= 0; i--)
-        power = power * part + coefficients[i];
-    uint32_t bits;
-    memcpy(&bits, &shifted, sizeof bits);
-    bits = (bits + 127) << 23; /* the bits of 0x1.8p23 leave at the top */
-    float factor;
-    memcpy(&factor, &bits, sizeof factor);
-    return x < OMEGA_EXP_LEAST ? 0.0f : power * factor;
-}
-
 static void scale_to_one(const float *restrict x, const float *restrict gain, float *restrict out)
 {
     float s[8] = {0.0f};
@@ -96,8 +77,8 @@ static void take_event(running *so_far, const float *restrict product, const flo
     for (size_t head = 0; head < HEADS; head++) {
         const float logit = product[head] + distance[head], old = so_far->top[head];
         const float top = logit > old ? logit : old;
-        keep[head] = power_of_e(old - top);
-        power[head] = power_of_e(logit - top);
+        keep[head] = omega_power_of_e(old - top);
+        power[head] = omega_power_of_e(logit - top);
         so_far->top[head] = top;
         so_far->sum[head] = so_far->sum[head] * keep[head] + power[head];
     }
@@ -112,8 +93,8 @@ static void mean_of_both(const running *newer, const running *older, float *rest
     float a[HEADS], b[HEADS], share[HEADS];
     for (size_t head = 0; head < HEADS; head++) {
         const float top = newer->top[head] > older->top[head] ? newer->top[head] : older->top[head];
-        a[head] = power_of_e(newer->top[head] - top);
-        b[head] = power_of_e(older->top[head] - top);
+        a[head] = omega_power_of_e(newer->top[head] - top);
+        b[head] = omega_power_of_e(older->top[head] - top);
         share[head] = 1.0f / (newer->sum[head] * a[head] + older->sum[head] * b[head]);
     }
     for (size_t i = 0; i < DIMENSIONS; i += HEADS)
@@ -196,8 +177,8 @@ static void feed_forward(omega_multiply *multiply_by, const omega_sequence *mode
     }
 }
 
-void omega_sequence_states_by(omega_multiply *multiply_by, const omega_sequence *model, const float *events, size_t held,
-                              size_t left, omega_sequence_workspace *space, float *out)
+void omega_sequence_states_by(omega_multiply *multiply_by, const omega_sequence *model, const float *events,
+                              size_t held, size_t left, omega_sequence_workspace *space, float *out)
 {
     const size_t asking = left > 0 && held > 1 ? 2 : 1, states = asking == 2 ? 1 + left : 1;
     for (size_t i = 0; i < asking; i++)
