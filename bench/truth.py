@@ -15,7 +15,8 @@ from omega_edge.catalog import Catalog
 from omega_edge.protocol import Recommendation, TimeOfDay, ViewContext
 
 FEATURE_NAMES = (
-    "rows", "content_profile", "content_recent", "popularity", "trend_short", "trend_long", "context", "patterns",
+    "rows", "slist", "factors", "content_profile", "content_recent", "sequence", "popularity", "trend_short",
+    "trend_long", "context", "patterns",
 )  # fmt: skip
 WINDOW = 64
 CONTEXT_PRIOR_EVENTS = 10.0
@@ -53,7 +54,7 @@ class Truth:
         self.viewings.insert(0, Viewing(self.catalog.row_of(content_id), content_id, success, slot))
 
     def raw_scores(self, context: ViewContext, left_out: int = -1) -> np.ndarray:
-        """float64[n]: weighted sum of the eight features and the mood asked for, of every title.
+        """float64[n]: weighted sum of the features and the mood asked for, of every title.
 
         left_out: index of a viewing that is taken as never made, or -1.
         """
@@ -70,20 +71,28 @@ class Truth:
     def _features(self, viewings: Sequence[Viewing], slot: int) -> dict[str, np.ndarray]:
         catalog, parameters = self.catalog, self.catalog.fusion.parameters
         evidence = [1.0 if viewing.success else parameters["failure_weight"] for viewing in viewings]
-        rows, profile = np.zeros(catalog.count), np.zeros(catalog.codes.shape[1])
+        rows, slist = np.zeros(catalog.count), np.zeros(catalog.count)
+        profile, taste = np.zeros(catalog.codes.shape[1]), np.zeros(64)
         for age, (viewing, weight) in enumerate(zip(viewings, evidence, strict=True)):
             if viewing.row < 0:
                 continue
-            start, end = (int(offset) for offset in catalog.rows.offsets[viewing.row : viewing.row + 2])
-            strengths = catalog.rows.values[start:end] * float(catalog.rows.scale[viewing.row])
-            rows[catalog.rows.columns[start:end]] += weight * parameters["row_decay"] ** age * strengths
+            for sums, table, decay in ((rows, catalog.rows, "row_decay"), (slist, catalog.slist, "slist_decay")):
+                if table is not None:
+                    start, end = (int(offset) for offset in table.offsets[viewing.row : viewing.row + 2])
+                    strengths = table.values[start:end] * float(table.scale[viewing.row])
+                    sums[table.columns[start:end]] += weight * parameters[decay] ** age * strengths
+            taste += weight * parameters["factor_decay"] ** age * self._factors(viewing.row)
             profile += weight * parameters["content_decay"] ** age * self._vector(viewing.row)
         finished = [self._vector(viewing.row) for viewing in viewings if viewing.success and viewing.row >= 0][:2]
         patterns = np.zeros(catalog.count)
         for row, vote in self.votes.items():
             patterns[row] = vote
+        fold = catalog.factors.fold.astype(np.float64) if catalog.factors is not None else np.zeros((64, 64))
         return {
             "rows": rows,
+            "slist": slist,
+            "factors": self._factors(slice(None)) @ (fold @ taste),
+            "sequence": np.zeros(catalog.count),
             "content_profile": self._cosines(profile),
             "content_recent": self._cosines(np.mean(finished, axis=0)) if finished else np.zeros(catalog.count),
             "popularity": catalog.popularity.astype(np.float64),
@@ -95,6 +104,13 @@ class Truth:
 
     def _vector(self, row: int) -> np.ndarray:
         return self.catalog.codes[row].astype(np.float64) * float(self.catalog.scale[row])
+
+    def _factors(self, row: int | slice) -> np.ndarray:
+        """float64[64] of a title, or [n, 64]; zeros where the bundle has none."""
+        factors = self.catalog.factors
+        if factors is None:
+            return np.zeros((self.catalog.count, 64))[row]
+        return factors.codes[row].astype(np.float64) * factors.scale[row].astype(np.float64)[..., None]
 
     def _cosines(self, vector: np.ndarray) -> np.ndarray:
         """Cosine of the vector, rounded to 8 bits, to every title."""

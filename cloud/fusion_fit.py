@@ -49,9 +49,9 @@ class FitSet:
         self.buckets: list[int] = []
         self.success: list[bool] = []
         self.watched: list[np.ndarray] = []
-        """float32[8] each."""
+        """float32[11] each."""
         self.candidates: list[np.ndarray] = []
-        """float32[7, c] each, of the successful ones in order; the title that was watched is the first."""
+        """float32[10, c] each, of the successful ones in order; the title that was watched is the first."""
 
     def __len__(self) -> int:
         return len(self.buckets)
@@ -110,7 +110,7 @@ def _objective(scores: np.ndarray) -> float:
 
 
 class _Lists:
-    """Candidates of some queries as one array float32[7, c, q], short lists padded with titles of score -inf."""
+    """Candidates of some queries as one array float32[10, c, q], short lists padded with titles of score -inf."""
 
     def __init__(self, candidates: list[np.ndarray]) -> None:
         longest = max(matrix.shape[1] for matrix in candidates)
@@ -121,7 +121,7 @@ class _Lists:
             self._base[: matrix.shape[1], index] = 0.0
 
     def scores(self, weights: np.ndarray) -> np.ndarray:
-        """float32[c, q]: raw scores under weights [7]."""
+        """float32[c, q]: raw scores under weights [10]."""
         scores = self._base.copy()
         for feature, weight in zip(self.features, weights):
             if weight:
@@ -129,12 +129,17 @@ class _Lists:
         return scores
 
     def best_single(self) -> np.ndarray:
-        """float64[7]: weight 1 for the feature that ranks best alone, 0 for the others."""
+        """float64[10]: weight 1 for the feature that ranks best alone, 0 for the others."""
         single = np.eye(len(FITTED))
         return single[int(np.argmax([_objective(self.scores(weights)) for weights in single]))]
 
+    def ascended_from(self, other: np.ndarray) -> np.ndarray:
+        """float64[10]: the ascent from the better of other lists' weights and the best feature alone: where the others'
+        say nothing here, no single change leads away from them."""
+        return self.ascend(max(other, self.best_single(), key=lambda weights: _objective(self.scores(weights))))
+
     def ascend(self, start: np.ndarray) -> np.ndarray:
-        """float64[7]: weights of at least 0, changed one at a time wherever that helps, ROUNDS times over."""
+        """float64[10]: weights of at least 0, changed one at a time wherever that helps, ROUNDS times over."""
         weights = start.copy()
         scores = self.scores(weights)
         moved = np.empty_like(scores)
@@ -159,7 +164,7 @@ class _Lists:
 
 
 def fit_weights(queries: FitSet) -> np.ndarray:
-    """float32[4, 8]: weights by history bucket, in the order of ranking.FEATURES; without a success, all 0."""
+    """float32[4, 11]: weights by history bucket, in the order of ranking.FEATURES; without a success, all 0."""
     weights = np.zeros((BUCKETS, len(FEATURES)), np.float32)
     every = queries.candidates
     if not every:
@@ -170,7 +175,7 @@ def fit_weights(queries: FitSet) -> np.ndarray:
     bucket_of_list = np.array(queries.buckets)[np.array(queries.success)]
     for bucket in range(BUCKETS):
         own = [matrix for matrix, of in zip(every, bucket_of_list) if of == bucket]
-        fitted = _Lists(own + prior).ascend(overall) if own else overall
+        fitted = _Lists(own + prior).ascended_from(overall) if own else overall
         best = _Lists(own or every).mean_best_score(fitted)
         weights[bucket, list(FITTED)] = fitted * (MEAN_BEST_RAW_SCORE / best if best > 0 else 1.0)
         weights[bucket, PATTERNS] = PATTERN_WEIGHTS[bucket]

@@ -57,7 +57,7 @@ class ModelSettings:
     row_budget_bytes: int = 600_000
     trend_window_hours: tuple[int, int] = (48, 168)
     parameters: dict[str, float] = field(
-        default_factory=lambda: {"row_decay": 0.9, "content_decay": 0.9, "failure_weight": 0.5}
+        default_factory=lambda: dict.fromkeys(DECAYS, 0.9) | {"failure_weight": 0.5}
     )
     queries_per_bucket: int = 1000
 
@@ -188,7 +188,7 @@ def _catalog_before(
 def _learn_fusion(
     titles: TitleData, timeline: Timeline, settings: ModelSettings, progress: Progress
 ) -> tuple[np.ndarray, np.ndarray, dict]:
-    """(weights float32[4, 8], calibration float32[4, 2], report), as the module's first lines say."""
+    """(weights float32[4, 11], calibration float32[4, 2], report), as the module's first lines say."""
     total = len(timeline.events)
     fit_start, test_start = int(total * FIT_START), int(total * TEST_START)
     starts = _block_starts(fit_start, test_start) + _block_starts(test_start, total)

@@ -82,7 +82,7 @@ def earlier_alike(values: np.ndarray) -> np.ndarray:
 class Query:
     """One viewing to predict. event: its index; title: the row that was watched; bucket: of the history's length.
 
-    seen: int64[s], rows that the household had watched. matrix: float32[8, n], valid until the next query.
+    seen: int64[s], rows that the household had watched. matrix: float32[11, n], valid until the next query.
     block: index of the block that it lies in. midnight: Unix ms up to which the trends count.
     """
 

@@ -422,7 +422,7 @@ class OmegaBrain:
         with self._write_lock:
             self._require_open()
             memory = self._memory.stats()
-            faults = self._degraded | {
+            faults = self._degraded | self._catalog.faults | {
                 name: fault
                 for name, fault in (
                     ("text embedding", self._title_vectors.fault),

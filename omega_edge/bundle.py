@@ -48,6 +48,10 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
 assert _HEADER.size == 64 and _ENTRY.size == 128
 
 
+class _Damaged(Exception):
+    """The bytes of one section are not those that were written. Never leaves this module."""
+
+
 @dataclass(frozen=True, slots=True)
 class SectionEntry:
     """One line of the section table: where an array lies, what it is, and its SHA-256."""
@@ -61,24 +65,35 @@ class SectionEntry:
     digest: bytes
 
 
-def read(path: str | os.PathLike[str], known: frozenset[str]) -> dict[str, np.ndarray]:
-    """Map a bundle, check every byte of it and give its sections as read-only arrays over the map, by name.
+def read(
+    path: str | os.PathLike[str], known: frozenset[str], tolerated: frozenset[str] = frozenset()
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Map a bundle, check every byte of it and give its sections as read-only arrays over the map, by name; and, of the
+    tolerated sections, those whose bytes are damaged, with what is wrong.
 
     path: the file. known: names of the sections that the caller understands; others are skipped, or refused if they
-    are marked required. Raises CatalogError that names the fault. The file is unmapped when the last array goes; it is
-    never closed by hand, since numpy's arrays do not keep a map from being closed under them.
+    are marked required. tolerated: of the known, those that the caller can do without. Raises CatalogError that names
+    the fault. The file is unmapped when the last array goes; it is never closed by hand, since numpy's arrays do not keep
+    a map from being closed under them.
     """
     mapped = _map_file(path)
+    damaged = {}
     with memoryview(mapped) as view:
         entries = _read_table(path, view)
         _check_layout(path, view, entries)
         for entry in entries:
-            _check_section(path, view, entry, known)
-    return {
+            try:
+                _check_section(path, view, entry, known)
+            except _Damaged as fault:
+                if entry.name not in tolerated:
+                    raise _damaged(path, str(fault)) from None
+                damaged[entry.name] = str(fault)
+    arrays = {
         entry.name: np.ndarray(entry.shape, entry.dtype, buffer=mapped, offset=entry.offset)
         for entry in entries
-        if entry.name in known
+        if entry.name in known and entry.name not in damaged
     }
+    return arrays, damaged
 
 
 def write(path: str | os.PathLike[str], sections: dict[str, np.ndarray], optional: frozenset[str]) -> None:
@@ -197,7 +212,7 @@ def _check_section(path: str | os.PathLike[str], view: memoryview, entry: Sectio
     if entry.required and entry.name not in known:
         raise CatalogError(f"{path}: needs section {entry.name}, which this program does not know; update Omega Edge")
     if hashlib.sha256(view[entry.offset : entry.offset + entry.length]).digest() != entry.digest:
-        raise _damaged(path, f"section {entry.name} damaged: its checksum does not match")
+        raise _Damaged(f"section {entry.name} damaged: its checksum does not match")
 
 
 def _aligned(offset: int) -> int:

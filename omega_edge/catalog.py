@@ -18,10 +18,23 @@ Sections, n titles, g genres, f fusion features, t trend windows, m row entries.
     row_offsets u32[n+1], row_columns u32[m], row_values i8[m], row_scale f32[n]   optional: item-item rows; row j
                                    holds what watching title j says for others, columns ascending,
                                    weight = value * scale[j]
+    slist_offsets u32[n+1], slist_columns u32[m], slist_values i8[m], slist_scale f32[n]   optional: directed rows, laid
+                                   out likewise; row j holds what is watched after title j
+    factor_codes i8[n, 64], factor_scale f32[n], factor_fold f32[64, 64]   optional: title factors v = code * scale (scale
+                                   0: none); a household's are fold @ (weighted sum of those of its titles)
+    onboarding         u32[m]      optional: titles to show to a new home, the most informative first
+    second_stage_roots u32[t], second_stage_feature u8[k], second_stage_threshold f32[k], second_stage_children i32[k, 2],
+    second_stage_leaves f32[l], second_stage_buckets u8[4]   tolerated: t regression trees of k nodes that re-order the
+                                   fusion's best (see second_stage.py); their inputs are named in meta
+                                   "second_stage_inputs". A node leads to the left child where value <= threshold; a child
+                                   of at least 0 is a node, after its parent, and one below 0 is leaf ~child. Bucket: 1
+                                   where the stage serves
     licence            u8[]        optional: the text of the data set's licence
     quantiser_*        quantiser.SECTIONS   optional: the codebook of coarse vectors, all of its arrays or none
 
-All of it is checked when a catalogue is opened, so that no index or length in it can lead the C core astray.
+All of it is checked when a catalogue is opened, so that no index or length in it can lead the C core astray. Damage
+refuses the bundle, but of the tolerated groups, without which the television ranks as well as it could before they were
+there: such a group is left out whole, and `faults` says why.
 """
 
 from __future__ import annotations
@@ -30,13 +43,13 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
 
 from omega_edge import bundle
-from omega_edge.catalog_checks import OPTIONAL_SECTIONS, SHAPES, Fault, check_sections
+from omega_edge.catalog_checks import OPTIONAL_SECTIONS, SHAPES, TOLERATED_SECTIONS, Checked, Fault, check_sections
 from omega_edge.errors import CatalogError
 from omega_edge.quantiser import Quantiser
 
@@ -69,6 +82,29 @@ class RowSet:
 
 
 @dataclass(frozen=True, slots=True)
+class Factors:
+    """Title factors codes int8[n, 64] * scale float32[n], and the map fold float32[64, 64] to a household's."""
+
+    codes: np.ndarray
+    scale: np.ndarray
+    fold: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class TreeSet:
+    """Regression trees over named inputs, as the module's table of sections describes them. buckets: bool[4], the history
+    buckets that they serve."""
+
+    inputs: tuple[str, ...]
+    roots: np.ndarray
+    feature: np.ndarray
+    threshold: np.ndarray
+    children: np.ndarray
+    leaves: np.ndarray
+    buckets: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
 class Trend:
     """What is watched now: scores f32[n], 0 to 1, over the last window_hours."""
 
@@ -95,11 +131,15 @@ class Catalog:
 
     count; lineage (16 hex digits: bundles of one lineage number titles alike); version; built_at (Unix ms); meta
     (dict); genres; and the arrays that the module's table of sections describes, under the names codes, scale,
-    popularity, genre_masks, years, age_ratings, available_from, available_until, rows (RowSet or None), trends
-    (tuple of Trend), context_prior, context_overall, fusion; quantiser (the codebook of coarse vectors, or None).
+    popularity, genre_masks, years, age_ratings, available_from, available_until, rows and slist (RowSet or None), factors
+    (Factors or None), onboarding (uint32[m], empty where the bundle has none), trends (tuple of Trend), context_prior,
+    context_overall, fusion, second_stage (TreeSet or None); quantiser (the codebook of coarse vectors, or None); faults
+    (by the name of each group of sections that was left out, why).
     """
 
-    def __init__(self, sections: dict[str, np.ndarray], meta: dict) -> None:
+    def __init__(self, checked: Checked) -> None:
+        sections, meta = checked.sections, checked.meta
+        self.faults: dict[str, str] = checked.faults
         self.meta = meta
         self.count = len(sections["code_scale"])
         self.lineage: str = meta["lineage"]
@@ -114,11 +154,14 @@ class Catalog:
         self.age_ratings = sections["age_ratings"]
         self.available_from = sections["available_from"]
         self.available_until = sections["available_until"]
-        self.rows = (
-            RowSet(*(sections[name] for name in ("row_offsets", "row_columns", "row_values", "row_scale")))
-            if "row_offsets" in sections
+        self.rows, self.slist = _row_set(sections, "row"), _row_set(sections, "slist")
+        self.factors = (
+            Factors(sections["factor_codes"], sections["factor_scale"], sections["factor_fold"])
+            if "factor_codes" in sections
             else None
         )
+        self.onboarding = sections.get("onboarding", np.empty(0, np.uint32))
+        self.second_stage = _tree_set(sections, meta)
         self.trends = tuple(
             Trend(hours, scores) for hours, scores in zip(meta["trend_window_hours"], sections["trend_scores"])
         )
@@ -139,9 +182,9 @@ class Catalog:
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Catalog:
         """Map a bundle file and check it wholly. Raises CatalogError naming the fault."""
-        sections = bundle.read(path, frozenset(SHAPES))
+        sections, damaged = bundle.read(path, frozenset(SHAPES), TOLERATED_SECTIONS)
         try:
-            return cls(sections, check_sections(sections))
+            return cls(check_sections(sections, damaged))
         except Fault as fault:
             raise CatalogError(f"{path}: {fault}; fetch or build the bundle again") from None
 
@@ -150,13 +193,13 @@ class Catalog:
         """A catalogue over arrays in memory, checked like a file. meta becomes the section of that name."""
         sections = _with_meta(sections, meta)
         try:
-            meta = check_sections(sections)
+            checked = check_sections(sections)
         except Fault as fault:
             raise CatalogError(f"sections: {fault}") from None
-        views = {name: array.view() for name, array in sections.items()}
+        views = {name: array.view() for name, array in checked.sections.items()}
         for view in views.values():
             view.flags.writeable = False
-        return cls(views, meta)
+        return cls(replace(checked, sections=views))
 
     def close(self) -> None:
         """Give up the file. Arrays taken from the catalogue before stay valid, and the last of them to go unmaps it;
@@ -243,13 +286,16 @@ class Catalog:
 def write_bundle(path: str | os.PathLike[str], sections: dict[str, np.ndarray], meta: dict) -> None:
     """Write a catalogue as a bundle file, whole or not at all. Same sections and meta, same bytes.
 
-    Raises CatalogError if they do not make a catalogue, OSError if the disk refuses.
+    Raises CatalogError if they do not make a catalogue, or a group of sections would be left out of it; OSError if the
+    disk refuses.
     """
     sections = _with_meta(sections, meta)
     try:
-        check_sections(sections)
+        faults = check_sections(sections).faults
     except Fault as fault:
         raise CatalogError(f"{path}: not written: {fault}") from None
+    for fault in faults.values():
+        raise CatalogError(f"{path}: not written: {fault}")
     bundle.write(path, sections, OPTIONAL_SECTIONS)
 
 
@@ -283,6 +329,20 @@ def title_sections(titles: Sequence[Title], genres: Sequence[str]) -> dict[str, 
 def lineage_of(content_ids: Sequence[str]) -> str:
     """Lineage of a first bundle: 16 hex digits of the SHA-256 over its content ids in row order, NUL between them."""
     return hashlib.sha256("\0".join(content_ids).encode("utf-8")).hexdigest()[:16]
+
+
+def _row_set(sections: dict[str, np.ndarray], prefix: str) -> RowSet | None:
+    if f"{prefix}_offsets" not in sections:
+        return None
+    return RowSet(*(sections[f"{prefix}_{part}"] for part in ("offsets", "columns", "values", "scale")))
+
+
+def _tree_set(sections: dict[str, np.ndarray], meta: dict) -> TreeSet | None:
+    if "second_stage_roots" not in sections:
+        return None
+    parts = {part: sections[f"second_stage_{part}"] for part in ("roots", "feature", "threshold", "children", "leaves")}
+    buckets = sections["second_stage_buckets"].astype(bool)
+    return TreeSet(inputs=tuple(meta["second_stage_inputs"]), buckets=buckets, **parts)
 
 
 def _packed_texts(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

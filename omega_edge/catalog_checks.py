@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -28,6 +30,12 @@ MAX_META_BYTES = 1 << 20
 SLOTS = 8
 """Slots of the week: four parts of the day, workday or weekend."""
 BUCKETS = 4
+FACTOR_DIMENSIONS = 64
+MAX_STAGE_INPUTS = 64
+MAX_TREES = 2000
+MAX_TREE_NODES = 1 << 16
+MAX_TREE_DEPTH = 16
+"""Bounds what the second stage can cost, whoever made the trees: a list takes at most trees times depth steps a title."""
 
 SHAPES: dict[str, tuple[str, tuple[str | int, ...]]] = {
     "content_id_offsets": ("<u4", ("n+1",)),
@@ -53,11 +61,37 @@ SHAPES: dict[str, tuple[str, tuple[str | int, ...]]] = {
     "row_columns": ("<u4", ("m",)),
     "row_values": ("|i1", ("m",)),
     "row_scale": ("<f4", ("n",)),
+    "slist_offsets": ("<u4", ("n+1",)),
+    "slist_columns": ("<u4", ("slist",)),
+    "slist_values": ("|i1", ("slist",)),
+    "slist_scale": ("<f4", ("n",)),
+    "factor_codes": ("|i1", ("n", FACTOR_DIMENSIONS)),
+    "factor_scale": ("<f4", ("n",)),
+    "factor_fold": ("<f4", (FACTOR_DIMENSIONS, FACTOR_DIMENSIONS)),
+    "onboarding": ("<u4", ("any",)),
+    "second_stage_roots": ("<u4", ("trees",)),
+    "second_stage_feature": ("|u1", ("nodes",)),
+    "second_stage_threshold": ("<f4", ("nodes",)),
+    "second_stage_children": ("<i4", ("nodes", 2)),
+    "second_stage_leaves": ("<f4", ("any",)),
+    "second_stage_buckets": ("|u1", (BUCKETS,)),
     "licence": ("|u1", ("any",)),
     **QUANTISER_SHAPES,
 }
-_ROW_SECTIONS = frozenset(("row_offsets", "row_columns", "row_values", "row_scale"))
-OPTIONAL_SECTIONS = _ROW_SECTIONS | {"licence"} | QUANTISER_SHAPES.keys()
+
+
+def _group(prefix: str) -> frozenset[str]:
+    return frozenset(name for name in SHAPES if name.startswith(prefix + "_"))
+
+
+_WHOLE_GROUPS = {name: _group(name) for name in ("row", "slist", "factor")}
+"""Optional sections that come together or not at all."""
+TOLERATED_GROUPS = {name: _group(name) for name in ("second_stage",)}
+"""Optional sections without which the television still ranks, if less well: damage leaves out the group, not the bundle."""
+TOLERATED_SECTIONS = frozenset().union(*TOLERATED_GROUPS.values())
+OPTIONAL_SECTIONS = (
+    frozenset().union(*_WHOLE_GROUPS.values(), TOLERATED_SECTIONS, QUANTISER_SHAPES) | {"licence", "onboarding"}
+)
 _LINEAGE = re.compile(r"[0-9a-f]{16}")
 
 
@@ -65,25 +99,76 @@ class Fault(Exception):
     """What is wrong with a set of sections. Never leaves this module."""
 
 
-def check_sections(sections: dict[str, np.ndarray]) -> dict:
-    """The meta of a set of sections, after checking all that the rest of the program relies on."""
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """Sections that the rest of the program may rely on, and their meta. faults: by the name of each group that was left
+    out, what is wrong with it."""
+
+    sections: dict[str, np.ndarray]
+    meta: dict
+    faults: dict[str, str]
+
+
+def check_sections(sections: dict[str, np.ndarray], damaged: Mapping[str, str] | None = None) -> Checked:
+    """The sections after checking all that the rest of the program relies on, without the tolerated groups that are
+    not sound.
+
+    damaged: tolerated sections that could not be read, with the reason.
+    """
     missing = sorted(SHAPES.keys() - OPTIONAL_SECTIONS - sections.keys())
     if missing:
         raise Fault(f"section {missing[0]} is missing")
-    if 0 < len(_ROW_SECTIONS & sections.keys()) < len(_ROW_SECTIONS):
-        raise Fault(f"section {min(_ROW_SECTIONS - sections.keys())} is missing beside the other row sections")
+    for group in _WHOLE_GROUPS.values():
+        _check_complete(group, sections)
     unknown = sorted(sections.keys() - SHAPES.keys())
     if unknown:
         raise Fault(f"section {unknown[0]} is unknown")
     meta = _check_meta(sections["meta"])
-    _check_shapes(sections, meta)
-    _check_titles(sections, len(meta["genres"]))
-    _check_numbers(sections)
-    if "row_offsets" in sections:
-        _check_rows(sections)
-    if QUANTISER_SHAPES.keys() & sections.keys():
-        _check_codebook(sections)
-    return meta
+    sizes = _sizes(sections, meta)
+    kept = {name: array for name, array in sections.items() if name not in TOLERATED_SECTIONS}
+    _check_shapes(kept, sizes)
+    _check_titles(kept, len(meta["genres"]))
+    _check_numbers(kept)
+    for prefix in ("row", "slist"):
+        if f"{prefix}_offsets" in kept:
+            _check_rows(kept, prefix)
+    if "factor_codes" in kept:
+        _check_factors(kept)
+    if "onboarding" in kept:
+        _check_onboarding(kept["onboarding"], sizes["n"])
+    if QUANTISER_SHAPES.keys() & kept.keys():
+        _check_codebook(kept)
+    faults = {}
+    for name, group in TOLERATED_GROUPS.items():
+        found = {section: sections[section] for section in group & sections.keys()}
+        if found or group & (damaged or {}).keys():
+            try:
+                _check_tolerated(name, group, found, damaged or {}, meta, sizes)
+                kept |= found
+            except Fault as fault:
+                faults[name] = str(fault)
+    return Checked(kept, meta, faults)
+
+
+def _check_complete(group: frozenset[str], sections: Mapping[str, np.ndarray]) -> None:
+    if 0 < len(group & sections.keys()) < len(group):
+        raise Fault(f"section {min(group - sections.keys())} is missing beside the others of its group")
+
+
+def _check_tolerated(
+    name: str,
+    group: frozenset[str],
+    found: dict[str, np.ndarray],
+    damaged: Mapping[str, str],
+    meta: dict,
+    sizes: dict[str, int],
+) -> None:
+    """Fault unless all sections of a tolerated group are there and sound."""
+    for section in sorted(group & damaged.keys()):
+        raise Fault(damaged[section])
+    _check_complete(group, found)
+    _check_shapes(found, sizes)
+    _TOLERATED_CHECKS[name](found, meta)
 
 
 def _check_meta(section: np.ndarray) -> dict:
@@ -138,18 +223,29 @@ _META_KEYS = {
 }
 
 
-def _check_shapes(sections: dict[str, np.ndarray], meta: dict) -> None:
+def _sizes(sections: Mapping[str, np.ndarray], meta: dict) -> dict[str, int]:
+    """What the letters of SHAPES stand for."""
     count = sections["code_scale"].size
     if not 1 <= count <= MAX_TITLES:
         raise Fault(f"expected 1 to {MAX_TITLES} titles, got {count}")
-    sizes = {
+
+    def size_of(name: str) -> int:
+        return sections[name].size if name in sections else 0
+
+    return {
         "n": count,
         "n+1": count + 1,
         "g": len(meta["genres"]),
         "t": len(meta["trend_window_hours"]),
         "f": len(meta["fusion_features"]),
-        "m": sections["row_columns"].size if "row_columns" in sections else 0,
+        "m": size_of("row_columns"),
+        "slist": size_of("slist_columns"),
+        "trees": size_of("second_stage_roots"),
+        "nodes": size_of("second_stage_feature"),
     }
+
+
+def _check_shapes(sections: dict[str, np.ndarray], sizes: dict[str, int]) -> None:
     for name, array in sections.items():
         dtype, shape = SHAPES[name]
         expected = tuple(array.size if size == "any" else sizes.get(size, size) for size in shape)
@@ -227,17 +323,77 @@ def _check_codebook(sections: dict[str, np.ndarray]) -> None:
         raise Fault(str(fault)) from None
 
 
-def _check_rows(sections: dict[str, np.ndarray]) -> None:
-    offsets, columns = sections["row_offsets"], sections["row_columns"]
-    _check_offsets("row_offsets", offsets, columns.size)
+def _check_rows(sections: dict[str, np.ndarray], prefix: str) -> None:
+    offsets, columns = sections[f"{prefix}_offsets"], sections[f"{prefix}_columns"]
+    _check_offsets(f"{prefix}_offsets", offsets, columns.size)
     if np.any(columns >= len(offsets) - 1):
-        raise Fault(f"section row_columns: expected columns below {len(offsets) - 1}")
+        raise Fault(f"section {prefix}_columns: expected columns below {len(offsets) - 1}")
     rising = columns[1:] > columns[:-1]
     starts = offsets[1:-1]
     rising[starts[(starts > 0) & (starts < columns.size)] - 1] = True
     if not np.all(rising):
-        raise Fault("section row_columns: expected ascending columns inside a row")
-    if np.any(sections["row_values"] == -128):
-        raise Fault("section row_values: expected values from -127 to 127")
-    if not np.all((sections["row_scale"] >= 0) & (sections["row_scale"] < 1e6)):
-        raise Fault("section row_scale: expected finite numbers of at least 0")
+        raise Fault(f"section {prefix}_columns: expected ascending columns inside a row")
+    if np.any(sections[f"{prefix}_values"] == -128):
+        raise Fault(f"section {prefix}_values: expected values from -127 to 127")
+    _check_scale(f"{prefix}_scale", sections)
+
+
+def _check_scale(name: str, sections: dict[str, np.ndarray]) -> None:
+    if not np.all((sections[name] >= 0) & (sections[name] < 1e6)):
+        raise Fault(f"section {name}: expected finite numbers of at least 0")
+
+
+def _check_factors(sections: dict[str, np.ndarray]) -> None:
+    if np.any(sections["factor_codes"] == -128):
+        raise Fault("section factor_codes: expected values from -127 to 127")
+    _check_scale("factor_scale", sections)
+    if not np.all(np.abs(sections["factor_fold"]) < 1e6):
+        raise Fault("section factor_fold: expected finite numbers below a million")
+
+
+def _check_onboarding(rows: np.ndarray, count: int) -> None:
+    if np.any(rows >= count) or len(np.unique(rows)) != len(rows):
+        raise Fault(f"section onboarding: expected row numbers below {count}, each once")
+
+
+def _check_second_stage(sections: dict[str, np.ndarray], meta: dict) -> None:
+    """Inputs that have a meaning, numbers that are finite, and trees that end: every path leads from a node to ones with
+    higher numbers, at most MAX_TREE_DEPTH times, to a leaf that is there."""
+    inputs = meta.get("second_stage_inputs")
+    if not _texts(inputs, MAX_STAGE_INPUTS) or not inputs:
+        raise Fault(f"section meta: second_stage_inputs: expected 1 to {MAX_STAGE_INPUTS} different names")
+    unknown = [name for name in inputs if name not in stage_input_names(meta["fusion_features"])]
+    if unknown:
+        raise Fault(f"section meta: second_stage_inputs: {unknown[0]!r} is unknown to this program; update Omega Edge")
+    roots, children = sections["second_stage_roots"], sections["second_stage_children"]
+    nodes, leaves = len(children), sections["second_stage_leaves"]
+    if not (1 <= len(roots) <= MAX_TREES and 1 <= nodes <= MAX_TREE_NODES and 1 <= len(leaves) <= 2 * MAX_TREE_NODES):
+        raise Fault(f"second stage: expected 1 to {MAX_TREES} trees of 1 to {MAX_TREE_NODES} nodes in all")
+    if np.any(roots >= nodes):
+        raise Fault(f"section second_stage_roots: expected nodes below {nodes}")
+    if np.any(sections["second_stage_feature"] >= len(inputs)):
+        raise Fault(f"section second_stage_feature: expected inputs below {len(inputs)}")
+    if not np.all(np.isfinite(sections["second_stage_threshold"])):
+        raise Fault("section second_stage_threshold: expected finite numbers")
+    if not np.all(np.abs(leaves) < 1e6):
+        raise Fault("section second_stage_leaves: expected finite numbers below a million")
+    if np.any(sections["second_stage_buckets"] > 1):
+        raise Fault("section second_stage_buckets: expected 0 or 1")
+    inside = (children < nodes) & (children >= -len(leaves))
+    if not np.all(inside & ((children < 0) | (children > np.arange(nodes)[:, None]))):
+        raise Fault("section second_stage_children: expected leaves that are there, and nodes after their parent")
+    reached = np.unique(roots)
+    for _ in range(MAX_TREE_DEPTH):
+        reached = np.unique(children[reached])
+        reached = reached[reached >= 0]
+    if len(reached):
+        raise Fault(f"section second_stage_children: expected trees of at most {MAX_TREE_DEPTH} levels")
+
+
+def stage_input_names(features: list[str] | tuple[str, ...]) -> list[str]:
+    """All that trees of the second stage may ask of a candidate (see second_stage.py), under a fusion of these features."""
+    values, ranks = [f"value:{name}" for name in features], [f"rank:{name}" for name in (*features, "score")]
+    return [*values, *ranks, "age_years", "log_history", "success_rate"]
+
+
+_TOLERATED_CHECKS = {"second_stage": _check_second_stage}

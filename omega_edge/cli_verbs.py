@@ -88,6 +88,8 @@ def _show_explanation(screen: Screen, told: Explanation, config: BrainConfig) ->
     screen.line(screen.style(told.content_title, "bold") + f"  score {told.score:.2f}  chance {told.confidence:.0%}")
     screen.line(f"Withheld: {told.withheld}" if told.withheld else "May be offered.")
     screen.line(told.reason)
+    if told.place_by_score is not None:
+        screen.line(f"Place {told.place_by_score} by its score, {told.place_in_second_stage} after the second stage.")
     screen.heading("What the score is made of")
     ordered = sorted(told.features.items(), key=lambda item: -abs(item[1].contribution))
     screen.table(

@@ -12,19 +12,23 @@ et al., 2021).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from omega_edge._simd import kernels
-from omega_edge.catalog import Catalog, Fusion
+from omega_edge.catalog import Catalog, Factors, Fusion, RowSet
+from omega_edge.catalog_checks import FACTOR_DIMENSIONS, SLOTS
 from omega_edge.protocol import EMBEDDING_DIMENSIONS, TimeOfDay
 
 FEATURES = (
     "rows",
+    "slist",
+    "factors",
     "content_profile",
     "content_recent",
+    "sequence",
     "popularity",
     "trend_short",
     "trend_long",
@@ -36,11 +40,13 @@ WISH = "mood"
 """One more row where a mood is asked for: a wish is granted, not learned, so its weight is not the bundle's."""
 MOOD_WEIGHT = 2.0
 """Weight of the wish, in units of the raw score: titles wholly of the genre move up as if e^2 times as likely."""
-ROWS, CONTENT_PROFILE, CONTENT_RECENT, POPULARITY, TREND_SHORT, TREND_LONG, CONTEXT, PATTERNS = range(len(FEATURES))
-PERSONAL = slice(ROWS, CONTENT_RECENT + 1)
+ROWS, SLIST, FACTORS, CONTENT_PROFILE, CONTENT_RECENT, SEQUENCE = range(6)
+POPULARITY, TREND_SHORT, TREND_LONG, CONTEXT, PATTERNS = range(6, len(FEATURES))
+PERSONAL = slice(ROWS, SEQUENCE + 1)
 """The rows that depend on the history alone: one stretch of the matrix, computed once after each event."""
 
-DECAYS = ("row_decay", "content_decay")
+DECAYS = ("row_decay", "content_decay", "slist_decay", "factor_decay")
+FACTOR_PARTS = 3
 HISTORY_WINDOW = 64
 """Events that the decayed features read. At the slowest decay in use (0.94 an event) the next one weighs 2 %."""
 HISTORY_HELD = HISTORY_WINDOW + 1
@@ -148,17 +154,22 @@ class Moment:
 class Prepared:
     """What features and reasons both read of one history, e events held: computed once a history.
 
-    row_weights, content_weights: float32[e], evidence of each event times its decay. known: int64[m], indices
-    of the events inside the catalogue; known_rows: uint32[m]. shares: float32[e, g], genre shares of the
+    row_weights, slist_weights, factor_weights, content_weights: float32[e], evidence of each event times its decay.
+    known: int64[m], indices of the events inside the catalogue; known_rows: uint32[m]. factor_codes: int8[e, 64] and
+    factor_scale: float32[e], the factors of each event's title, scale 0 where there are none. shares: float32[e, g], genre shares of the
     successes inside the catalogue, and counted: float32[e], 1 for each of those. recent: indices of the three
     newest successes with a vector; two stand for the last titles, the third steps in for one left out.
     """
 
     history: History
     row_weights: np.ndarray
+    slist_weights: np.ndarray
+    factor_weights: np.ndarray
     content_weights: np.ndarray
     known: np.ndarray
     known_rows: np.ndarray
+    factor_codes: np.ndarray
+    factor_scale: np.ndarray
     shares: np.ndarray
     counted: np.ndarray
     recent: tuple[int, ...]
@@ -169,18 +180,28 @@ class Prepared:
         finished_or_not = np.where(history.success, np.float32(1.0), np.float32(parameters["failure_weight"]))
         evidence = np.where(history.rejected, np.float32(REJECTION_WEIGHT), finished_or_not)
         position = np.arange(len(evidence), dtype=np.float32)
+        row_weights, content_weights, slist_weights, factor_weights = (
+            evidence * np.power(np.float32(parameters[decay]), position) for decay in DECAYS
+        )
         known = np.flatnonzero(history.rows >= 0)
         known_rows = history.rows[known].astype(np.uint32)
         counted = np.zeros(len(evidence), np.float32)
         counted[known] = history.success[known]
         masks = np.zeros(len(evidence), np.uint64)
         masks[known] = catalog.genre_masks[known_rows]
+        factor_codes, factor_scale = np.zeros((len(evidence), FACTOR_DIMENSIONS), np.int8), np.zeros(len(evidence), np.float32)
+        if catalog.factors is not None:
+            factor_codes[known], factor_scale[known] = catalog.factors.codes[known_rows], catalog.factors.scale[known_rows]
         return Prepared(
             history=history,
-            row_weights=evidence * np.power(np.float32(parameters["row_decay"]), position),
-            content_weights=evidence * np.power(np.float32(parameters["content_decay"]), position),
+            row_weights=row_weights,
+            slist_weights=slist_weights,
+            factor_weights=factor_weights,
+            content_weights=content_weights,
             known=known,
             known_rows=known_rows,
+            factor_codes=factor_codes,
+            factor_scale=factor_scale,
             shares=genre_membership(masks, len(catalog.genres)) * counted[:, None],
             counted=counted,
             recent=tuple(np.flatnonzero(history.success & (history.scale > 0))[:3].tolist()),
@@ -215,15 +236,16 @@ def genre_membership(masks: np.ndarray, genre_count: int) -> np.ndarray:
 
 
 def genre_lift(
-    catalog: Catalog, moment: Moment, now: np.ndarray, now_events: np.ndarray, every: np.ndarray, events: np.ndarray
+    catalog: Catalog, now: np.ndarray, now_events: np.ndarray, every: np.ndarray, events: np.ndarray
 ) -> np.ndarray:
-    """float32[m, g]: how much more than usual each genre is watched in this slot, minus 1.
+    """float32[8, m, g]: how much more than usual each genre is watched in each slot of the week, minus 1.
 
-    now, every: float32[m, g], sums of genre shares over the household's events in this slot and in all;
-    now_events, events: float32[m], how many. Shares are smoothed by CONTEXT_PRIOR_EVENTS of the bundle's.
+    now: float32[8, m, g], every: float32[m, g], sums of genre shares over the household's events in each slot and in
+    all; now_events: float32[8, m], events: float32[m], how many. Shares are smoothed by CONTEXT_PRIOR_EVENTS of the
+    bundle's.
     """
     prior = np.float32(CONTEXT_PRIOR_EVENTS)
-    share_now = (now + prior * catalog.context_prior[moment.slot]) / (now_events + prior)[:, None]
+    share_now = (now + prior * catalog.context_prior[:, None]) / (now_events + prior)[:, :, None]
     share_ever = (every + prior * catalog.context_overall) / (events + prior)[:, None]
     return share_now / np.maximum(share_ever, np.float32(1e-6)) - np.float32(1.0)
 
@@ -231,18 +253,20 @@ def genre_lift(
 def features(
     catalog: Catalog, history: History, moment: Moment, parameters: dict[str, float], out: np.ndarray | None = None
 ) -> np.ndarray:
-    """Feature matrix float32[8, n] of every title of the catalogue, rows in the order of FEATURES; with a mood asked
-    for, float32[9, n], the last row being each title's share in that genre.
+    """Feature matrix float32[11, n] of every title of the catalogue, rows in the order of FEATURES; with a mood asked
+    for, float32[12, n], the last row being each title's share in that genre.
 
-    parameters: row_decay and content_decay (0–1, per event), failure_weight (evidence of an event that failed).
+    parameters: those of DECAYS (0–1, per event), failure_weight (evidence of an event that failed).
     out: written to and returned if given.
     """
     if out is None:
         out = np.empty((feature_count(moment), catalog.count), np.float32)
     prepared = Prepared.of(catalog, history, parameters)
-    fill_shared(catalog, moment, out)
     fill_personal(catalog, prepared, out[PERSONAL])
-    fill_momentary(catalog, prepared, moment, out)
+    out[POPULARITY] = catalog.popularity
+    out[TREND_SHORT], out[TREND_LONG] = trends_of(catalog, moment)
+    for feature, fill in momentary(catalog, moment, lambda: window_lifts(catalog, prepared)[moment.slot]).items():
+        fill(out[feature])
     return out
 
 
@@ -252,7 +276,7 @@ def feature_count(moment: Moment) -> int:
 
 
 def weights_of(fusion: Fusion, count: int, moment: Moment) -> np.ndarray:
-    """Weights float32[8], or float32[9] with a wish, for a profile with `count` events."""
+    """Weights float32[11], or float32[12] with a wish, for a profile with `count` events."""
     learned = fusion.weights[bucket_of(count)]
     return learned if moment.mood_genre < 0 else np.append(learned, np.float32(MOOD_WEIGHT))
 
@@ -262,26 +286,17 @@ def trends_of(catalog: Catalog, moment: Moment) -> tuple[np.ndarray, np.ndarray]
     return moment.trends if moment.trends is not None else tuple(trend.scores for trend in catalog.trends)
 
 
-def fill_shared(catalog: Catalog, moment: Moment, out: np.ndarray) -> None:
-    """Fill the rows that are the same for every history: popularity and the two trends."""
-    out[POPULARITY] = catalog.popularity
-    out[TREND_SHORT], out[TREND_LONG] = trends_of(catalog, moment)
-
-
 def fill_personal(catalog: Catalog, prepared: Prepared, out: np.ndarray) -> None:
-    """Fill the rows PERSONAL of a feature matrix, float32[3, n]: those that depend on the history alone."""
-    out[ROWS] = 0
-    inside = int(np.searchsorted(prepared.known, HISTORY_WINDOW))
-    if catalog.rows is not None and inside:
-        kernels.row_scatter_add(
-            catalog.rows.offsets,
-            catalog.rows.columns,
-            catalog.rows.values,
-            catalog.rows.scale,
-            prepared.known_rows[:inside],
-            prepared.row_weights[prepared.known[:inside]],
-            out[ROWS],
-        )
+    """Fill the rows PERSONAL of a feature matrix, float32[6, n]: those that depend on the history alone."""
+    _add_rows(catalog.rows, prepared, prepared.row_weights, out[ROWS])
+    _add_rows(catalog.slist, prepared, prepared.slist_weights, out[SLIST])
+    if catalog.factors is None:
+        out[FACTORS] = 0
+    else:
+        weights = (prepared.factor_weights * prepared.factor_scale)[:HISTORY_WINDOW]
+        taste = catalog.factors.fold @ (weights @ prepared.factor_codes[:HISTORY_WINDOW].astype(np.float32))
+        # The rows after it, which are filled below, are room for the other parts.
+        _factor_products(catalog.factors, taste, out[FACTORS : FACTORS + FACTOR_PARTS])
     history = prepared.history
     weights = prepared.content_weights[:HISTORY_WINDOW] * history.scale[:HISTORY_WINDOW]
     directions = np.empty((2, EMBEDDING_DIMENSIONS), np.float32)
@@ -290,40 +305,86 @@ def fill_personal(catalog: Catalog, prepared: Prepared, out: np.ndarray) -> None
     kernels.cosines(
         catalog.codes, catalog.scale, *quantised_directions(directions), out[CONTENT_PROFILE : CONTENT_RECENT + 1]
     )
+    out[SEQUENCE] = 0
 
 
-def fill_momentary(
-    catalog: Catalog, prepared: Prepared, moment: Moment, out: np.ndarray, wanted: np.ndarray | None = None
-) -> None:
-    """Fill the rows that depend on the moment, the personal rows of `out` being filled.
-
-    wanted: bool[8], None for all; of the rows that it leaves out, context and patterns are zeros.
-    """
-    if moment.recent_rows:
-        told = recent_vector(catalog, moment.recent_rows[:2])[None]
-        kernels.cosines(
-            catalog.codes, catalog.scale, *quantised_directions(told), out[CONTENT_RECENT : CONTENT_RECENT + 1]
+def _add_rows(table: RowSet | None, prepared: Prepared, weights: np.ndarray, out: np.ndarray) -> None:
+    """Fill float32[n] with the sum of the rows of the events in the window, weighted by float32[e]."""
+    out[:] = 0
+    inside = int(np.searchsorted(prepared.known, HISTORY_WINDOW))
+    if table is not None and inside:
+        kernels.row_scatter_add(
+            table.offsets,
+            table.columns,
+            table.values,
+            table.scale,
+            prepared.known_rows[:inside],
+            weights[prepared.known[:inside]],
+            out,
         )
-    if wanted is None or wanted[CONTEXT]:
-        kernels.genre_means(catalog.genre_masks, _lift_now(catalog, prepared, moment), out[CONTEXT])
-    else:
-        out[CONTEXT] = 0
-    out[PATTERNS] = 0
-    if len(moment.pattern_rows) and (wanted is None or wanted[PATTERNS]):
-        np.add.at(out[PATTERNS], moment.pattern_rows, moment.pattern_weights)
-    if moment.mood_genre >= 0:
+
+
+def _factor_products(factors: Factors, taste: np.ndarray, out: np.ndarray) -> None:
+    """Fill out[0] of float32[3, n] with the product of each title's factors and float32[64]; the others are overwritten.
+
+    The taste is rounded to 8 bits, what that leaves to 8 bits again, and once more: 24 bits in all, as a float has, so
+    that what an event lends a title is what left_out.py computes in float. One rounding would be off by .1 % of the
+    largest products, two by .001 %, which is still half of the least drop that a reason rests on.
+    """
+    largest = float(np.abs(taste).max(initial=0.0))
+    if largest < 1e-20:
+        out[0] = 0
+        return
+    step, left = largest / 127, taste.astype(np.float64)
+    queries, scale = np.empty((FACTOR_PARTS, FACTOR_DIMENSIONS), np.int8), np.empty(FACTOR_PARTS, np.float32)
+    for part in range(FACTOR_PARTS):
+        rounded = np.rint(left / step)
+        queries[part], scale[part] = rounded, step
+        left = left - rounded * step
+        step /= 254  # what is left is at most half a step
+    kernels.cosines(factors.codes, factors.scale, queries, scale, out)
+    out[0] += out[1] + out[2]
+
+
+def momentary(
+    catalog: Catalog, moment: Moment, lift: Callable[[], np.ndarray]
+) -> dict[int, Callable[[np.ndarray], None]]:
+    """What fills the rows float32[n] that depend on the moment, by feature; the wish is number len(FEATURES).
+
+    lift: gives float32[g], the lift of each genre in the moment's slot.
+    """
+
+    def fill_recent(out: np.ndarray) -> None:
+        told = recent_vector(catalog, moment.recent_rows[:2])[None]
+        kernels.cosines(catalog.codes, catalog.scale, *quantised_directions(told), out[None])
+
+    def fill_context(out: np.ndarray) -> None:
+        kernels.genre_means(catalog.genre_masks, lift(), out)
+
+    def fill_patterns(out: np.ndarray) -> None:
+        out[:] = 0
+        np.add.at(out, moment.pattern_rows, moment.pattern_weights)
+
+    def fill_wish(out: np.ndarray) -> None:
         wished = np.zeros(len(catalog.genres), np.float32)
         wished[moment.mood_genre] = 1.0
-        kernels.genre_means(catalog.genre_masks, wished, out[len(FEATURES)])
+        kernels.genre_means(catalog.genre_masks, wished, out)
+
+    fills = {CONTEXT: fill_context, PATTERNS: fill_patterns}
+    if moment.recent_rows:
+        fills[CONTENT_RECENT] = fill_recent
+    if moment.mood_genre >= 0:
+        fills[len(FEATURES)] = fill_wish
+    return fills
 
 
-def _lift_now(catalog: Catalog, prepared: Prepared, moment: Moment) -> np.ndarray:
-    """float32[g]: lift of each genre in the moment's slot, over the window."""
+def window_lifts(catalog: Catalog, prepared: Prepared) -> np.ndarray:
+    """float32[8, g]: lift of each genre in each slot of the week, over the window."""
     shares, counted = prepared.shares[:HISTORY_WINDOW], prepared.counted[:HISTORY_WINDOW]
-    here = (prepared.history.slots[:HISTORY_WINDOW] == moment.slot).astype(np.float32)
+    here = (prepared.history.slots[:HISTORY_WINDOW] == np.arange(SLOTS)[:, None]).astype(np.float32)
     return genre_lift(
-        catalog, moment, (here @ shares)[None], (here @ counted)[None], shares.sum(axis=0)[None], counted.sum()[None]
-    )[0]
+        catalog, (here @ shares)[:, None], (here @ counted)[:, None], shares.sum(axis=0)[None], counted.sum()[None]
+    )[:, 0]
 
 
 def recent_vector(source: History | Catalog, chosen: Sequence[int]) -> np.ndarray:

@@ -45,7 +45,12 @@ class FeatureShare:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Why a title has the score it has. withheld: why it is not offered to this profile now, or None."""
+    """Why a title has the score it has. withheld: why it is not offered to this profile now, or None.
+
+    place_by_score, place_in_second_stage: where it stands, from 1, among what the profile may be offered now, by its score
+    and after the second stage, before the list is spread for variety; both None where the second stage does not order
+    it: there is none for a history of this length, or the title is not among the best that it reads.
+    """
 
     content_id: str
     content_title: str
@@ -56,6 +61,8 @@ class Explanation:
     withheld: str | None
     features: dict[str, FeatureShare]
     events: tuple[ReasonEvent, ...]
+    place_by_score: int | None
+    place_in_second_stage: int | None
 
 
 def _logistic(value: float) -> float:
@@ -110,6 +117,8 @@ class Recommender:
         drops, nameable = self._drops(view, moment, ranked, now_ms)
         told = self._told(view, moment, ranked, drops, nameable, context, now_ms)[0]
         weights = weights_of(self._catalog.fusion, view.history.count, moment).tolist()
+        allowed = self._policy.allowed(view.household, now_ms, moment.recent_rows)
+        places = self._ranker.places(view.history, moment, allowed, row) or (None, None)
         return Explanation(
             content_id=content_id,
             content_title=told.content_title,
@@ -123,6 +132,8 @@ class Recommender:
                 for name, value, weight in zip((*FEATURES, WISH), present[:, 0].tolist(), weights, strict=False)
             },
             events=strongest_events(drops[:, 0], view.events, nameable, EXPLAINED_EVENTS),
+            place_by_score=places[0],
+            place_in_second_stage=places[1],
         )
 
     def _moment(self, context: ViewContext, view: ProfileView) -> Moment:
@@ -131,8 +142,12 @@ class Recommender:
         A title in recent_watches that was never observed is news: it stands for the last watched, and is not
         offered. One that the history holds already changes nothing.
         """
-        held = {event.content_id for event in view.events if event.watched}
-        news = [content_id for content_id in reversed(context.recent_watches) if content_id not in held]
+        # The last watched stand first among the events: each is found at once, without looking through them all.
+        news = [
+            content_id
+            for content_id in reversed(context.recent_watches)
+            if not any(event.content_id == content_id and event.watched for event in view.events)
+        ]
         pattern_rows, pattern_weights = self._knowledge.pattern_votes()
         return Moment(
             slot=slot_of(context.time_of_day, context.day_of_week),

@@ -102,6 +102,25 @@ def fuse_top_k(features: np.ndarray, weights: np.ndarray, filter: np.ndarray | N
     return best_rows(fuse(features, weights), allowed_rows(filter, features.shape[1]), k)
 
 
+def count_greater(values: np.ndarray, of_count: np.ndarray) -> np.ndarray:
+    out = np.empty_like(values)
+    for line, own in enumerate(values.tolist()):
+        for place, value in enumerate(own):
+            out[line, place] = of_count[sum(other > value for other in own)]
+    return out
+
+
+def sum_trees(roots, feature, threshold, children, leaves, values) -> np.ndarray:
+    sums = np.zeros(values.shape[1], np.float32)
+    for candidate in range(values.shape[1]):
+        for root in roots.tolist():
+            at = root
+            while at >= 0:
+                at = int(children[at, 0 if values[feature[at], candidate] <= threshold[at] else 1])
+            sums[candidate] = sums[candidate] + leaves[~at]
+    return sums
+
+
 def diversify(codes, scale, rows, values, trade_off: float, k: int) -> list[int]:
     trade_off = np.float32(trade_off)
     remaining, order = list(range(len(rows))), []

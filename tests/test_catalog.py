@@ -55,6 +55,11 @@ def test_what_is_written_comes_back(path):
         np.testing.assert_array_equal(np.stack([trend.scores for trend in catalog.trends]), sections["trend_scores"])
         for view, section in (("offsets", "row_offsets"), ("columns", "row_columns"), ("values", "row_values")):
             np.testing.assert_array_equal(getattr(catalog.rows, view), sections[section])
+        for view in ("offsets", "columns", "values", "scale"):
+            np.testing.assert_array_equal(getattr(catalog.slist, view), sections[f"slist_{view}"])
+        for view in ("codes", "scale", "fold"):
+            np.testing.assert_array_equal(getattr(catalog.factors, view), sections[f"factor_{view}"])
+        np.testing.assert_array_equal(catalog.onboarding, sections["onboarding"])
         assert catalog.fusion.features == tuple(meta["fusion_features"])
         assert catalog.fusion.parameters == meta["fusion_parameters"]
         np.testing.assert_array_equal(catalog.fusion.weights, sections["fusion_weights"])
@@ -195,14 +200,15 @@ def test_sixty_four_genres_fit_and_a_genre_outside_the_list_is_left_out():
 
 def test_a_catalogue_without_genres_rows_and_trends(tmp_path):
     sections, meta = sections_of()
-    for name in ("row_offsets", "row_columns", "row_values", "row_scale"):
+    for name in OPTIONAL_SECTIONS & sections.keys():
         del sections[name]
     sections["genre_masks"] = np.zeros(60, np.uint64)
     sections["context_prior"], sections["context_overall"] = np.zeros((8, 0), np.float32), np.zeros(0, np.float32)
     sections["trend_scores"] = np.zeros((0, 60), np.float32)
     write_bundle(tmp_path / "b", sections, meta | {"genres": [], "trend_window_hours": []})
     with Catalog.open(tmp_path / "b") as catalog:
-        assert catalog.rows is None and catalog.trends == () and catalog.genres == ()
+        assert catalog.rows is None and catalog.slist is None and catalog.factors is None
+        assert catalog.trends == () and catalog.genres == () and len(catalog.onboarding) == 0
         assert catalog.title(0).genres == ()
 
 

@@ -35,7 +35,7 @@ def test_discounted_gain():
 
 def test_list_quality_by_hand():
     quality = ListQuality()
-    matrix = np.zeros((8, 30), np.float32)
+    matrix = np.zeros((len(FEATURES), 30), np.float32)
     quality.add(np.arange(30, dtype=np.float32), query_of(matrix, 27))  # rank 3
     quality.add(np.arange(30, dtype=np.float32), query_of(matrix, 26, seen=(27, 29)))  # rank 2 of what is unseen
     quality.add(np.arange(30, dtype=np.float32), query_of(matrix, 3))  # rank 27

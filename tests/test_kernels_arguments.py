@@ -22,6 +22,8 @@ METHODS = {
     "fuse": ("features", "weights", "out"),
     "fuse_top_k": ("features", "weights", "filter", "rows_out", "scores_out"),
     "diversify": ("codes", "scale", "rows", "values", "order_out"),
+    "count_greater": ("values", "of_count", "out"),
+    "sum_trees": ("roots", "feature", "threshold", "children", "leaves", "values", "out"),
     "halve": ("codes", "high_out", "low_out", "spread_out"),
     "join": (*HALVES, "rows", "codes_out"),
     "search_halves": (*HALVES, "query", "filter", "rows_out", "scores_out"),
@@ -36,7 +38,7 @@ TOP_K = ("search", "fuse_top_k", "search_halves", "search_batch", "search_two_st
 OUTPUTS = [(method, name) for method, name in ARRAYS if name == "out" or name.endswith("_out")]
 OUTPUTS.append(("put_signs", "blocks"))
 # Arrays whose length no other argument fixes.
-FREE_LENGTHS = {("diversify", "order_out"), ("put_signs", "codes"), ("rescore", "rows")}
+FREE_LENGTHS = {("diversify", "order_out"), ("put_signs", "codes"), ("rescore", "rows"), ("sum_trees", "roots")}
 FREE_LENGTHS |= {("left_out_sums", name) for name in METHODS["left_out_sums"]}
 
 
@@ -76,6 +78,11 @@ def valid(method: str) -> dict:
         "diversify": {"codes": codes, "scale": scale, "rows": np.arange(K, dtype=np.uint32)}
         | {"values": np.ones(K, np.float32), "trade_off": 0.5, "order_out": np.zeros(K, np.uint32)},
     }
+    trees = {"roots": np.array([0, 1], np.uint32), "feature": np.array([0, 2], np.uint8)}
+    trees |= {"threshold": np.zeros(2, np.float32), "children": np.array([[1, ~0], [~1, ~2]], np.int32)}
+    trees |= {"leaves": np.ones(3, np.float32), "values": np.ones((3, K), np.float32), "out": np.zeros(K, np.float32)}
+    lists = {"values": np.ones((3, K), np.float32), "out": np.zeros((3, K), np.float32)}
+    arguments |= {"sum_trees": trees, "count_greater": lists | {"of_count": np.arange(K, dtype=np.float32)}}
     halves = {"high": np.zeros((N, D // 2), np.uint8), "low": np.ones((N, D // 2), np.uint8), "scale": scale}
     halves |= {"spread": np.full(N, 40, np.uint8)}
     query = {"query": np.ones(D, np.int8), "query_scale": 0.1}

@@ -173,7 +173,7 @@ def matrices(titles: TitleData, events: Events, wanted: np.ndarray) -> list[np.n
     config = ModelSettings()
 
     def before(start: int) -> Catalog:
-        fusion = {"fusion_weights": np.zeros((4, 8), np.float32), "fusion_calibration": np.zeros((4, 2), np.float32)}
+        fusion = {"fusion_weights": np.zeros((4, len(FEATURES)), np.float32), "fusion_calibration": np.zeros((4, 2), np.float32)}
         meta = _meta(config) | {"name": "x", "version": 0, "built_at": 0, "lineage": "0" * 16, "genres": list(titles.genres)}
         return Catalog.from_sections(titles.sections | _knowledge(titles, timeline, start, config) | fusion, meta)
 
@@ -221,7 +221,7 @@ def catalog_without_knowledge(titles: TitleData) -> Catalog:
             "trend_scores": np.zeros((2, titles.count), np.float32),
             "context_prior": np.zeros((8, len(titles.genres)), np.float32),
             "context_overall": np.zeros(len(titles.genres), np.float32),
-            "fusion_weights": np.zeros((4, 8), np.float32),
+            "fusion_weights": np.zeros((4, len(FEATURES)), np.float32),
             "fusion_calibration": np.zeros((4, 2), np.float32),
         },
         {

@@ -1,4 +1,4 @@
-from numpy import float16, float32, int8, uint8, uint32, uint64, uintp
+from numpy import float16, float32, int8, int32, uint8, uint32, uint64, uintp
 from numpy.typing import NDArray
 
 SequenceModel = tuple[
@@ -73,10 +73,15 @@ class Kernels:
         growth: float,
         out: NDArray[float32],
     ) -> None: ...
-    def fuse(self, features: NDArray[float32], weights: NDArray[float32], out: NDArray[float32]) -> None: ...
+    def fuse(
+        self,
+        features: NDArray[float32] | tuple[NDArray[float32], ...],
+        weights: NDArray[float32],
+        out: NDArray[float32],
+    ) -> None: ...
     def fuse_top_k(
         self,
-        features: NDArray[float32],
+        features: NDArray[float32] | tuple[NDArray[float32], ...],
         weights: NDArray[float32],
         filter: NDArray[uint8] | None,
         k: int,
@@ -92,6 +97,19 @@ class Kernels:
         trade_off: float,
         order_out: NDArray[uint32],
     ) -> int: ...
+    def count_greater(
+        self, values: NDArray[float32], of_count: NDArray[float32], out: NDArray[float32]
+    ) -> None: ...
+    def sum_trees(
+        self,
+        roots: NDArray[uint32],
+        feature: NDArray[uint8],
+        threshold: NDArray[float32],
+        children: NDArray[int32],
+        leaves: NDArray[float32],
+        values: NDArray[float32],
+        out: NDArray[float32],
+    ) -> None: ...
     def halve(
         self, codes: NDArray[int8], high_out: NDArray[uint8], low_out: NDArray[uint8], spread_out: NDArray[uint8]
     ) -> None: ...

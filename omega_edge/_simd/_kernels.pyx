@@ -12,14 +12,15 @@ from libc.stdlib cimport free, malloc
 
 from omega_edge._simd.arrays cimport (
     STACK_WORDS, Views, check_dimensions, check_k, check_length, check_listed, check_outputs, check_rows, hold,
-    hold_codes, hold_filter, hold_halves, hold_list, hold_outputs, hold_query, hold_rows, hold_signs, raise_fault,
-    release, take_workspace,
+    hold_codes, hold_features, hold_filter, hold_forest, hold_halves, hold_list, hold_outputs, hold_query, hold_rows,
+    hold_signs, raise_fault, release, take_workspace,
 )
 from omega_edge._simd.contract cimport (
-    OMEGA_BATCH_WORDS, OMEGA_MAX_DIMENSIONS, OMEGA_MAX_GENRES, OMEGA_SEQUENCE_DIMENSIONS, OMEGA_SEQUENCE_EVENT,
-    OMEGA_SEQUENCE_FEED, OMEGA_SEQUENCE_HEADS, OMEGA_SEQUENCE_WINDOW, OMEGA_TOP_K_WORDS, OMEGA_TWO_STAGE_WORDS,
-    omega_codes, omega_fault, omega_halves, omega_kernels, omega_kernels_at, omega_rank_columns, omega_rank_limits,
-    omega_rank_weights, omega_rows, omega_sequence, omega_sequence_workspace, omega_signs,
+    OMEGA_BATCH_WORDS, OMEGA_MAX_DIMENSIONS, OMEGA_MAX_FEATURES, OMEGA_MAX_GENRES, OMEGA_SEQUENCE_DIMENSIONS,
+    OMEGA_SEQUENCE_EVENT, OMEGA_SEQUENCE_FEED, OMEGA_SEQUENCE_HEADS, OMEGA_SEQUENCE_WINDOW, OMEGA_TOP_K_WORDS,
+    OMEGA_TWO_STAGE_WORDS, omega_codes, omega_fault, omega_forest, omega_halves, omega_kernels, omega_kernels_at,
+    omega_rank_columns, omega_rank_limits, omega_rank_weights, omega_rows, omega_sequence, omega_sequence_workspace,
+    omega_signs,
 )
 
 
@@ -271,18 +272,17 @@ cdef class CodeKernels:
     def fuse(self, features, weights, out) -> None:
         """Weighted sum of features: out[r] = sum of weights[i] * features[i, r], i ascending, from 0, in float32.
 
-        features float32[f, n], weights float32[f], out float32[n].
+        features float32[f, n], or a tuple of f arrays float32[n] that may lie anywhere, f at most 16; weights float32[f],
+        out float32[n].
         """
         cdef Views views
-        cdef Py_buffer *view
-        cdef const float *columns
+        cdef const float *columns[OMEGA_MAX_FEATURES]
         cdef const float *weight
         cdef size_t f, n
         cdef float *sums
         views.count = 0
         try:
-            view = hold(&views, features, "features", c"f", 2, False)
-            f, n, columns = view.shape[0], view.shape[1], <const float *> view.buf
+            hold_features(&views, features, columns, &f, &n)
             weight = <const float *> hold_list(&views, weights, "weights", c"f", f, "one for each feature", False)
             sums = <float *> hold_list(&views, out, "out", c"f", n, "one for each row", True)
             check_outputs(&views)
@@ -294,12 +294,11 @@ cdef class CodeKernels:
     def fuse_top_k(self, features, weights, filter, Py_ssize_t k, rows_out, scores_out) -> int:
         """The k best rows by the sum that fuse computes, order and filter as in search; returns how many were found.
 
-        features float32[f, n], weights float32[f], filter None or uint8[ceil(n / 8)], rows_out uint32[k], scores_out
+        features and weights as in fuse, filter None or uint8[ceil(n / 8)], rows_out uint32[k], scores_out
         float32[k]. Features are finite: a row whose sum is NaN or -infinity is never returned.
         """
         cdef Views views
-        cdef Py_buffer *view
-        cdef const float *columns
+        cdef const float *columns[OMEGA_MAX_FEATURES]
         cdef const float *weight
         cdef const uint8_t *bits
         cdef size_t f, n, found
@@ -309,9 +308,7 @@ cdef class CodeKernels:
         cdef uint64_t *workspace = NULL
         views.count = 0
         try:
-            view = hold(&views, features, "features", c"f", 2, False)
-            check_rows(view.shape[1], "features")
-            f, n, columns = view.shape[0], view.shape[1], <const float *> view.buf
+            hold_features(&views, features, columns, &f, &n)
             weight = <const float *> hold_list(&views, weights, "weights", c"f", f, "one for each feature", False)
             bits = hold_filter(&views, filter, n)
             check_k(k, "k")
@@ -366,6 +363,60 @@ cdef class CodeKernels:
         finally:
             if workspace != stack:
                 free(workspace)
+            release(&views)
+
+    def count_greater(self, values, of_count, out) -> None:
+        """For each value of each list, of_count[how many of the list's values are greater].
+
+        values float32[lists, m], of_count float32[m], out float32[lists, m].
+        """
+        cdef Views views
+        cdef Py_buffer *view
+        cdef const float *listed
+        cdef const float *told
+        cdef float *found
+        cdef size_t lists, m
+        views.count = 0
+        try:
+            view = hold(&views, values, "values", c"f", 2, False)
+            lists, m, listed = view.shape[0], view.shape[1], <const float *> view.buf
+            told = <const float *> hold_list(&views, of_count, "of_count", c"f", m, "one for each of a list", False)
+            view = hold(&views, out, "out", c"f", 2, True)
+            check_length(view, "out", 0, lists, "one row for each list")
+            check_length(view, "out", 1, m, "one column for each value of a list")
+            found = <float *> view.buf
+            check_outputs(&views)
+            with nogil:
+                self.table.count_greater(listed, lists, m, told, found)
+        finally:
+            release(&views)
+
+    def sum_trees(self, roots, feature, threshold, children, leaves, values, out) -> None:
+        """Sum of the leaves that regression trees lead each of m candidates to, in the order of the trees, in float32.
+
+        roots uint32[t], feature uint8[k], threshold float32[k], children int32[k, 2] (a node after the parent, or
+        ~leaf), leaves float32[l]; values float32[inputs, m], out float32[m]. A node leads to its first child where its
+        input is at most its threshold. Trees that name what is not there, or lead back, raise ValueError, and out is
+        left alone.
+        """
+        cdef Views views
+        cdef Py_buffer *view
+        cdef omega_forest forest
+        cdef const float *asked
+        cdef float *sums
+        cdef size_t m
+        cdef omega_fault fault
+        views.count = 0
+        try:
+            hold_forest(&views, roots, feature, threshold, children, leaves, &forest)
+            view = hold(&views, values, "values", c"f", 2, False)
+            forest.inputs, m, asked = view.shape[0], view.shape[1], <const float *> view.buf
+            sums = <float *> hold_list(&views, out, "out", c"f", m, "one for each candidate", True)
+            check_outputs(&views)
+            with nogil:
+                fault = self.table.sum_trees(&forest, asked, m, sums)
+            raise_fault(fault)
+        finally:
             release(&views)
 
 

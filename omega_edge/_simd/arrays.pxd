@@ -3,19 +3,20 @@
 from cpython.buffer cimport (
     PyBUF_FORMAT, PyBUF_STRIDES, PyBuffer_IsContiguous, PyBuffer_Release, PyObject_CheckBuffer, PyObject_GetBuffer,
 )
-from libc.stdint cimport int8_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int8_t, int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.float cimport FLT_MAX
 from libc.stdlib cimport malloc
 from libc.string cimport strlen
 
 from omega_edge._simd.contract cimport (
-    OMEGA_COLUMN_OUTSIDE, OMEGA_DIMENSION_STEP, OMEGA_GENRE_OUTSIDE, OMEGA_MAX_DIMENSIONS, OMEGA_OFFSETS_DAMAGED,
-    OMEGA_ROW_OUTSIDE, OMEGA_SIGN_ROWS, omega_codes, omega_fault, omega_halves, omega_rows, omega_signs,
+    OMEGA_COLUMN_OUTSIDE, OMEGA_DIMENSION_STEP, OMEGA_GENRE_OUTSIDE, OMEGA_MAX_DIMENSIONS, OMEGA_MAX_FEATURES,
+    OMEGA_NODE_DAMAGED, OMEGA_OFFSETS_DAMAGED, OMEGA_ROOT_OUTSIDE, OMEGA_ROW_OUTSIDE, OMEGA_SIGN_ROWS, omega_codes,
+    omega_fault, omega_forest, omega_halves, omega_rows, omega_signs,
 )
 
 
 cdef enum:
-    MOST_VIEWS = 16
+    MOST_VIEWS = 24 # OMEGA_MAX_FEATURES and what is beside them
     STACK_WORDS = 1024
 
 # The buffers that one call holds; released together, whatever happens.
@@ -26,7 +27,7 @@ cdef struct Views:
 
 
 cdef inline str type_name(char kind):
-    return {c"b": "int8", c"B": "uint8", c"I": "uint32", c"Q": "uint64", c"f": "float32",
+    return {c"b": "int8", c"B": "uint8", c"i": "int32", c"I": "uint32", c"Q": "uint64", c"f": "float32",
             c"e": "float16", c"P": "uintp"}[kind]
 
 
@@ -38,6 +39,8 @@ cdef inline bint is_kind(const Py_buffer *view, char kind) noexcept nogil:
         return False
     if kind == c"I":
         return view.itemsize == 4 and view.format[0] in (c"I", c"L")
+    if kind == c"i":
+        return view.itemsize == 4 and view.format[0] in (c"i", c"l")
     if kind == c"P":  # size_t
         return view.itemsize == sizeof(size_t) and view.format[0] in (c"Q", c"L", c"I")
     if kind == c"Q":
@@ -201,6 +204,50 @@ cdef inline int hold_rows(Views *views, object offsets, object columns, object v
     return 0
 
 
+cdef inline int hold_features(Views *views, object features, const float **rows, size_t *f, size_t *n) except -1:
+    """Takes f rows of n floats: a matrix, or a tuple of arrays, which may lie anywhere. rows has room for the most."""
+    cdef Py_buffer *view
+    cdef Py_ssize_t i, count
+    if isinstance(features, tuple):
+        count = len(features)
+        if not 1 <= count <= OMEGA_MAX_FEATURES:
+            raise ValueError(f"features: expected 1 to {OMEGA_MAX_FEATURES} arrays, got {count}")
+        for i in range(count):
+            view = hold(views, features[i], "features", c"f", 1, False)
+            n[0] = view.shape[0] if i == 0 else n[0]
+            check_length(view, "features", 0, n[0], "as long as the first")
+            rows[i] = <const float *> view.buf
+    else:
+        view = hold(views, features, "features", c"f", 2, False)
+        count, n[0] = view.shape[0], view.shape[1]
+        if count > OMEGA_MAX_FEATURES:
+            raise ValueError(f"features: expected at most {OMEGA_MAX_FEATURES} rows, got {count}")
+        for i in range(count):
+            rows[i] = <const float *> view.buf + i * n[0]
+    check_rows(n[0], "features")
+    f[0] = count
+    return 0
+
+
+cdef inline int hold_forest(Views *views, object roots, object feature, object threshold, object children,
+                            object leaves, omega_forest *forest) except -1:
+    cdef Py_buffer *view = hold(views, roots, "roots", c"I", 1, False)
+    forest.roots, forest.trees = <const uint32_t *> view.buf, view.shape[0]
+    view = hold(views, feature, "feature", c"B", 1, False)
+    forest.feature, forest.nodes = <const uint8_t *> view.buf, view.shape[0]
+    if forest.nodes >= <size_t> 1 << 31:
+        raise ValueError(f"feature: expected fewer than 2^31 nodes, got {forest.nodes}")
+    forest.threshold = <const float *> hold_list(views, threshold, "threshold", c"f", forest.nodes, "one for each node",
+                                                 False)
+    view = hold(views, children, "children", c"i", 2, False)
+    check_length(view, "children", 0, forest.nodes, "two for each node")
+    check_length(view, "children", 1, 2, "two for each node")
+    forest.children = <const int32_t *> view.buf
+    view = hold(views, leaves, "leaves", c"f", 1, False)
+    forest.leaves, forest.leaf_count = <const float *> view.buf, view.shape[0]
+    return 0
+
+
 cdef inline const uint8_t *hold_filter(Views *views, object filter, Py_ssize_t n) except? NULL:
     if filter is None:
         return NULL
@@ -226,6 +273,10 @@ cdef inline int raise_fault(omega_fault fault) except -1:
                          "or belongs to another catalogue")
     if fault.kind == OMEGA_GENRE_OUTSIDE:
         raise ValueError(f"masks[{fault.at}]: expected only bits below the number of genres")
+    if fault.kind == OMEGA_ROOT_OUTSIDE:
+        raise ValueError(f"roots[{fault.at}]: expected a node of the trees, got a number past the last one")
+    if fault.kind == OMEGA_NODE_DAMAGED:
+        raise ValueError(f"node {fault.at}: expected an input and leaves that are there, and nodes after it")
     return 0
 
 

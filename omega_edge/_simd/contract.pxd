@@ -1,6 +1,6 @@
 """kernels.h, as Cython sees it."""
 
-from libc.stdint cimport int8_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int8_t, int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 
 cdef extern from "kernels.h" nogil:
@@ -8,6 +8,8 @@ cdef extern from "kernels.h" nogil:
     enum:
         OMEGA_MAX_DIMENSIONS  # of a constant an array could not be made
     const int OMEGA_MAX_GENRES
+    enum:
+        OMEGA_MAX_FEATURES
     const int OMEGA_SIGN_ROWS
     const int OMEGA_SEQUENCE_DIMENSIONS
     const int OMEGA_SEQUENCE_HEADS
@@ -44,6 +46,17 @@ cdef extern from "kernels.h" nogil:
         const uint8_t *blocks
         size_t rows
         size_t dimensions
+
+    ctypedef struct omega_forest:
+        const uint32_t *roots
+        const uint8_t *feature
+        const float *threshold
+        const int32_t *children
+        const float *leaves
+        size_t trees
+        size_t nodes
+        size_t leaf_count
+        size_t inputs
 
     ctypedef struct omega_rank_columns:
         const float *success
@@ -85,6 +98,8 @@ cdef extern from "kernels.h" nogil:
         OMEGA_OFFSETS_DAMAGED
         OMEGA_COLUMN_OUTSIDE
         OMEGA_GENRE_OUTSIDE
+        OMEGA_ROOT_OUTSIDE
+        OMEGA_NODE_DAMAGED
 
     ctypedef struct omega_fault:
         omega_fault_kind kind
@@ -102,11 +117,13 @@ cdef extern from "kernels.h" nogil:
                                   float *) noexcept nogil
         omega_fault (*genre_means)(const uint64_t *, size_t, const float *, size_t, float *) noexcept nogil
         void (*left_out_sums)(const omega_codes *, const float *, float, size_t, float *) noexcept nogil
-        void (*fuse)(const float *, size_t, size_t, const float *, float *) noexcept nogil
-        size_t (*fuse_top_k)(const float *, size_t, size_t, const float *, const uint8_t *, size_t, uint64_t *,
+        void (*fuse)(const float *const *, size_t, size_t, const float *, float *) noexcept nogil
+        size_t (*fuse_top_k)(const float *const *, size_t, size_t, const float *, const uint8_t *, size_t, uint64_t *,
                              uint32_t *, float *) noexcept nogil
         omega_fault (*diversify)(const omega_codes *, const uint32_t *, const float *, size_t, float, size_t, float *,
                                  uint32_t *, size_t *) noexcept nogil
+        void (*count_greater)(const float *, size_t, size_t, const float *, float *) noexcept nogil
+        omega_fault (*sum_trees)(const omega_forest *, const float *, size_t, float *) noexcept nogil
         void (*halve)(const int8_t *, size_t, size_t, uint8_t *, uint8_t *, uint8_t *) noexcept nogil
         void (*join)(const omega_halves *, const uint32_t *, size_t, int8_t *) noexcept nogil
         size_t (*search_halves)(const omega_halves *, const int8_t *, float, const uint8_t *, size_t, uint64_t *,

@@ -33,6 +33,7 @@
 #define OMEGA_DIMENSION_STEP 32
 #define OMEGA_MAX_DIMENSIONS 1024
 #define OMEGA_MAX_GENRES 64
+#define OMEGA_MAX_FEATURES 16 /* that the extension takes; the kernels have no limit */
 
 /* Working memory, in 64-bit words, that a top-k of k rows needs; k here is already min(k, n). */
 #define OMEGA_TOP_K_WORDS(k) (4 * (k) + 64)
@@ -88,6 +89,21 @@ typedef struct {
     size_t rows;
     size_t dimensions;
 } omega_signs;
+
+/* Regression trees over inputs. Node i asks whether input feature[i] is at most threshold[i]: if so it leads to
+ * children[2i], else (also for NaN) to children[2i + 1]. A child of at least 0 is a node after i; one below 0 is leaf
+ * ~child. A root is a node. */
+typedef struct {
+    const uint32_t *roots;   /* trees */
+    const uint8_t *feature;  /* nodes, each below inputs */
+    const float *threshold;  /* nodes */
+    const int32_t *children; /* 2 * nodes */
+    const float *leaves;     /* leaf_count */
+    size_t trees;
+    size_t nodes;
+    size_t leaf_count;
+    size_t inputs;
+} omega_forest;
 
 /* What a rank reads of each row beside its cosine. */
 typedef struct {
@@ -162,6 +178,8 @@ typedef enum {
     OMEGA_OFFSETS_DAMAGED,  /* the offsets of row rows[at] fall, or pass the last entry */
     OMEGA_COLUMN_OUTSIDE,   /* row rows[at] names a column past the output */
     OMEGA_GENRE_OUTSIDE,    /* masks[at] has a bit at or above the number of genres */
+    OMEGA_ROOT_OUTSIDE,     /* roots[at] is not a node */
+    OMEGA_NODE_DAMAGED,     /* node at names an input, a leaf or a node that is not there, or a node not after it */
 } omega_fault_kind;
 
 typedef struct {
@@ -203,11 +221,12 @@ typedef struct {
      * order written; left <= rows. growth is what the weights of later parts gain when an earlier one is gone. */
     void (*left_out_sums)(const omega_codes *parts, const float *weights, float growth, size_t left, float *out);
 
-    /* out[r] = ((0 + weights[0] * features[0][r]) + weights[1] * features[1][r]) + ... */
-    void (*fuse)(const float *features, size_t f, size_t n, const float *weights, float *out);
+    /* out[r] = ((0 + weights[0] * features[0][r]) + weights[1] * features[1][r]) + ...; features points at f rows of n,
+     * wherever each lies. */
+    void (*fuse)(const float *const *features, size_t f, size_t n, const float *weights, float *out);
 
     /* Best k rows by the same sum; returns how many were found. workspace as in search. */
-    size_t (*fuse_top_k)(const float *features, size_t f, size_t n, const float *weights, const uint8_t *filter,
+    size_t (*fuse_top_k)(const float *const *features, size_t f, size_t n, const float *weights, const uint8_t *filter,
                          size_t k, uint64_t *workspace, uint32_t *rows_out, float *scores_out);
 
     /* Maximal marginal relevance (Carbonell and Goldstein, 1998) over m candidates: picks, k times, the candidate with
@@ -216,6 +235,14 @@ typedef struct {
      * pick. Writes indices into rows, *found of them. workspace: m floats. */
     omega_fault (*diversify)(const omega_codes *table, const uint32_t *rows, const float *values, size_t m,
                              float trade_off, size_t k, float *workspace, uint32_t *order_out, size_t *found);
+
+    /* out[l * m + i] = of_count[how many of the list's values are greater than values[l * m + i]], for each list of m
+     * values; of_count has m numbers. NaN is greater than nothing, and nothing is greater than it. */
+    void (*count_greater)(const float *values, size_t lists, size_t m, const float *of_count, float *out);
+
+    /* out[i] = sum, from 0 and in the order of the trees, of the leaf that each tree leads candidate i to, whose inputs
+     * are values[input * m + i]. A fault is found before anything is written. */
+    omega_fault (*sum_trees)(const omega_forest *forest, const float *values, size_t m, float *out);
 
     /* The planes and the spread of n codes. */
     void (*halve)(const int8_t *codes, size_t n, size_t d, uint8_t *high_out, uint8_t *low_out, uint8_t *spread_out);

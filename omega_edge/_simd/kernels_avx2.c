@@ -280,27 +280,28 @@ size_t omega_avx2_quantise(const float *vectors, size_t n, size_t d, int8_t *cod
 }
 
 /* The contract's sum for rows row .. row + 7. */
-static inline __m256 fused_eight(const float *features, size_t f, size_t n, const float *weights, size_t row)
+static inline __m256 fused_eight(const float *const *features, size_t f, const float *weights, size_t row)
 {
     __m256 sum = _mm256_setzero_ps();
     for (size_t feature = 0; feature < f; feature++) {
-        const __m256 values = _mm256_loadu_ps(features + feature * n + row);
+        const __m256 values = _mm256_loadu_ps(features[feature] + row);
         sum = _mm256_add_ps(sum, _mm256_mul_ps(_mm256_set1_ps(weights[feature]), values));
     }
     return sum;
 }
 
-void omega_avx2_fuse(const float *features, size_t f, size_t n, const float *weights, float *out)
+void omega_avx2_fuse(const float *const *features, size_t f, size_t n, const float *weights, float *out)
 {
     size_t row = 0;
     for (; row + 8 <= n; row += 8)
-        _mm256_storeu_ps(out + row, fused_eight(features, f, n, weights, row));
+        _mm256_storeu_ps(out + row, fused_eight(features, f, weights, row));
     for (; row < n; row++)
-        out[row] = omega_fused_row(features, f, n, weights, row);
+        out[row] = omega_fused_row(features, f, weights, row);
 }
 
-size_t omega_avx2_fuse_top_k(const float *features, size_t f, size_t n, const float *weights, const uint8_t *filter,
-                         size_t k, uint64_t *workspace, uint32_t *rows_out, float *scores_out)
+size_t omega_avx2_fuse_top_k(const float *const *features, size_t f, size_t n, const float *weights,
+                             const uint8_t *filter, size_t k, uint64_t *workspace, uint32_t *rows_out,
+                             float *scores_out)
 {
     top_k best = top_k_begin(k < n ? k : n, workspace);
     size_t row = 0;
@@ -308,7 +309,7 @@ size_t omega_avx2_fuse_top_k(const float *features, size_t f, size_t n, const fl
         const uint32_t passing = filter ? filter[row >> 3] : 255;
         if (!passing)
             continue;
-        const __m256 scores = fused_eight(features, f, n, weights, row);
+        const __m256 scores = fused_eight(features, f, weights, row);
         const __m256 above = _mm256_cmp_ps(scores, _mm256_set1_ps(best.threshold), _CMP_GT_OQ);
         uint32_t beating = (uint32_t)_mm256_movemask_ps(above) & passing;
         if (!beating)
@@ -323,7 +324,7 @@ size_t omega_avx2_fuse_top_k(const float *features, size_t f, size_t n, const fl
     for (; row < n; row++) {
         if (!omega_allowed(filter, row))
             continue;
-        const float score = omega_fused_row(features, f, n, weights, row);
+        const float score = omega_fused_row(features, f, weights, row);
         if (score > best.threshold)
             top_k_append(&best, score, (uint32_t)row);
     }
@@ -342,6 +343,8 @@ const omega_kernels omega_kernels_avx2 = {
     .fuse = omega_avx2_fuse,
     .fuse_top_k = omega_avx2_fuse_top_k,
     .diversify = omega_avx2_diversify,
+    .count_greater = omega_scalar_count_greater,
+    .sum_trees = omega_scalar_sum_trees,
     .halve = omega_avx2_halve,
     .join = omega_scalar_join,
     .search_halves = omega_avx2_search_halves,

@@ -6,9 +6,10 @@
 
 /* kernels_avx2.c */
 size_t omega_avx2_quantise(const float *vectors, size_t n, size_t d, int8_t *codes_out, float *scale_out);
-void omega_avx2_fuse(const float *features, size_t f, size_t n, const float *weights, float *out);
-size_t omega_avx2_fuse_top_k(const float *features, size_t f, size_t n, const float *weights, const uint8_t *filter,
-                             size_t k, uint64_t *workspace, uint32_t *rows_out, float *scores_out);
+void omega_avx2_fuse(const float *const *features, size_t f, size_t n, const float *weights, float *out);
+size_t omega_avx2_fuse_top_k(const float *const *features, size_t f, size_t n, const float *weights,
+                             const uint8_t *filter, size_t k, uint64_t *workspace, uint32_t *rows_out,
+                             float *scores_out);
 omega_fault omega_avx2_diversify(const omega_codes *table, const uint32_t *rows, const float *values, size_t m,
                                  float trade_off, size_t k, float *workspace, uint32_t *order_out, size_t *found);
 

@@ -319,33 +319,34 @@ size_t omega_neon_quantise(const float *vectors, size_t n, size_t d, int8_t *cod
 }
 
 /* The contract's sum for rows row .. row + 15. */
-static inline void fused_lanes(const float *features, size_t f, size_t n, const float *weights, size_t row,
+static inline void fused_lanes(const float *const *features, size_t f, const float *weights, size_t row,
                                float32x4_t sums[4])
 {
     for (size_t four = 0; four < 4; four++)
         sums[four] = vdupq_n_f32(0.0f);
     for (size_t feature = 0; feature < f; feature++) {
-        const float *values = features + feature * n + row;
+        const float *values = features[feature] + row;
         for (size_t four = 0; four < 4; four++)
             sums[four] = vaddq_f32(sums[four], vmulq_n_f32(vld1q_f32(values + 4 * four), weights[feature]));
     }
 }
 
-void omega_neon_fuse(const float *features, size_t f, size_t n, const float *weights, float *out)
+void omega_neon_fuse(const float *const *features, size_t f, size_t n, const float *weights, float *out)
 {
     size_t row = 0;
     for (; row + LANES <= n; row += LANES) {
         float32x4_t sums[4];
-        fused_lanes(features, f, n, weights, row, sums);
+        fused_lanes(features, f, weights, row, sums);
         for (size_t four = 0; four < 4; four++)
             vst1q_f32(out + row + 4 * four, sums[four]);
     }
     for (; row < n; row++)
-        out[row] = omega_fused_row(features, f, n, weights, row);
+        out[row] = omega_fused_row(features, f, weights, row);
 }
 
-size_t omega_neon_fuse_top_k(const float *features, size_t f, size_t n, const float *weights, const uint8_t *filter,
-                             size_t k, uint64_t *workspace, uint32_t *rows_out, float *scores_out)
+size_t omega_neon_fuse_top_k(const float *const *features, size_t f, size_t n, const float *weights,
+                             const uint8_t *filter, size_t k, uint64_t *workspace, uint32_t *rows_out,
+                             float *scores_out)
 {
     top_k best = top_k_begin(k < n ? k : n, workspace);
     size_t row = 0;
@@ -354,7 +355,7 @@ size_t omega_neon_fuse_top_k(const float *features, size_t f, size_t n, const fl
         if (!allowed)
             continue;
         float32x4_t sums[4];
-        fused_lanes(features, f, n, weights, row, sums);
+        fused_lanes(features, f, weights, row, sums);
         const uint64_t bits = lanes_above(sums, best.threshold) & allowed;
         if (bits)
             offer_lanes(&best, sums, bits, NULL, row);
@@ -362,7 +363,7 @@ size_t omega_neon_fuse_top_k(const float *features, size_t f, size_t n, const fl
     for (; row < n; row++) {
         if (!omega_allowed(filter, row))
             continue;
-        const float score = omega_fused_row(features, f, n, weights, row);
+        const float score = omega_fused_row(features, f, weights, row);
         if (score > best.threshold)
             top_k_append(&best, score, (uint32_t)row);
     }
@@ -381,6 +382,8 @@ const omega_kernels omega_kernels_neon = {
     .fuse = omega_neon_fuse,
     .fuse_top_k = omega_neon_fuse_top_k,
     .diversify = diversify,
+    .count_greater = omega_scalar_count_greater,
+    .sum_trees = omega_scalar_sum_trees,
     .halve = omega_neon_halve,
     .join = omega_neon_join,
     .search_halves = omega_neon_search_halves,

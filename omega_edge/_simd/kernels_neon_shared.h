@@ -13,9 +13,10 @@
 
 /* kernels_neon.c */
 size_t omega_neon_quantise(const float *vectors, size_t n, size_t d, int8_t *codes_out, float *scale_out);
-void omega_neon_fuse(const float *features, size_t f, size_t n, const float *weights, float *out);
-size_t omega_neon_fuse_top_k(const float *features, size_t f, size_t n, const float *weights, const uint8_t *filter,
-                             size_t k, uint64_t *workspace, uint32_t *rows_out, float *scores_out);
+void omega_neon_fuse(const float *const *features, size_t f, size_t n, const float *weights, float *out);
+size_t omega_neon_fuse_top_k(const float *const *features, size_t f, size_t n, const float *weights,
+                             const uint8_t *filter, size_t k, uint64_t *workspace, uint32_t *rows_out,
+                             float *scores_out);
 
 /* scan_neon.c. sign_candidates finds the first stage's best: their keys, score above row, in no order; wanted is
  * min(candidates, rows), capacity greater than it. */

@@ -171,20 +171,21 @@ omega_fault omega_scalar_genre_means(const uint64_t *masks, size_t n, const floa
     return (omega_fault){OMEGA_FINE, 0};
 }
 
-void omega_scalar_fuse(const float *features, size_t f, size_t n, const float *weights, float *out)
+void omega_scalar_fuse(const float *const *features, size_t f, size_t n, const float *weights, float *out)
 {
     for (size_t row = 0; row < n; row++)
-        out[row] = omega_fused_row(features, f, n, weights, row);
+        out[row] = omega_fused_row(features, f, weights, row);
 }
 
-size_t omega_scalar_fuse_top_k(const float *features, size_t f, size_t n, const float *weights, const uint8_t *filter,
-                         size_t k, uint64_t *workspace, uint32_t *rows_out, float *scores_out)
+size_t omega_scalar_fuse_top_k(const float *const *features, size_t f, size_t n, const float *weights,
+                               const uint8_t *filter, size_t k, uint64_t *workspace, uint32_t *rows_out,
+                               float *scores_out)
 {
     top_k best = top_k_begin(smaller(k, n), workspace);
     for (size_t row = 0; row < n; row++) {
         if (!omega_allowed(filter, row))
             continue;
-        const float score = omega_fused_row(features, f, n, weights, row);
+        const float score = omega_fused_row(features, f, weights, row);
         if (score > best.threshold)
             top_k_append(&best, score, (uint32_t)row);
     }
@@ -279,6 +280,8 @@ const omega_kernels omega_kernels_scalar = {
     .fuse = omega_scalar_fuse,
     .fuse_top_k = omega_scalar_fuse_top_k,
     .diversify = diversify,
+    .count_greater = omega_scalar_count_greater,
+    .sum_trees = omega_scalar_sum_trees,
     .halve = omega_scalar_halve,
     .join = omega_scalar_join,
     .search_halves = omega_scalar_search_halves,

@@ -13,18 +13,19 @@ static inline int omega_allowed(const uint8_t *filter, size_t row)
 }
 
 /* The sum that fuse computes, for one row. */
-static inline float omega_fused_row(const float *features, size_t f, size_t n, const float *weights, size_t row)
+static inline float omega_fused_row(const float *const *features, size_t f, const float *weights, size_t row)
 {
     float sum = 0.0f;
     for (size_t feature = 0; feature < f; feature++)
-        sum += weights[feature] * features[feature * n + row];
+        sum += weights[feature] * features[feature][row];
     return sum;
 }
 
 size_t omega_scalar_quantise(const float *vectors, size_t n, size_t d, int8_t *codes_out, float *scale_out);
-void omega_scalar_fuse(const float *features, size_t f, size_t n, const float *weights, float *out);
-size_t omega_scalar_fuse_top_k(const float *features, size_t f, size_t n, const float *weights, const uint8_t *filter,
-                               size_t k, uint64_t *workspace, uint32_t *rows_out, float *scores_out);
+void omega_scalar_fuse(const float *const *features, size_t f, size_t n, const float *weights, float *out);
+size_t omega_scalar_fuse_top_k(const float *const *features, size_t f, size_t n, const float *weights,
+                               const uint8_t *filter, size_t k, uint64_t *workspace, uint32_t *rows_out,
+                               float *scores_out);
 omega_fault omega_scalar_row_scatter_add(const omega_rows *table, const uint32_t *rows, const float *weights,
                                          size_t events, float *out, size_t targets);
 omega_fault omega_scalar_row_lookup(const omega_rows *table, const uint32_t *rows, size_t events,
@@ -42,6 +43,11 @@ typedef void omega_raise_nearest(const omega_codes *table, const uint32_t *rows,
 omega_fault omega_scalar_diversify(const omega_codes *table, const uint32_t *rows, const float *values, size_t m,
                                    float trade_off, size_t k, float *workspace, uint32_t *order_out, size_t *found,
                                    omega_raise_nearest *raise_nearest);
+
+/* The second stage (trees_scalar.c): counts that a compiler turns into any width's, and walks from node to node, whose
+ * loads no wider register would make fewer. */
+void omega_scalar_count_greater(const float *values, size_t lists, size_t m, const float *of_count, float *out);
+omega_fault omega_scalar_sum_trees(const omega_forest *forest, const float *values, size_t m, float *out);
 
 /* Halves and signs (scan_scalar.c). */
 void omega_scalar_halve(const int8_t *codes, size_t n, size_t d, uint8_t *high_out, uint8_t *low_out,

@@ -104,14 +104,14 @@ static output run_cosines(const omega_kernels *isa, const problem *p)
 static output run_fuse(const omega_kernels *isa, const problem *p)
 {
     output out = make_output(p->n, 0, 0);
-    isa->fuse(p->features, PROBLEM_FEATURES, p->n, p->feature_weights, out.scores);
+    isa->fuse(p->feature_rows, PROBLEM_FEATURES, p->n, p->feature_weights, out.scores);
     return out;
 }
 
 static output run_fuse_top_k(const omega_kernels *isa, const problem *p)
 {
     output out = make_output(p->k, 0, OMEGA_TOP_K_WORDS(smaller(p->k, p->n)));
-    out.found[0] = isa->fuse_top_k(p->features, PROBLEM_FEATURES, p->n, p->feature_weights, p->filter, p->k,
+    out.found[0] = isa->fuse_top_k(p->feature_rows, PROBLEM_FEATURES, p->n, p->feature_weights, p->filter, p->k,
                                    out.workspace, out.rows, out.scores);
     return out;
 }
@@ -122,6 +122,21 @@ static output run_diversify(const omega_kernels *isa, const problem *p)
     output out = make_output(m, 0, m);
     isa->diversify(&p->codes, p->listed, p->features, m, 0.7f, smaller(p->k, m), (float *)out.workspace, out.rows,
                    out.found);
+    return out;
+}
+
+static output run_count_greater(const omega_kernels *isa, const problem *p)
+{
+    const size_t m = smaller(p->n, 150);
+    output out = make_output(PROBLEM_FEATURES * m, 0, 0);
+    isa->count_greater(p->features, PROBLEM_FEATURES, m, p->columns.success, out.scores);
+    return out;
+}
+
+static output run_sum_trees(const omega_kernels *isa, const problem *p)
+{
+    output out = make_output(p->n, 0, 0);
+    out.found[0] = isa->sum_trees(&p->forest, p->features, p->n, out.scores).kind;
     return out;
 }
 
@@ -226,6 +241,8 @@ static const struct {
     {"fuse", run_fuse},
     {"fuse_top_k", run_fuse_top_k},
     {"diversify", run_diversify},
+    {"count_greater", run_count_greater},
+    {"sum_trees", run_sum_trees},
     {"halve", run_halve},
     {"join", run_join},
     {"search_halves", run_search_halves},

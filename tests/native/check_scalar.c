@@ -95,7 +95,7 @@ static const char *check_searches(const problem *p, float *scores)
         }
         scores[row] = allowed(p, row) ? sum : NAN;
     }
-    list.found = scalar->fuse_top_k(p->features, PROBLEM_FEATURES, p->n, p->feature_weights, p->filter, p->k,
+    list.found = scalar->fuse_top_k(p->feature_rows, PROBLEM_FEATURES, p->n, p->feature_weights, p->filter, p->k,
                                     list.workspace, list.rows, list.scores);
     if (!is_best(&list, scores, p->n, p->k))
         claim = "fuse_top_k returns the k best sums";
@@ -266,6 +266,45 @@ static const char *check_sequence(const problem *p)
     return claim;
 }
 
+/* The leaf of one candidate, from node to node. */
+static float leaf_of(const problem *p, int32_t at, size_t candidate)
+{
+    if (at < 0)
+        return p->forest.leaves[~at];
+    const float value = p->features[p->forest.feature[at] * p->n + candidate];
+    const int second = value > p->forest.threshold[at] || value != value;
+    return leaf_of(p, p->forest.children[2 * at + second], candidate);
+}
+
+static const char *check_second_stage(const problem *p)
+{
+    float *out = allocate(p->n * sizeof out[0]);
+    const char *claim = NULL;
+    if (scalar->sum_trees(&p->forest, p->features, p->n, out).kind != OMEGA_FINE)
+        claim = "sum_trees takes trees whose children come after them";
+    for (size_t candidate = 0; !claim && candidate < p->n; candidate += 1 + p->n / 40) {
+        volatile float sum = 0.0f;
+        for (size_t tree = 0; tree < p->forest.trees; tree++)
+            sum = sum + leaf_of(p, (int32_t)p->forest.roots[tree], candidate);
+        if (sum != out[candidate] && !(sum != sum && out[candidate] != out[candidate]))
+            claim = "sum_trees adds up the leaves";
+    }
+    const size_t m = p->n < 60 ? p->n : 60;
+    float numbers[60];
+    for (size_t i = 0; i < m; i++)
+        numbers[i] = (float)i;
+    scalar->count_greater(p->features, 1, m, numbers, out);
+    for (size_t i = 0; !claim && i < m; i++) {
+        size_t greater = 0;
+        for (size_t other = 0; other < m; other++)
+            greater += p->features[other] > p->features[i] ? 1 : 0;
+        if (out[i] != (float)greater)
+            claim = "count_greater counts what is greater";
+    }
+    free(out);
+    return claim;
+}
+
 const char *check_scalar(const problem *p)
 {
     float *scores = allocate(p->n * sizeof scores[0]);
@@ -275,6 +314,7 @@ const char *check_scalar(const problem *p)
     claim = claim ? claim : check_quantise(p);
     claim = claim ? claim : check_freshness(p);
     claim = claim ? claim : check_sequence(p);
+    claim = claim ? claim : check_second_stage(p);
     free(scores);
     return claim;
 }

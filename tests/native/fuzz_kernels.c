@@ -110,6 +110,8 @@ typedef struct {
     size_t watched, left;
     uint32_t *watched_rows;
     uint8_t *watched_to_end;
+    omega_forest forest; /* of any numbers at all */
+    const float *lists;  /* forest.inputs * n */
 } problem;
 
 static const int8_t *take_codes(stream *input, arrays *owned, size_t count)
@@ -154,6 +156,40 @@ static void make_sequence(stream *input, arrays *owned, problem *p)
     p->sequence.feed_out_scale = take_floats(input, owned, d);
     p->sequence.feed_out_bias = take_floats(input, owned, d);
     fill_floats(input, &p->sequence.input_scale, 1, 0);
+}
+
+/* Trees as a bundle that nobody checked could hold them; half of them sound but for one number. */
+static void make_forest(stream *input, arrays *owned, problem *p, uint32_t offset)
+{
+    const size_t trees = take(input, 6), nodes = 1 + take(input, 30), leaves = 1 + take(input, 12), inputs = 1 + take(input, 5);
+    uint32_t *roots = array(owned, trees * 4, 4, offset);
+    uint8_t *feature = array(owned, nodes, 1, offset);
+    float *threshold = array(owned, nodes * 4, 4, offset), *leaf = array(owned, leaves * 4, 4, offset + 1);
+    float *lists = array(owned, inputs * p->n * 4, 4, offset);
+    int32_t *children = array(owned, nodes * 8, 4, offset);
+    fill_floats(input, threshold, nodes, 0);
+    fill_floats(input, leaf, leaves, 0);
+    fill_floats(input, lists, inputs * p->n, 0);
+    for (size_t tree = 0; tree < trees; tree++)
+        roots[tree] = take(input, (uint32_t)nodes);
+    for (size_t node = 0; node < nodes; node++) {
+        feature[node] = (uint8_t)take(input, (uint32_t)inputs);
+        for (size_t side = 0; side < 2; side++)
+            children[2 * node + side] = node + 1 < nodes && take(input, 2)
+                                            ? (int32_t)(node + 1 + take(input, (uint32_t)(nodes - 1 - node)))
+                                            : ~(int32_t)take(input, (uint32_t)leaves);
+    }
+    const uint32_t kind = take(input, 8);
+    if (kind == 0)
+        children[take(input, (uint32_t)(2 * nodes))] = (int32_t)take(input, 0);
+    else if (kind == 1)
+        children[take(input, (uint32_t)(2 * nodes))] = (int32_t)take(input, (uint32_t)nodes);
+    else if (kind == 2)
+        feature[take(input, (uint32_t)nodes)] = (uint8_t)take(input, 256);
+    else if (kind == 3 && trees)
+        roots[take(input, (uint32_t)trees)] = take(input, 0);
+    p->forest = (omega_forest){roots, feature, threshold, children, leaf, trees, nodes, leaves, inputs};
+    p->lists = lists;
 }
 
 static problem make_problem(stream *input, arrays *owned, int with_sequence)
@@ -208,13 +244,15 @@ static problem make_problem(stream *input, arrays *owned, int with_sequence)
     p.limits = (omega_rank_limits){take(input, 0), 1.0f / (float)(1 + take(input, 1u << 30)), -2.0f};
     if (take(input, 2))
         fill_floats(input, &p.limits.least_similarity, 1, 0);
+    make_forest(input, owned, &p, offset);
     return p;
 }
 
-enum { SEARCH, SEARCH_HALVES, SEARCH_BATCH, SEARCH_TWO_STAGE, RESCORE, RANK, HALVE, COSINES, SEQUENCE, KERNELS };
+enum { SEARCH, SEARCH_HALVES, SEARCH_BATCH, SEARCH_TWO_STAGE, RESCORE, RANK, HALVE, COSINES, SUM_TREES, COUNT_GREATER, SEQUENCE,
+       KERNELS };
 static const char *const names[KERNELS] = {"search",  "search_halves", "search_batch", "search_two_stage",
                                            "rescore", "rank",          "halve",        "cosines",
-                                           "sequence"};
+                                           "sum_trees", "count_greater", "sequence"};
 
 /* Events and states one after another; a NaN, which numbers as large as these can give, without its payload. */
 static void sequence_answer(const omega_kernels *isa, const problem *p, arrays *owned, float *out)
@@ -235,8 +273,12 @@ static size_t answer(const omega_kernels *isa, int kernel, const problem *p, arr
 {
     const size_t least = p->k < p->n ? p->k : p->n, chosen = p->candidates < p->n ? p->candidates : p->n;
     const size_t sequence = p->watched * OMEGA_SEQUENCE_EVENT + (1 + p->left) * OMEGA_SEQUENCE_DIMENSIONS;
-    const size_t queries = 3, entries = kernel == SEARCH_BATCH ? queries * p->k : kernel == COSINES ? queries * p->n
-                                        : kernel == SEQUENCE   ? sequence : p->k;
+    const size_t queries = 3, entries = kernel == SEARCH_BATCH    ? queries * p->k
+                                        : kernel == COSINES       ? queries * p->n
+                                        : kernel == SUM_TREES     ? p->n
+                                        : kernel == SEQUENCE      ? sequence
+                                        : kernel == COUNT_GREATER ? p->forest.inputs * p->n
+                                                                  : p->k;
     uint32_t *rows = array(owned, entries * 4, 4, 1);
     float *scores = array(owned, entries * 4, 4, 3);
     size_t *found = array(owned, queries * sizeof(size_t), sizeof(size_t), 1);
@@ -283,6 +325,15 @@ static size_t answer(const omega_kernels *isa, int kernel, const problem *p, arr
         break;
     case COSINES:
         isa->cosines(&p->codes, many, many_scale, queries, scores);
+        break;
+    case SUM_TREES: {
+        const omega_fault fault = isa->sum_trees(&p->forest, p->lists, p->n, scores);
+        found[0] = fault.kind;
+        found[1] = fault.at;
+        break;
+    }
+    case COUNT_GREATER:
+        isa->count_greater(p->lists, p->forest.inputs, p->n, p->columns.success, scores);
         break;
     }
     const size_t total = queries * sizeof(size_t) + entries * 8 + p->n * p->d + p->n;

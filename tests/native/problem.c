@@ -232,6 +232,8 @@ static void make_floats(problem *p, uint64_t *state)
     p->vectors = vectors;
     p->halves_of_floats = half_floats;
     p->features = features;
+    for (size_t feature = 0; feature < PROBLEM_FEATURES; feature++)
+        p->feature_rows[feature] = features + feature * p->n;
     p->feature_weights = feature_weights;
     p->listed = listed;
     p->columns = (omega_rank_columns){success, time, trend};
@@ -292,6 +294,30 @@ static void make_sequence(problem *p, uint64_t *state)
     p->watched_to_end = to_end;
 }
 
+/* Trees that may share nodes; each child is a node after its parent, or a leaf. */
+static void make_forest(problem *p, uint64_t *state)
+{
+    const size_t trees = random_below(state, 12), nodes = 1 + random_below(state, 60), leaves = 1 + random_below(state, 30);
+    uint32_t *roots = owned_array(p, state, trees, 4);
+    uint8_t *feature = owned_array(p, state, nodes, 1);
+    float *threshold = owned_array(p, state, nodes, 4), *leaf = owned_array(p, state, leaves, 4);
+    int32_t *children = owned_array(p, state, 2 * nodes, 4);
+    for (size_t tree = 0; tree < trees; tree++)
+        roots[tree] = random_below(state, (uint32_t)nodes);
+    for (size_t node = 0; node < nodes; node++) {
+        feature[node] = (uint8_t)random_below(state, PROBLEM_FEATURES);
+        threshold[node] = random_below(state, 4) || !p->n ? (float)bell(state)
+                                                          : p->features[feature[node] * p->n + random_below(state, (uint32_t)p->n)];
+        for (size_t side = 0; side < 2; side++) {
+            const uint32_t after = (uint32_t)(nodes - 1 - node);
+            children[2 * node + side] = after && random_below(state, 3) ? (int32_t)(node + 1 + random_below(state, after))
+                                                                        : ~(int32_t)random_below(state, (uint32_t)leaves);
+        }
+    }
+    fill_floats(state, leaf, leaves, 0);
+    p->forest = (omega_forest){roots, feature, threshold, children, leaf, trees, nodes, leaves, PROBLEM_FEATURES};
+}
+
 problem make_problem(uint64_t seed)
 {
     uint64_t state = seed;
@@ -319,6 +345,7 @@ problem make_problem(uint64_t seed)
         p.filter = NULL;
     make_floats(&p, &state);
     make_sequence(&p, &state);
+    make_forest(&p, &state);
     return p;
 }
 

@@ -21,6 +21,8 @@ typedef struct {
     const uint16_t *halves_of_floats;
     const float *query_floats; /* d */
     const float *features, *feature_weights;
+    const float *feature_rows[PROBLEM_FEATURES]; /* the same features */
+    omega_forest forest;                         /* that asks them */
     omega_rank_columns columns;
     omega_rank_weights weights;
     omega_rank_limits limits;

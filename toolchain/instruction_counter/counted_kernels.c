@@ -19,7 +19,7 @@
 #define ROWS 10000
 #define QUERIES 8
 #define K 50
-#define FEATURES 8
+#define FEATURES 11
 #define GENRES 28
 #define MATRIX_ROWS 2000
 #define ROW_ENTRIES 200
@@ -27,6 +27,10 @@
 #define TARGETS 20
 #define MARGINAL_CANDIDATES 100
 #define PICKS 20
+#define STAGE_INPUTS 26
+#define STAGE_LISTS 12
+#define TREES 200
+#define TREE_NODES 7 /* depth 3 */
 #define TWO_STAGE_CANDIDATES 460 /* VectorStore, calibrated for a recall of .99 on 10,000 real vectors, takes 458 */
 #define RESCORED 64
 #define NOW 1000000
@@ -48,7 +52,14 @@ static uint32_t watched_at[ROWS];
 
 static uint8_t tenth[(ROWS + 7) / 8]; /* a filter that one row in ten passes */
 static float features[FEATURES * ROWS], weights[EVENTS], values[MARGINAL_CANDIDATES];
+static const float *feature_rows[FEATURES];
 static uint64_t genre_masks[ROWS];
+static uint32_t roots[TREES];
+static uint8_t asked[TREES * TREE_NODES];
+static float thresholds[TREES * TREE_NODES], leaves[TREES * (TREE_NODES + 1)], of_count[MARGINAL_CANDIDATES];
+static int32_t children[2 * TREES * TREE_NODES];
+static const omega_forest forest = {roots, asked, thresholds, children, leaves,
+                                    TREES, TREES * TREE_NODES, TREES * (TREE_NODES + 1), STAGE_INPUTS};
 static uint32_t matrix_offsets[MATRIX_ROWS + 1], matrix_columns[MATRIX_ROWS * ROW_ENTRIES];
 static int8_t matrix_values[MATRIX_ROWS * ROW_ENTRIES];
 static const omega_rows matrix = {matrix_offsets, matrix_columns, matrix_values, scale, MATRIX_ROWS,
@@ -121,8 +132,32 @@ static void read_codes(const char *path)
     }
 }
 
+/* Full trees of depth 3, whose inputs are the first candidates' features. */
+static void make_forest(void)
+{
+    for (uint32_t tree = 0; tree < TREES; tree++) {
+        roots[tree] = tree * TREE_NODES;
+        for (uint32_t node = 0; node < TREE_NODES; node++) {
+            const uint32_t at = roots[tree] + node;
+            asked[at] = (uint8_t)drawn(STAGE_INPUTS);
+            thresholds[at] = drawn_float();
+            for (uint32_t side = 0; side < 2; side++) {
+                const uint32_t below = 2 * node + 1 + side;
+                children[2 * at + side] = below < TREE_NODES ? (int32_t)(roots[tree] + below)
+                                                             : ~(int32_t)(tree * (TREE_NODES + 1) + below - TREE_NODES);
+            }
+        }
+    }
+    for (size_t leaf = 0; leaf < TREES * (TREE_NODES + 1); leaf++)
+        leaves[leaf] = drawn_float();
+    for (size_t i = 0; i < MARGINAL_CANDIDATES; i++)
+        of_count[i] = (float)i;
+}
+
 static void make_rest(void)
 {
+    for (size_t feature = 0; feature < FEATURES; feature++)
+        feature_rows[feature] = features + feature * ROWS;
     for (size_t i = 0; i < FEATURES * ROWS; i++)
         features[i] = drawn_float();
     for (size_t row = 0; row < ROWS; row++) {
@@ -149,6 +184,7 @@ static void make_rest(void)
         candidates[i] = i * (ROWS / MARGINAL_CANDIDATES) + drawn(ROWS / MARGINAL_CANDIDATES);
         values[i] = drawn_float();
     }
+    make_forest();
 }
 
 /* Each kernel as it is called, between marks, then its outputs taken into the hash. */
@@ -226,14 +262,14 @@ static void left_out_sums(const omega_kernels *kernels)
 
 static void fuse(const omega_kernels *kernels)
 {
-    COUNTED(kernels->fuse(features, FEATURES, ROWS, weights, out));
+    COUNTED(kernels->fuse(feature_rows, FEATURES, ROWS, weights, out));
     take_in(out, ROWS * sizeof *out);
 }
 
 static void fuse_top_k(const omega_kernels *kernels)
 {
     size_t found;
-    COUNTED(found = kernels->fuse_top_k(features, FEATURES, ROWS, weights, NULL, K, workspace, rows_out, out));
+    COUNTED(found = kernels->fuse_top_k(feature_rows, FEATURES, ROWS, weights, NULL, K, workspace, rows_out, out));
     take_in_best(found);
 }
 
@@ -245,6 +281,20 @@ static void diversify(const omega_kernels *kernels)
                                        &found));
     expect_fine(fault);
     take_in(rows_out, found * sizeof *rows_out);
+}
+
+static void count_greater(const omega_kernels *kernels)
+{
+    COUNTED(kernels->count_greater(features, STAGE_LISTS, MARGINAL_CANDIDATES, of_count, out));
+    take_in(out, STAGE_LISTS * MARGINAL_CANDIDATES * sizeof *out);
+}
+
+static void sum_trees(const omega_kernels *kernels)
+{
+    omega_fault fault;
+    COUNTED(fault = kernels->sum_trees(&forest, features, MARGINAL_CANDIDATES, out));
+    expect_fine(fault);
+    take_in(out, MARGINAL_CANDIDATES * sizeof *out);
 }
 
 static void halve(const omega_kernels *kernels)
@@ -357,6 +407,8 @@ static const struct {
     {"row_lookup", row_lookup, "event-title", EVENTS * TARGETS},
     {"left_out_sums", left_out_sums, "event", EVENTS},
     {"diversify", diversify, "candidate-pick", MARGINAL_CANDIDATES * PICKS},
+    {"count_greater", count_greater, "value", STAGE_LISTS * MARGINAL_CANDIDATES},
+    {"sum_trees", sum_trees, "candidate-tree", MARGINAL_CANDIDATES * TREES},
 };
 
 int main(int argc, char **argv)
