@@ -1,7 +1,9 @@
+from typing import TypeAlias
+
 from numpy import float16, float32, int8, int32, uint8, uint32, uint64, uintp
 from numpy.typing import NDArray
 
-SequenceModel = tuple[
+SequenceModel: TypeAlias = tuple[
     NDArray[int8],
     NDArray[float32],
     NDArray[float32],
