@@ -10,14 +10,16 @@ No weight is negative, so that no title is ever held against a household for bei
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
 
 from cloud.replay import Query
 from omega_edge.catalog_checks import BUCKETS
-from omega_edge.ranking import FEATURES, PATTERNS
+from omega_edge.protocol import EMBEDDING_DIMENSIONS
+from omega_edge.ranking import FEATURES, PATTERNS, History
 
 FITTED = tuple(index for index in range(len(FEATURES)) if index != PATTERNS)
 """What viewings can teach. Global patterns are not in a data set of viewings, so their weight is set, not fitted."""
@@ -30,6 +32,7 @@ CANDIDATES_PER_FEATURE = 60
 LIST_LENGTH = 10
 TAIL_SHARE = 0.2
 """Weight of the uncut discounted gain beside NDCG@10, which alone is flat between changes of the ten."""
+NO_CODES = np.empty((0, EMBEDDING_DIMENSIONS), np.int8)
 PRIOR_QUERIES = 300
 """How many queries of all buckets, evenly drawn, are mixed with a bucket's own."""
 STEPS = (0.01, 0.03, 0.1, 0.3, 1.0)
@@ -52,6 +55,12 @@ class FitSet:
         """float32[11] each."""
         self.candidates: list[np.ndarray] = []
         """float32[10, c] each, of the successful ones in order; the title that was watched is the first."""
+        self.rows: list[np.ndarray] = []
+        """uint32[c] each, beside the candidates: which titles they are."""
+        self.households: list[int] = []
+        """Beside the candidates: whose viewing it was."""
+        self.histories: list[History] = []
+        """Beside the candidates: what was known, but for the vectors."""
 
     def __len__(self) -> int:
         return len(self.buckets)
@@ -62,14 +71,29 @@ class FitSet:
         self.success.append(query.success)
         self.watched.append(query.matrix[:, query.title].copy())
         if query.success:
-            self.candidates.append(query.matrix[:, _leading_titles(query)][list(FITTED)])
+            leading = _leading_titles(query)
+            self.candidates.append(query.matrix[:, leading][list(FITTED)])
+            self.rows.append(leading.astype(np.uint32))
+            self.households.append(query.household)
+            # Vectors of 65 events a query would be most of what is held, and no weight is learned from them again.
+            self.histories.append(replace(query.history, codes=NO_CODES))
 
     def extend(self, other: FitSet) -> None:
         """Take over all of another set."""
-        self.buckets += other.buckets
-        self.success += other.success
-        self.watched += other.watched
-        self.candidates += other.candidates
+        for name, values in vars(other).items():
+            getattr(self, name).extend(values)
+
+    @staticmethod
+    def of(parts: Iterable[FitSet]) -> FitSet:
+        """One set of several."""
+        whole = FitSet()
+        for part in parts:
+            whole.extend(part)
+        return whole
+
+    def list_buckets(self) -> np.ndarray:
+        """int64[q]: history bucket of each successful viewing."""
+        return np.array(self.buckets, np.int64)[np.array(self.success, bool)]
 
 
 def _leading_titles(query: Query) -> np.ndarray:
@@ -112,7 +136,8 @@ def _objective(scores: np.ndarray) -> float:
 class _Lists:
     """Candidates of some queries as one array float32[10, c, q], short lists padded with titles of score -inf."""
 
-    def __init__(self, candidates: list[np.ndarray]) -> None:
+    def __init__(self, candidates: list[np.ndarray], left_out: Collection[int] = ()) -> None:
+        self._free = [place for place, feature in enumerate(FITTED) if feature not in left_out]
         longest = max(matrix.shape[1] for matrix in candidates)
         self.features = np.zeros((len(FITTED), longest, len(candidates)), np.float32)
         self._base = np.full((longest, len(candidates)), -np.inf, np.float32)
@@ -130,7 +155,7 @@ class _Lists:
 
     def best_single(self) -> np.ndarray:
         """float64[10]: weight 1 for the feature that ranks best alone, 0 for the others."""
-        single = np.eye(len(FITTED))
+        single = np.eye(len(FITTED))[self._free]
         return single[int(np.argmax([_objective(self.scores(weights)) for weights in single]))]
 
     def ascended_from(self, other: np.ndarray) -> np.ndarray:
@@ -146,7 +171,7 @@ class _Lists:
         best = _objective(scores)
         for _ in range(ROUNDS):
             before = best
-            for feature, step in product(range(len(weights)), (*STEPS, *(-step for step in STEPS))):
+            for feature, step in product(self._free, (*STEPS, *(-step for step in STEPS))):
                 changed = max(weights[feature] + step * float(weights.max()), 0.0)
                 np.multiply(self.features[feature], np.float32(changed - weights[feature]), out=moved)
                 moved += scores
@@ -163,19 +188,22 @@ class _Lists:
         return float(self.scores(weights).max(axis=0).mean(dtype=np.float64))
 
 
-def fit_weights(queries: FitSet) -> np.ndarray:
-    """float32[4, 11]: weights by history bucket, in the order of ranking.FEATURES; without a success, all 0."""
+def fit_weights(queries: FitSet, left_out: Collection[int] = ()) -> np.ndarray:
+    """float32[4, 11]: weights by history bucket, in the order of ranking.FEATURES; without a success, all 0.
+
+    left_out: features that get no weight.
+    """
     weights = np.zeros((BUCKETS, len(FEATURES)), np.float32)
     every = queries.candidates
     if not every:
         return weights
-    lists = _Lists(every)
+    lists = _Lists(every, left_out)
     overall = lists.ascend(lists.best_single())
     prior = [every[index] for index in np.unique(np.arange(PRIOR_QUERIES) * len(every) // PRIOR_QUERIES)]
-    bucket_of_list = np.array(queries.buckets)[np.array(queries.success)]
+    bucket_of_list = queries.list_buckets()
     for bucket in range(BUCKETS):
         own = [matrix for matrix, of in zip(every, bucket_of_list) if of == bucket]
-        fitted = _Lists(own + prior).ascended_from(overall) if own else overall
+        fitted = _Lists(own + prior, left_out).ascended_from(overall) if own else overall
         best = _Lists(own or every).mean_best_score(fitted)
         weights[bucket, list(FITTED)] = fitted * (MEAN_BEST_RAW_SCORE / best if best > 0 else 1.0)
         weights[bucket, PATTERNS] = PATTERN_WEIGHTS[bucket]
@@ -212,32 +240,3 @@ def _fit_logistic(score: np.ndarray, success: np.ndarray) -> np.ndarray:
         predicted = 1.0 / (1.0 + np.exp(-(point @ inputs)))
         point = point + bound @ (inputs @ (success - predicted) - pull @ point)
     return point
-
-
-@dataclass(slots=True)
-class ListQuality:
-    """Recall@10 and NDCG@10 of one ranked list, gathered over queries; the whole unseen catalogue is ranked."""
-
-    hits: list[float] = field(default_factory=list)
-    gains: list[float] = field(default_factory=list)
-
-    def add(self, scores: np.ndarray, query: Query) -> None:
-        """Count one query. scores: float32[n], overwritten at seen titles. Ties stand at their mean rank."""
-        target = scores[query.title]
-        scores[query.seen] = -np.inf
-        rank = 1.0 + np.count_nonzero(scores > target) + 0.5 * (np.count_nonzero(scores == target) - 1)
-        self.hits.append(float(rank <= LIST_LENGTH))
-        self.gains.append(float(discounted_gain(rank)) if rank <= LIST_LENGTH else 0.0)
-
-    def take(self, other: ListQuality) -> None:
-        """Count the newest query of another list here too."""
-        self.hits.append(other.hits[-1])
-        self.gains.append(other.gains[-1])
-
-    def summary(self) -> dict[str, float]:
-        """recall_at_10 and ndcg_at_10, rounded to 4 digits; 0 without queries."""
-        count = max(len(self.hits), 1)
-        return {
-            "recall_at_10": round(sum(self.hits) / count, 4),
-            "ndcg_at_10": round(sum(self.gains) / count, 4),
-        }

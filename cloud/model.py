@@ -1,108 +1,50 @@
 """The model job: from many households' viewings to what a catalogue bundle knows beyond its titles.
 
-Popularity, two trends, genre shares by slot of the week, item-item rows (EASE), fusion weights and their calibration.
-The fusion is fitted on held-back time and judged on later time: weights learned on the fit span (60 to 80 % of the
-events, in blocks, each with a catalogue trained on what precedes it) rank the test span (the last 20 %, in blocks
-likewise); their quality beside that of plain lists goes into the meta. The weights that ship are then fitted on
-both spans, and everything else is trained once more on all events.
+The stream is walked through in blocks. Before each block everything is trained that its past teaches (knowledge.py, the
+sequence encoder), and the block's viewings become queries, with the features that a television would have had. What is
+learned from queries is learned on the older blocks and judged on the newest: the sequence encoder, the time of day and
+the second stage ship only if each beats what it replaces there, the lower bound of its gain in NDCG@10 above zero (see
+judging.Gate); their quality beside that of plain lists goes into the meta. The weights that ship are then fitted on all
+blocks, and everything else is trained once more on all events.
+
+Blocks begin at multiples of a power of two of events. So a job that runs again on a longer stream finds its earlier
+blocks as they were; EarlierWork keeps what it made of them.
 """
 
 from __future__ import annotations
 
-import math
+import importlib.util
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from cloud import ease
-from cloud.fusion_fit import FitSet, ListQuality, fit_calibration, fit_weights
+from cloud.fusion_fit import FitSet, fit_calibration, fit_weights
+from cloud.judging import Gate, alone, calibration_report, fused, gains_of, summary
+from cloud.knowledge import TitleData, fusion_meta, knowledge_before, recency, unfitted_catalog
 from cloud.onboarding import onboarding_titles
-from cloud.replay import Blocks, Query, Timeline, replay
-from cloud.signals import DAY_MS, context_shares, popularity, slots_of, trend
+from cloud.replay import Blocks, Timeline, replay
+from cloud.second_stage_fit import stage_lists, stage_sections, staged_gains, train_trees
+from cloud.sequence_sections import sequence_sections
+from cloud.sequence_training import Encoder, train_encoder
+from cloud.settings import ModelSettings
+from cloud.signals import slots_of
+from cloud.tuning import tuned
 from omega_edge.catalog import Catalog
-from omega_edge.catalog_checks import BUCKETS
+from omega_edge.catalog_checks import BUCKETS, stage_input_names
 from omega_edge.datasets import Events
-from omega_edge.errors import ConfigError
-from omega_edge.protocol import MAX_WINDOW_HOURS
-from omega_edge.ranking import DECAYS, FEATURES, POPULARITY, ROWS, TREND_LONG, TREND_SHORT
+from omega_edge.ranking import CONTEXT, FEATURES, POPULARITY, ROWS, SEQUENCE, TREND_LONG, TREND_SHORT
+
+__all__ = ["EarlierWork", "Model", "ModelSettings", "TitleData", "train"]
 
 Progress = Callable[[str], None]
 
-FIT_START, TEST_START = 0.6, 0.8
-BLOCKS_PER_SPAN = 4
-RELIABILITY_BINS = 5
-
-
-def _number(value: object) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
-
-
-@dataclass(frozen=True, slots=True)
-class ModelSettings:
-    """What the job can be told.
-
-    ridge: of EASE, in households. half_life_days: after which a viewing counts half in EASE. min_events: a title
-    with fewer has no row. row_budget_bytes: for all rows in the bundle. trend_window_hours: short and long.
-    parameters: of ranking.features. queries_per_bucket: viewings of each history bucket kept for the fit, a span.
-
-    The defaults were chosen on MovieTweetings 70K by weights fitted on 40 to 60 % of its events and judged on 60 to
-    80 %, so that the test span has had no say. Most differences there are noise (NDCG@10 of the fusion .200 to
-    .205); what is not: rows from viewings weighted by age rank better than from all alike (.089 against .080), and
-    30 positive weights a title rank as well as all of them, negative ones included.
-    """
-
-    ridge: float = 30.0
-    half_life_days: float = 30.0
-    min_events: int = 5
-    row_budget_bytes: int = 600_000
-    trend_window_hours: tuple[int, int] = (48, 168)
-    parameters: dict[str, float] = field(
-        default_factory=lambda: dict.fromkeys(DECAYS, 0.9) | {"failure_weight": 0.5}
-    )
-    queries_per_bucket: int = 1000
-
-    def __post_init__(self) -> None:
-        windows, parameters = self.trend_window_hours, self.parameters
-        for name, expected, holds in (
-            ("ridge", "a number above 0", _number(self.ridge) and self.ridge > 0),
-            ("half_life_days", "a number above 0", _number(self.half_life_days) and self.half_life_days > 0),
-            ("min_events", "an integer, 1 or more", type(self.min_events) is int and self.min_events >= 1),
-            ("row_budget_bytes", "an integer, 0 or more", type(self.row_budget_bytes) is int and self.row_budget_bytes >= 0),
-            (
-                "trend_window_hours",
-                f"two integers, the second greater, 1 to {MAX_WINDOW_HOURS}",
-                isinstance(windows, tuple)
-                and [type(hours) for hours in windows] == [int, int]
-                and 1 <= windows[0] < windows[1] <= MAX_WINDOW_HOURS,
-            ),
-            ("queries_per_bucket", "an integer, 1 or more", type(self.queries_per_bucket) is int and self.queries_per_bucket >= 1),
-            (
-                "parameters",
-                f"{' and '.join(DECAYS)} above 0, at most 1, and failure_weight from -1 to 1",
-                isinstance(parameters, dict)
-                and all(_number(parameters.get(name)) and 0 < parameters[name] <= 1 for name in DECAYS)
-                and _number(parameters.get("failure_weight"))
-                and -1 <= parameters["failure_weight"] <= 1,
-            ),
-        ):
-            if not holds:
-                raise ConfigError(f"{name}: expected {expected}, got {getattr(self, name)!r}")
-
-
-@dataclass(frozen=True, slots=True)
-class TitleData:
-    """The titles that the model is about: their sections of the bundle (see catalog.title_sections), with codes and
-    code_scale, and the names of the genres."""
-
-    sections: dict[str, np.ndarray]
-    genres: tuple[str, ...]
-    lineage: str
-
-    @property
-    def count(self) -> int:
-        """How many titles there are."""
-        return len(self.sections["code_scale"])
+LEAST_BLOCKS_OF_STREAM = 8
+"""A block is at most this share of the stream."""
+BLOCKS = 6
+JUDGED_BLOCKS = 2
+BUCKET_NAMES = ("0", "1-4", "5-19", "20+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,181 +57,223 @@ class Model:
     report: dict
 
 
-def train(titles: TitleData, events: Events, settings: ModelSettings, progress: Progress = lambda what: None) -> Model:
-    """Run the job over events (title: row of the catalogue). Deterministic with one BLAS thread on one type of CPU."""
-    timeline = Timeline.of(events, slots_of(events.timestamp))
-    weights, calibration, report = _learn_fusion(titles, timeline, settings, progress)
-    progress("training on all events")
-    sections = _knowledge(titles, timeline, len(events), settings)
-    sections |= {"fusion_weights": weights, "fusion_calibration": calibration}
-    progress("choosing what a new home is shown")
-    shown = onboarding_titles(events.household[timeline.success], events.title[timeline.success], titles.count)
-    sections["onboarding"] = shown.rows
-    report["onboarding"] = shown.report()
-    return Model(sections, _meta(settings) | {"held_out": report}, report)
+@dataclass(slots=True)
+class EarlierWork:
+    """What runs of the job on shorter beginnings of one stream left behind: only what lay before each cut made it. For
+    one stream, one set of titles and one ModelSettings; the job grows it."""
+
+    settings: ModelSettings | None = None
+    encoders: dict[int, Encoder | None] = field(default_factory=dict)
+    queries: dict[tuple[int, int], FitSet] = field(default_factory=dict)
 
 
-def _meta(settings: ModelSettings) -> dict:
-    return {
-        "trend_window_hours": list(settings.trend_window_hours),
-        "fusion_features": list(FEATURES),
-        "fusion_parameters": settings.parameters,
-    }
+def train(
+    titles: TitleData,
+    events: Events,
+    settings: ModelSettings,
+    progress: Progress = lambda what: None,
+    earlier: EarlierWork | None = None,
+) -> Model:
+    """Run the job over events (title: row of the catalogue). Deterministic with one BLAS thread on one type of CPU.
+
+    Memory: about 0.5 GB and 8 bytes a pair of the titles with enough events, at most ease.MAX_MODEL_TITLES of them, five
+    times over. earlier: grown by what can be used again.
+    """
+    return _Job(titles, events, settings, progress, earlier or EarlierWork()).run()
 
 
-def _knowledge(titles: TitleData, timeline: Timeline, end: int, settings: ModelSettings) -> dict[str, np.ndarray]:
-    """The sections that the first `end` events teach; trends are those at the last of them."""
-    events, count = timeline.events, titles.count
-    household, title, timestamp = events.household[:end], events.title[:end], events.timestamp[:end]
-    success = timeline.success[:end]
-    finished, finished_at = title[success], timestamp[success]
-    now_ms = int(timestamp[-1]) + 1 if end else 0
-    chosen = ease.eligible_titles(title, count, settings.min_events)
-    # G holds products of two weights, so each takes half of the exponent.
-    weight = 0.5 ** ((now_ms - finished_at) / (2.0 * DAY_MS * settings.half_life_days))
-    together = ease.co_watching(household[success], finished, weight, chosen, count)
-    weights = ease.item_weights(together, settings.ridge)
-    rows = ease.strongest_rows(weights, chosen, count, settings.row_budget_bytes)
-    prior, overall = context_shares(
-        titles.sections["genre_masks"],
-        len(titles.genres),
-        title,
-        events.watch_percentage[:end],
-        timeline.slots[:end],
-    )
-    return {
-        "popularity": popularity(finished, count),
-        "trend_scores": np.stack(
-            [trend(finished, finished_at, now_ms, hours, count) for hours in settings.trend_window_hours]
-        ),
-        "context_prior": prior,
-        "context_overall": overall,
-        "row_offsets": rows.offsets,
-        "row_columns": rows.columns,
-        "row_values": rows.values,
-        "row_scale": rows.scale,
-    }
+def block_starts(total: int) -> tuple[int, ...]:
+    """Where the blocks of a stream of so many events begin; none of a stream too short for two."""
+    if total < 2 * LEAST_BLOCKS_OF_STREAM:
+        return ()
+    step = 1 << ((total // LEAST_BLOCKS_OF_STREAM).bit_length() - 1)
+    last = (total - 1) // step
+    return tuple(step * place for place in range(max(last - BLOCKS + 1, 1), last + 1))
 
 
-def _catalog_before(
-    titles: TitleData, timeline: Timeline, end: int, settings: ModelSettings, progress: Progress
-) -> Catalog:
-    """A catalogue trained on the first `end` events, its fusion not fitted yet."""
-    progress(f"training on the first {end} events")
-    unfitted = {
-        "fusion_weights": np.zeros((BUCKETS, len(FEATURES)), np.float32),
-        "fusion_calibration": np.zeros((BUCKETS, 2), np.float32),
-    }
-    meta = _meta(settings) | {
-        "name": "training block",
-        "version": 0,
-        "built_at": 0,
-        "lineage": titles.lineage,
-        "genres": list(titles.genres),
-    }
-    return Catalog.from_sections(titles.sections | _knowledge(titles, timeline, end, settings) | unfitted, meta)
+class _Job:
+    """One run of the model job."""
 
+    def __init__(
+        self, titles: TitleData, events: Events, settings: ModelSettings, progress: Progress, earlier: EarlierWork
+    ) -> None:
+        self._titles = titles
+        self._timeline = Timeline.of(events, slots_of(events.timestamp))
+        self._total = len(events)
+        self._starts = block_starts(self._total)
+        self._progress = progress
+        self._earlier = earlier
+        self._settings = self._tuned(settings)
+        self._no_sequence = self._missing("jax") if settings.sequence else "switched off"
+        self._no_second_stage = self._missing("lightgbm") if settings.second_stage else "switched off"
 
-def _learn_fusion(
-    titles: TitleData, timeline: Timeline, settings: ModelSettings, progress: Progress
-) -> tuple[np.ndarray, np.ndarray, dict]:
-    """(weights float32[4, 11], calibration float32[4, 2], report), as the module's first lines say."""
-    total = len(timeline.events)
-    fit_start, test_start = int(total * FIT_START), int(total * TEST_START)
-    starts = _block_starts(fit_start, test_start) + _block_starts(test_start, total)
-    blocks = Blocks(starts, lambda start: _catalog_before(titles, timeline, start, settings, progress))
-    fitting = timeline.queries(fit_start, test_start, settings.queries_per_bucket)
-    testing = timeline.queries(test_start, total)
-    kept = np.isin(testing, timeline.queries(test_start, total, settings.queries_per_bucket))
-    testing, kept = testing[timeline.success[testing] | kept], set(testing[kept].tolist())
-    fit_set, test_set = FitSet(), FitSet()
-    judge: _Judge | None = None
-    wanted = np.concatenate((fitting, testing))
-    for query in replay(timeline, wanted, blocks, settings.trend_window_hours, settings.parameters):
-        if query.event < test_start:
-            fit_set.add(query)
-            continue
-        if judge is None:
-            progress(f"fitting the fusion on {len(fit_set)} viewings")
-            judge = _Judge(fit_set, settings)
-        judge.add_list(query)
-        if query.event in kept:
-            judge.add_outcome(query)
-            test_set.add(query)
-    fit_set.extend(test_set)
-    progress(f"fitting the fusion on {len(fit_set)} viewings")
-    weights = fit_weights(fit_set)
-    return weights, fit_calibration(fit_set, weights), judge.report() if judge else {}
+    @staticmethod
+    def _missing(library: str) -> str:
+        return "" if importlib.util.find_spec(library) else f"{library} is not installed (pip install omega-edge[model])"
 
+    def _tuned(self, settings: ModelSettings) -> ModelSettings:
+        if not settings.tune or len(self._starts) < 2:
+            return settings
+        if self._earlier.settings is None:
+            self._progress("choosing the settings")
+            start, end = self._starts[:2]
+            self._earlier.settings = tuned(self._timeline, self._titles.count, start, end, settings, self._progress)
+        return self._earlier.settings
 
-def _block_starts(start: int, end: int) -> tuple[int, ...]:
-    return tuple(start + (end - start) * block // BLOCKS_PER_SPAN for block in range(BLOCKS_PER_SPAN))
+    def run(self) -> Model:
+        """All of it, as the module's first lines say."""
+        settings = self._settings
+        blocks = [self._queries(start, end) for start, end in zip(self._starts, (*self._starts[1:], self._total))]
+        fitting, judging = FitSet.of(blocks[:-JUDGED_BLOCKS]), FitSet.of(blocks[-JUDGED_BLOCKS:])
+        self._progress(f"fitting the fusion on {len(fitting)} viewings, judging it on {len(judging)}")
+        gates, left_out, trial, report = self._judged(fitting, judging)
+        every = FitSet.of(blocks)
+        self._progress(f"fitting the fusion on {len(every)} viewings")
+        self._progress("training on all events")
+        sections = knowledge_before(self._titles, self._timeline, self._total, settings)
+        plain = fit_weights(every, left_out | {SEQUENCE})
+        sections |= {"fusion_weights": plain, "fusion_calibration": fit_calibration(every, plain)}
+        weights, meta = plain, fusion_meta(settings)
+        if gates["sequence"].ships:
+            weights = fit_weights(every, left_out)
+            sections |= self._encoder_sections(self._total)
+            sections |= {
+                "sequence_fusion_weights": weights,
+                "sequence_fusion_calibration": fit_calibration(every, weights),
+            }
+        if trial is not None:
+            self._progress("training the second stage")
+            trees = train_trees(stage_lists(every, weights, self._catalog))
+            assert trees is not None, "fewer lists than the trial had"
+            sections |= stage_sections(trees, trial)
+            meta |= {"second_stage_inputs": stage_input_names(FEATURES)}
+        self._progress("choosing what a new home is shown")
+        events, success = self._timeline.events, self._timeline.success
+        shown = onboarding_titles(events.household[success], events.title[success], self._titles.count)
+        sections["onboarding"] = shown.rows
+        report |= {"onboarding": shown.report(), "gates": {name: gate.report() for name, gate in gates.items()}}
+        report["settings"] = {"half_life_days": settings.half_life_days, "ridge": settings.ridge}
+        return Model(sections, meta | {"held_out": report}, report)
 
+    def _queries(self, start: int, end: int) -> FitSet:
+        """The viewings of a block, as televisions with what was known at its start would have met them."""
+        found = self._earlier.queries.get((start, end))
+        if found is None:
+            self._progress(f"replaying viewings {start} to {end}")
+            found = FitSet()
+            blocks = Blocks((start,), self._catalog_before)
+            wanted = self._timeline.queries(start, end, self._settings.queries_per_bucket)
+            for query in replay(
+                self._timeline, wanted, blocks, self._settings.trend_window_hours, self._settings.parameters
+            ):
+                found.add(query)
+            self._earlier.queries[start, end] = found
+        return found
 
-class _Judge:
-    """Ranks the test span with weights fitted before it, beside plain lists."""
+    def _catalog_before(self, end: int) -> Catalog:
+        sections = knowledge_before(self._titles, self._timeline, end, self._settings) | self._encoder_sections(end)
+        return unfitted_catalog(self._titles, sections, self._settings)
 
-    def __init__(self, fit_set: FitSet, settings: ModelSettings) -> None:
-        self._weights = fit_weights(fit_set)
-        self._calibration = fit_calibration(fit_set, self._weights)
-        short, long = settings.trend_window_hours
-        self._plain = {
+    @property
+    def _catalog(self) -> Catalog:
+        """A catalogue of the titles alone."""
+        return unfitted_catalog(
+            self._titles, knowledge_before(self._titles, self._timeline, 0, self._settings), self._settings
+        )
+
+    def _encoder_sections(self, end: int) -> dict[str, np.ndarray]:
+        """Sections sequence_* but the fusion's, trained on the first `end` events; none where there is no encoder."""
+        if self._no_sequence:
+            return {}
+        if end not in self._earlier.encoders:
+            before = [cut for cut in self._earlier.encoders if cut < end]
+            previous = self._earlier.encoders[max(before)] if before else None
+            timeline, events = self._timeline, self._timeline.events
+            self._progress(f"training the sequence encoder on {end} events")
+            self._earlier.encoders[end] = train_encoder(
+                events.household[:end],
+                events.title[:end],
+                timeline.success[:end],
+                recency(events.timestamp[:end], int(events.timestamp[end - 1]), self._settings.half_life_days),
+                ease.eligible_titles(events.title[:end], self._titles.count, self._settings.min_events),
+                self._titles.count,
+                previous,
+                seed=end,
+                progress=self._progress,
+            )
+        encoder = self._earlier.encoders[end]
+        return sequence_sections(encoder.by_title()) if encoder is not None else {}
+
+    def _judged(
+        self, fitting: FitSet, judging: FitSet
+    ) -> tuple[dict[str, Gate], set[int], list[bool] | None, dict]:
+        """What each stage gains on the newest blocks: the gates by name, the features that get no weight, the history
+        buckets that the second stage serves (None if none), and the report."""
+        households = np.array(judging.households, np.int64)
+        bare = fit_weights(fitting, {SEQUENCE, CONTEXT})
+        without = gains_of(fused(judging, bare))
+        left_out, weights, gains = {CONTEXT}, bare, without
+        gates = {"sequence": Gate.closed(self._no_sequence)}
+        if not self._no_sequence:
+            encoded = fit_weights(fitting, {CONTEXT})
+            ranked = gains_of(fused(judging, encoded))
+            gates["sequence"] = Gate.of(ranked, without, households)
+            if gates["sequence"].ships:
+                weights, gains = encoded, ranked
+        if not gates["sequence"].ships:
+            left_out = left_out | {SEQUENCE}
+        timed = fit_weights(fitting, left_out - {CONTEXT})
+        gates["context"] = Gate.of(gains_of(fused(judging, timed)), gains, households)
+        if gates["context"].ships:
+            left_out, weights, gains = left_out - {CONTEXT}, timed, gains_of(fused(judging, timed))
+        report = self._report(judging, weights, gains, fit_calibration(fitting, weights))
+        trial = None
+        gates["second_stage"] = Gate.closed(self._no_second_stage)
+        if not self._no_second_stage:
+            gates["second_stage"], trial, staged = self._second_stage(fitting, judging, weights, gains)
+            report["lists"]["second_stage"] = summary(staged)
+        return gates, left_out - {SEQUENCE}, trial, report
+
+    def _second_stage(
+        self, fitting: FitSet, judging: FitSet, weights: np.ndarray, gains: np.ndarray
+    ) -> tuple[Gate, list[bool] | None, np.ndarray]:
+        """(its gate, the buckets it serves or None, NDCG@10 float64[q] of the lists as it leaves them)."""
+        self._progress("judging a second stage")
+        catalog = self._catalog
+        trees = train_trees(stage_lists(fitting, weights, catalog))
+        if trees is None:
+            return Gate.closed("too few lists to learn from"), None, gains
+        lists = stage_lists(judging, weights, catalog)
+        staged = staged_gains(lists, trees)
+        gate = Gate.of(staged, gains, lists.household)
+        each = [
+            Gate.of(staged[mine], gains[mine], lists.household[mine])
+            for mine in (lists.bucket == bucket for bucket in range(BUCKETS))
+        ]
+        # Good for all, it serves all but those whom it surely harms; else only those for whom it is surely good.
+        serves = [one.high >= 0.0 if gate.ships else one.ships for one in each]
+        served = np.where(np.array(serves)[lists.bucket], staged, gains) if len(gains) else gains
+        return replace(gate, ships=any(serves)), serves if any(serves) else None, served
+
+    def _report(self, judging: FitSet, weights: np.ndarray, gains: np.ndarray, calibration: np.ndarray) -> dict:
+        """Quality of every list, of trend and fusion by history, and of the calibration; for the bundle's meta."""
+        short, long = self._settings.trend_window_hours
+        plain = {
             "popularity": POPULARITY,
             f"trend_{short}_hours": TREND_SHORT,
             f"trend_{long}_hours": TREND_LONG,
             "rows": ROWS,
         }
-        self._lists = {name: ListQuality() for name in (*self._plain, "fusion")}
-        self._buckets = [
-            {name: ListQuality() for name in (f"trend_{short}_hours", "fusion")} for _ in range(BUCKETS)
-        ]
-        self._outcomes: list[tuple[int, float, bool]] = []
-
-    def add_outcome(self, query: Query) -> None:
-        """Judge the calibration by one viewing, successful or not."""
-        raw = float(self._weights[query.bucket] @ query.matrix[:, query.title])
-        self._outcomes.append((query.bucket, raw, query.success))
-
-    def add_list(self, query: Query) -> None:
-        """Judge the lists by one viewing, if it was successful."""
-        if not query.success:
-            return
-        scores = self._weights[query.bucket] @ query.matrix
-        for name, quality in self._lists.items():
-            ranked = scores.copy() if name == "fusion" else query.matrix[self._plain[name]].copy()
-            quality.add(ranked, query)
-            if name in self._buckets[query.bucket]:
-                self._buckets[query.bucket][name].take(quality)
-
-    def report(self) -> dict:
-        """Quality of every list, of trend and fusion by bucket, and of the calibration; for the bundle's meta."""
+        lists = {name: gains_of(alone(judging, feature)) for name, feature in plain.items()} | {"fusion": gains}
+        buckets = judging.list_buckets()
+        shown = (f"trend_{short}_hours", "fusion")
         return {
-            "queries": len(self._lists["fusion"].hits),
-            "lists": {name: quality.summary() for name, quality in self._lists.items()},
+            "queries": len(gains),
+            "lists": {name: summary(found) for name, found in lists.items()},
             "by_history": {
-                label: {"queries": len(found["fusion"].hits)}
-                | {name: quality.summary() for name, quality in found.items()}
-                for label, found in zip(("0", "1-4", "5-19", "20+"), self._buckets)
+                label: {"queries": int(np.count_nonzero(buckets == bucket))}
+                | {name: summary(lists[name][buckets == bucket]) for name in shown}
+                for bucket, label in enumerate(BUCKET_NAMES)
             },
-            "calibration": self._calibration_report(),
-        }
-
-    def _calibration_report(self) -> dict:
-        """Brier score of the confidence beside that of the plain rate of success, and the reliability curve: by
-        fifths of the confidence, its mean and the rate of success."""
-        bucket = np.array([outcome[0] for outcome in self._outcomes], np.int64)
-        raw = np.array([outcome[1] for outcome in self._outcomes])
-        success = np.array([outcome[2] for outcome in self._outcomes], np.float64)
-        slope, intercept = self._calibration[bucket].T.astype(np.float64)
-        confidence = 1.0 / (1.0 + np.exp(-(slope * raw + intercept)))
-        fifths = np.array_split(np.argsort(confidence, kind="stable"), RELIABILITY_BINS)
-        return {
-            "viewings": len(success),
-            "brier": round(float(np.mean((confidence - success) ** 2)), 4),
-            "brier_of_rate": round(float(np.mean((success.mean() - success) ** 2)), 4),
-            "reliability": [
-                [round(float(confidence[part].mean()), 3), round(float(success[part].mean()), 3)]
-                for part in fifths
-                if len(part)
-            ],
+            "calibration": calibration_report(judging, weights, calibration),
         }

@@ -8,7 +8,7 @@ that the television runs, so that what is fitted is what will be served.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -49,12 +49,13 @@ class Timeline:
         )
 
     def queries(self, start: int, end: int, per_bucket: int | None = None) -> np.ndarray:
-        """Indices, ascending, of first viewings in [start, end), successful or not, at most 20 a household.
+        """Indices, ascending, of first viewings in [start, end), successful or not, at most 20 a household, evenly spread
+        over what it watched: its earliest ones would ask mostly of the hour in which it was new.
 
         per_bucket: keep so many of each history bucket, evenly spread over the time; None for all.
         """
         found = start + np.flatnonzero(self.first[start:end])
-        found = found[earlier_alike(self.events.household[found]) < MAX_QUERIES_PER_HOUSEHOLD]
+        found = found[_evenly_spread(self.events.household[found], MAX_QUERIES_PER_HOUSEHOLD)]
         if per_bucket is None:
             return found
         buckets = np.array([bucket_of(count) for count in self.before[found].tolist()], np.int64)
@@ -78,12 +79,21 @@ def earlier_alike(values: np.ndarray) -> np.ndarray:
     return out
 
 
+def _evenly_spread(owner: np.ndarray, most: int) -> np.ndarray:
+    """bool[e]: at most so many elements of each owner, evenly spread over its elements."""
+    place, counts = earlier_alike(owner), np.bincount(owner, minlength=1)[owner]
+    # The j-th kept of c elements is the one at floor(j * c / most).
+    nearest = -(-place * most // np.maximum(counts, 1))
+    return (counts <= most) | ((nearest < most) & (nearest * counts // most == place))
+
+
 @dataclass(frozen=True, slots=True)
 class Query:
     """One viewing to predict. event: its index; title: the row that was watched; bucket: of the history's length.
 
     seen: int64[s], rows that the household had watched. matrix: float32[11, n], valid until the next query.
-    block: index of the block that it lies in. midnight: Unix ms up to which the trends count.
+    block: index of the block that it lies in. midnight: Unix ms up to which the trends count. household: its number.
+    history: what the television holds of the past.
     """
 
     event: int
@@ -94,6 +104,8 @@ class Query:
     matrix: np.ndarray
     block: int
     midnight: int
+    household: int = 0
+    history: History = field(default_factory=History.empty)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +155,8 @@ def replay(
             matrix=matrix,
             block=block,
             midnight=midnight,
+            household=int(events.household[index]),
+            history=history,
         )
 
 

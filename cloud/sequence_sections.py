@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 
-DIMENSIONS = 64
-HEADS = 8
-WINDOW = 64
-FEED_DIMENSIONS = 128
+from omega_edge.catalog_checks import SEQUENCE_DIMENSIONS as DIMENSIONS
+from omega_edge.catalog_checks import SEQUENCE_FEED as FEED_DIMENSIONS
+from omega_edge.catalog_checks import SEQUENCE_HEADS as HEADS
+from omega_edge.catalog_checks import SEQUENCE_WINDOW as WINDOW
 
 _SHAPES: dict[str, tuple[str | int, ...]] = {
     "E": ("n", DIMENSIONS),

@@ -23,6 +23,17 @@ Sections, n titles, g genres, f fusion features, t trend windows, m row entries.
     factor_codes i8[n, 64], factor_scale f32[n], factor_fold f32[64, 64]   optional: title factors v = code * scale (scale
                                    0: none); a household's are fold @ (weighted sum of those of its titles)
     onboarding         u32[m]      optional: titles to show to a new home, the most informative first
+    sequence_codes i8[n, 64], sequence_scale f32[n], sequence_bias f32[n]   tolerated, with all sequence_*: embeddings of
+                                   titles (scale 0: none) and what is added to their products with a household's state
+    sequence_success f32[2, 64]    added to the embedding of an event that failed, that succeeded
+    sequence_distance f32[64, 8]   bias of the attention by distance from the newest event and head
+    sequence_norms     f32[3, 64]  gains of the norms: before the attention, before the feed, at the end
+    sequence_attention i8[4, 64, 64], sequence_attention_scale f32[4, 64]   to queries, keys and values, output 8e + h being
+                                   dimension e of head h, and from mixed values; scale by output, as in all matrices here
+    sequence_feed_in i8[64, 128], sequence_feed_in_scale f32[128], sequence_feed_in_bias f32[128]
+    sequence_feed_out i8[128, 64], sequence_feed_out_scale f32[64], sequence_feed_out_bias f32[64]
+    sequence_input_scale f32[1]    of every input
+    sequence_fusion_weights f32[4, f], sequence_fusion_calibration f32[4, 2]   instead of fusion_* where the encoder serves
     second_stage_roots u32[t], second_stage_feature u8[k], second_stage_threshold f32[k], second_stage_children i32[k, 2],
     second_stage_leaves f32[l], second_stage_buckets u8[4]   tolerated: t regression trees of k nodes that re-order the
                                    fusion's best (see second_stage.py); their inputs are named in meta
@@ -91,6 +102,17 @@ class Factors:
 
 
 @dataclass(frozen=True, slots=True)
+class Encoder:
+    """The sequence encoder: title embeddings codes int8[n, 64] * scale float32[n], bias float32[n] of titles, and model, all
+    that the kernels read (see Kernels.sequence_events)."""
+
+    codes: np.ndarray
+    scale: np.ndarray
+    bias: np.ndarray
+    model: tuple[np.ndarray | float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class TreeSet:
     """Regression trees over named inputs, as the module's table of sections describes them. buckets: bool[4], the history
     buckets that they serve."""
@@ -133,8 +155,9 @@ class Catalog:
     (dict); genres; and the arrays that the module's table of sections describes, under the names codes, scale,
     popularity, genre_masks, years, age_ratings, available_from, available_until, rows and slist (RowSet or None), factors
     (Factors or None), onboarding (uint32[m], empty where the bundle has none), trends (tuple of Trend), context_prior,
-    context_overall, fusion, second_stage (TreeSet or None); quantiser (the codebook of coarse vectors, or None); faults
-    (by the name of each group of sections that was left out, why).
+    context_overall, fusion (the one for the encoder where there is one), sequence (Encoder or None), second_stage (TreeSet or
+    None); quantiser (the codebook of coarse vectors, or None); faults (by the name of each group of sections that was left
+    out, why).
     """
 
     def __init__(self, checked: Checked) -> None:
@@ -161,6 +184,7 @@ class Catalog:
             else None
         )
         self.onboarding = sections.get("onboarding", np.empty(0, np.uint32))
+        self.sequence = _encoder(sections)
         self.second_stage = _tree_set(sections, meta)
         self.trends = tuple(
             Trend(hours, scores) for hours, scores in zip(meta["trend_window_hours"], sections["trend_scores"])
@@ -169,9 +193,9 @@ class Catalog:
         self.context_overall = sections["context_overall"]
         self.fusion = Fusion(
             tuple(meta["fusion_features"]),
-            sections["fusion_weights"],
+            sections["fusion_weights" if self.sequence is None else "sequence_fusion_weights"],
             dict(meta["fusion_parameters"]),
-            sections["fusion_calibration"],
+            sections["fusion_calibration" if self.sequence is None else "sequence_fusion_calibration"],
         )
         self.quantiser = Quantiser(sections) if "quantiser_mean" in sections else None
         self._id_offsets, self._id_bytes = sections["content_id_offsets"], sections["content_id_bytes"]
@@ -335,6 +359,25 @@ def _row_set(sections: dict[str, np.ndarray], prefix: str) -> RowSet | None:
     if f"{prefix}_offsets" not in sections:
         return None
     return RowSet(*(sections[f"{prefix}_{part}"] for part in ("offsets", "columns", "values", "scale")))
+
+
+_MODEL_PARTS = (
+    *("codes", "scale", "success", "distance", "norms", "attention", "attention_scale"),
+    *("feed_in", "feed_in_scale", "feed_in_bias", "feed_out", "feed_out_scale", "feed_out_bias"),
+)
+"""Sections in the order in which the kernels take them."""
+
+
+def _encoder(sections: dict[str, np.ndarray]) -> Encoder | None:
+    if "sequence_codes" not in sections:
+        return None
+    model = [sections[f"sequence_{part}"] for part in _MODEL_PARTS]
+    return Encoder(
+        codes=sections["sequence_codes"],
+        scale=sections["sequence_scale"],
+        bias=sections["sequence_bias"],
+        model=(*model, float(sections["sequence_input_scale"][0])),
+    )
 
 
 def _tree_set(sections: dict[str, np.ndarray], meta: dict) -> TreeSet | None:

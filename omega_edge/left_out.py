@@ -21,6 +21,7 @@ from omega_edge.ranking import (
     FACTORS,
     HISTORY_WINDOW,
     ROWS,
+    SEQUENCE,
     SLIST,
     History,
     Moment,
@@ -155,6 +156,12 @@ def prepared_scores_without_each(
         apart.add(FACTORS)
         titles = catalog.factors.codes[candidates] * catalog.factors.scale[candidates][:, None]
         without += left_out.tastes @ (titles.T * weights[FACTORS])
+    if catalog.sequence is not None and weights[SEQUENCE] != 0:
+        apart.add(SEQUENCE)
+        encoder = catalog.sequence
+        titles = encoder.codes[candidates] * (encoder.scale[candidates] * weights[SEQUENCE])[:, None]
+        without += prepared.states[1:] @ titles.T
+        without += prepared.heard[1:, None] * (encoder.bias[candidates] * weights[SEQUENCE])
     if weights[CONTEXT] != 0:
         apart.add(CONTEXT)
         member = genre_membership(catalog.genre_masks[candidates], len(catalog.genres))

@@ -29,6 +29,7 @@ from omega_edge.ranking import (
     trends_of,
 )
 from omega_edge.second_stage import CANDIDATES, SCORE, STAGE_ROWS, SecondStage
+from omega_edge.sequence import SequenceEncoder
 
 WISHED = len(FEATURES)
 MOST_MOMENTARY = 4
@@ -107,6 +108,7 @@ class Ranker:
         _check_rankable(catalog)
         self.catalog = catalog
         self._stage = SecondStage(catalog, catalog.second_stage) if catalog.second_stage is not None else None
+        self._encoder = SequenceEncoder(catalog.sequence) if catalog.sequence is not None else None
         self._plans: dict[tuple[int, int], _Plan] = {}
         self._scratch = threading.local()
         self._kept: tuple[_Personal, ...] = ()
@@ -121,7 +123,7 @@ class Ranker:
             if one.prepared.history is history:
                 return one
         parameters = self.catalog.fusion.parameters
-        prepared = Prepared.of(self.catalog, history, parameters)
+        prepared = Prepared.of(self.catalog, history, parameters, self._encoder)
         rows = np.empty((PERSONAL.stop, self.catalog.count), np.float32)
         fill_personal(self.catalog, prepared, rows)
         personal = _Personal(prepared, rows, LeftOut.of(self.catalog, prepared, parameters))
@@ -230,8 +232,10 @@ class Ranker:
         Leaving out one that does not still moves the others' positions; that is no reason to name it.
         """
         prepared = self._personal(history).prepared
-        # Evidence and a decay above 0 make all weights 0 together, or none.
-        return ((prepared.content_weights != 0) & ((history.scale > 0) | (history.rows >= 0)))[:events]
+        # Evidence and a decay above 0 make all weights 0 together, or none; the encoder hears every event of the catalogue.
+        known = history.rows >= 0
+        told = (prepared.content_weights != 0) & ((history.scale > 0) | known)
+        return (told | (known & (self._encoder is not None)))[:events]
 
     def drops(self, history: History, moment: Moment, ranked: Ranked) -> np.ndarray:
         """float32[e, k]: how much each event of the window lifts each ranked title's raw score."""

@@ -18,9 +18,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from omega_edge._simd import kernels
-from omega_edge.catalog import Catalog, Factors, Fusion, RowSet
-from omega_edge.catalog_checks import FACTOR_DIMENSIONS, SLOTS
+from omega_edge.catalog import Catalog, Encoder, Factors, Fusion, RowSet
+from omega_edge.catalog_checks import FACTOR_DIMENSIONS, SEQUENCE_DIMENSIONS, SLOTS
 from omega_edge.protocol import EMBEDDING_DIMENSIONS, TimeOfDay
+from omega_edge.sequence import SequenceEncoder
 
 FEATURES = (
     "rows",
@@ -46,7 +47,7 @@ PERSONAL = slice(ROWS, SEQUENCE + 1)
 """The rows that depend on the history alone: one stretch of the matrix, computed once after each event."""
 
 DECAYS = ("row_decay", "content_decay", "slist_decay", "factor_decay")
-FACTOR_PARTS = 3
+PRODUCT_PARTS = 3
 HISTORY_WINDOW = 64
 """Events that the decayed features read. At the slowest decay in use (0.94 an event) the next one weighs 2 %."""
 HISTORY_HELD = HISTORY_WINDOW + 1
@@ -158,7 +159,9 @@ class Prepared:
     known: int64[m], indices of the events inside the catalogue; known_rows: uint32[m]. factor_codes: int8[e, 64] and
     factor_scale: float32[e], the factors of each event's title, scale 0 where there are none. shares: float32[e, g], genre shares of the
     successes inside the catalogue, and counted: float32[e], 1 for each of those. recent: indices of the three
-    newest successes with a vector; two stand for the last titles, the third steps in for one left out.
+    newest successes with a vector; two stand for the last titles, the third steps in for one left out. states:
+    float32[1 + w, 64], what the sequence encoder says of the history and of it without each of the w events in the window,
+    and heard: bool[1 + w], whether it then knows any event; both of length 0 where the bundle has none.
     """
 
     history: History
@@ -173,10 +176,14 @@ class Prepared:
     shares: np.ndarray
     counted: np.ndarray
     recent: tuple[int, ...]
+    states: np.ndarray
+    heard: np.ndarray
 
     @staticmethod
-    def of(catalog: Catalog, history: History, parameters: dict[str, float]) -> Prepared:
-        """Of a history, under the parameters that features() describes."""
+    def of(
+        catalog: Catalog, history: History, parameters: dict[str, float], encoder: SequenceEncoder | None = None
+    ) -> Prepared:
+        """Of a history, under the parameters that features() describes. encoder: the catalogue's, a new one if None."""
         finished_or_not = np.where(history.success, np.float32(1.0), np.float32(parameters["failure_weight"]))
         evidence = np.where(history.rejected, np.float32(REJECTION_WEIGHT), finished_or_not)
         position = np.arange(len(evidence), dtype=np.float32)
@@ -192,6 +199,7 @@ class Prepared:
         factor_codes, factor_scale = np.zeros((len(evidence), FACTOR_DIMENSIONS), np.int8), np.zeros(len(evidence), np.float32)
         if catalog.factors is not None:
             factor_codes[known], factor_scale[known] = catalog.factors.codes[known_rows], catalog.factors.scale[known_rows]
+        states, heard = _states_of(catalog, encoder, history, known)
         return Prepared(
             history=history,
             row_weights=row_weights,
@@ -205,12 +213,32 @@ class Prepared:
             shares=genre_membership(masks, len(catalog.genres)) * counted[:, None],
             counted=counted,
             recent=tuple(np.flatnonzero(history.success & (history.scale > 0))[:3].tolist()),
+            states=states,
+            heard=heard,
         )
 
     def last_two(self, skipped: int = -1) -> list[int]:
         """Indices of the two newest successes with a vector, inside the window, as if one event had never been."""
         window = HISTORY_WINDOW + (0 <= skipped < HISTORY_WINDOW)
         return [index for index in self.recent if index != skipped and index < window][:2]
+
+
+def _states_of(
+    catalog: Catalog, encoder: SequenceEncoder | None, history: History, known: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Prepared.states and heard. Events outside the catalogue take no place in the encoder's window, so that without one of
+    them the state is what it was."""
+    if catalog.sequence is None:
+        return np.empty((0, SEQUENCE_DIMENSIONS), np.float32), np.empty(0, bool)
+    encoder = encoder or SequenceEncoder(catalog.sequence)
+    inside = known[known < HISTORY_WINDOW]
+    rows, finished = history.rows[known].astype(np.uint32), (history.success & ~history.rejected)[known]
+    found = encoder.states(rows, finished, len(inside))
+    count = 1 + min(len(history.rows), HISTORY_WINDOW)
+    states, heard = np.repeat(found[:1], count, axis=0), np.full(count, len(known) > 0)
+    states[1 + inside] = found[1:]
+    heard[1 + inside] = len(known) > 1
+    return states, heard
 
 
 def quantised_directions(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -290,13 +318,18 @@ def fill_personal(catalog: Catalog, prepared: Prepared, out: np.ndarray) -> None
     """Fill the rows PERSONAL of a feature matrix, float32[6, n]: those that depend on the history alone."""
     _add_rows(catalog.rows, prepared, prepared.row_weights, out[ROWS])
     _add_rows(catalog.slist, prepared, prepared.slist_weights, out[SLIST])
+    # The content rows, which are filled last, are room for the other parts of both products.
     if catalog.factors is None:
         out[FACTORS] = 0
     else:
         weights = (prepared.factor_weights * prepared.factor_scale)[:HISTORY_WINDOW]
         taste = catalog.factors.fold @ (weights @ prepared.factor_codes[:HISTORY_WINDOW].astype(np.float32))
-        # The rows after it, which are filled below, are room for the other parts.
-        _factor_products(catalog.factors, taste, out[FACTORS : FACTORS + FACTOR_PARTS])
+        _products(catalog.factors, taste, out[FACTORS : FACTORS + PRODUCT_PARTS])
+    if catalog.sequence is None or not prepared.heard[0]:
+        out[SEQUENCE] = 0
+    else:
+        _products(catalog.sequence, prepared.states[0], out[CONTENT_PROFILE : CONTENT_PROFILE + PRODUCT_PARTS])
+        np.add(out[CONTENT_PROFILE], catalog.sequence.bias, out=out[SEQUENCE])
     history = prepared.history
     weights = prepared.content_weights[:HISTORY_WINDOW] * history.scale[:HISTORY_WINDOW]
     directions = np.empty((2, EMBEDDING_DIMENSIONS), np.float32)
@@ -305,7 +338,6 @@ def fill_personal(catalog: Catalog, prepared: Prepared, out: np.ndarray) -> None
     kernels.cosines(
         catalog.codes, catalog.scale, *quantised_directions(directions), out[CONTENT_PROFILE : CONTENT_RECENT + 1]
     )
-    out[SEQUENCE] = 0
 
 
 def _add_rows(table: RowSet | None, prepared: Prepared, weights: np.ndarray, out: np.ndarray) -> None:
@@ -324,8 +356,9 @@ def _add_rows(table: RowSet | None, prepared: Prepared, weights: np.ndarray, out
         )
 
 
-def _factor_products(factors: Factors, taste: np.ndarray, out: np.ndarray) -> None:
-    """Fill out[0] of float32[3, n] with the product of each title's factors and float32[64]; the others are overwritten.
+def _products(titles: Factors | Encoder, taste: np.ndarray, out: np.ndarray) -> None:
+    """Fill out[0] of float32[3, n] with the product of each title's codes * scale and float32[64]; the others are
+    overwritten.
 
     The taste is rounded to 8 bits, what that leaves to 8 bits again, and once more: 24 bits in all, as a float has, so
     that what an event lends a title is what left_out.py computes in float. One rounding would be off by .1 % of the
@@ -336,13 +369,13 @@ def _factor_products(factors: Factors, taste: np.ndarray, out: np.ndarray) -> No
         out[0] = 0
         return
     step, left = largest / 127, taste.astype(np.float64)
-    queries, scale = np.empty((FACTOR_PARTS, FACTOR_DIMENSIONS), np.int8), np.empty(FACTOR_PARTS, np.float32)
-    for part in range(FACTOR_PARTS):
+    queries, scale = np.empty((PRODUCT_PARTS, len(taste)), np.int8), np.empty(PRODUCT_PARTS, np.float32)
+    for part in range(PRODUCT_PARTS):
         rounded = np.rint(left / step)
         queries[part], scale[part] = rounded, step
         left = left - rounded * step
         step /= 254  # what is left is at most half a step
-    kernels.cosines(factors.codes, factors.scale, queries, scale, out)
+    kernels.cosines(titles.codes, titles.scale, queries, scale, out)
     out[0] += out[1] + out[2]
 
 

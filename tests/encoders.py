@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from cloud.sequence_sections import sequence_sections as quantised
+from omega_edge.ranking import FEATURES, SEQUENCE
+
+__all__ = ["encode", "encoder_sections", "float_parameters", "model_of", "quantised"]
+
 
 def float_parameters(count: int, seed: int) -> dict[str, np.ndarray]:
     """float32 parameters of an encoder over `count` titles, of a trained one's size, as sequence_sections wants them."""
@@ -25,6 +30,23 @@ def float_parameters(count: int, seed: int) -> dict[str, np.ndarray]:
         "b2": drawn(64, size=0.1),
         "input_scale": np.array([4.0], np.float32),
     }
+
+
+def encoder_sections(count: int, seed: int) -> dict[str, np.ndarray]:
+    """All sections of an encoder over `count` titles, every ninth without an embedding, and a fusion that it weighs in."""
+    rng, parameters = np.random.default_rng(seed), float_parameters(count, seed)
+    parameters["E"][8::9] = 0
+    weights = rng.standard_normal((4, len(FEATURES))).astype(np.float32)
+    weights[:, SEQUENCE] = 0.5
+    calibration = np.array([[1.5, -0.1 * bucket] for bucket in range(4)], np.float32)
+    return quantised(parameters) | {"sequence_fusion_weights": weights, "sequence_fusion_calibration": calibration}
+
+
+def model_of(sections: dict[str, np.ndarray]) -> tuple:
+    """The sections as the kernels take them."""
+    parts = "codes scale success distance norms attention attention_scale feed_in feed_in_scale feed_in_bias feed_out"
+    arrays = [sections[f"sequence_{part}"] for part in (*parts.split(), "feed_out_scale", "feed_out_bias")]
+    return (*arrays, float(sections["sequence_input_scale"][0]))
 
 
 def rms(x: np.ndarray, gain: np.ndarray) -> np.ndarray:

@@ -9,7 +9,6 @@ from cloud.fusion_fit import (
     FITTED,
     MEAN_BEST_RAW_SCORE,
     FitSet,
-    ListQuality,
     _fit_logistic,
     discounted_gain,
     fit_calibration,
@@ -31,17 +30,6 @@ def test_rank_with_ties_at_their_mean():
 
 def test_discounted_gain():
     np.testing.assert_allclose(discounted_gain(np.array([1.0, 3.0, 7.0])), [1, 1 / 2, 1 / 3])
-
-
-def test_list_quality_by_hand():
-    quality = ListQuality()
-    matrix = np.zeros((len(FEATURES), 30), np.float32)
-    quality.add(np.arange(30, dtype=np.float32), query_of(matrix, 27))  # rank 3
-    quality.add(np.arange(30, dtype=np.float32), query_of(matrix, 26, seen=(27, 29)))  # rank 2 of what is unseen
-    quality.add(np.arange(30, dtype=np.float32), query_of(matrix, 3))  # rank 27
-    quality.add(np.zeros(30, np.float32), query_of(matrix, 3))  # all equal: mean rank 15.5
-    gain = (1 / 2 + 1 / np.log2(3)) / 4
-    assert quality.summary() == {"recall_at_10": 0.5, "ndcg_at_10": round(gain, 4)}
 
 
 def planted(deciding: dict[int, float], queries: int, seed: int, bucket: int = 3, titles: int = 200) -> FitSet:

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from cloud import ease, signals
-from cloud.model import ModelSettings, TitleData, _knowledge, _meta, train
+from cloud.knowledge import TitleData, knowledge_before, unfitted_catalog
+from cloud.model import train
 from cloud.replay import Blocks, Timeline, earlier_alike, replay
+from cloud.settings import ModelSettings
 from omega_edge._simd import kernels
 from omega_edge.catalog import Catalog, Title, title_sections
 from omega_edge.datasets import Events
@@ -173,9 +175,7 @@ def matrices(titles: TitleData, events: Events, wanted: np.ndarray) -> list[np.n
     config = ModelSettings()
 
     def before(start: int) -> Catalog:
-        fusion = {"fusion_weights": np.zeros((4, len(FEATURES)), np.float32), "fusion_calibration": np.zeros((4, 2), np.float32)}
-        meta = _meta(config) | {"name": "x", "version": 0, "built_at": 0, "lineage": "0" * 16, "genres": list(titles.genres)}
-        return Catalog.from_sections(titles.sections | _knowledge(titles, timeline, start, config) | fusion, meta)
+        return unfitted_catalog(titles, knowledge_before(titles, timeline, start, config), config)
 
     blocks = Blocks((200, 300), before)
     return [
@@ -323,7 +323,7 @@ def test_what_the_job_makes_is_a_catalogue_and_the_same_again(tribal_model):
         {"trend_window_hours": (48,)},
         {"trend_window_hours": (48, 9000)},
         {"parameters": None},
-        {"parameters": {"row_decay": 0.9, "content_decay": 0.9, "failure_weight": float("nan")}},
+        {"parameters": {"row_decay": 0.9, "content_decay": 0.9, "slist_decay": 0.9, "factor_decay": 0.9, "failure_weight": float("nan")}},
     ],
 )
 def test_settings_that_make_no_sense_are_refused(wrong):

@@ -37,7 +37,7 @@ ROOMS = {
         "exporting importing memory tier_policy tiered_vectors codebook_record "
         "centroids skill_records vector_report"
     ),
-    "ranking": "ranking left_out second_stage ranker policy reasons",
+    "ranking": "ranking sequence left_out second_stage ranker policy reasons",
     "brain": (
         "config exploration onboarding home_states maintenance knowledge profile_view sharing recommender title_vectors brain"
     ),

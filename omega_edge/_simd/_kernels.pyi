@@ -1,5 +1,24 @@
+from typing import TypeAlias
+
 from numpy import float16, float32, int8, int32, uint8, uint32, uint64, uintp
 from numpy.typing import NDArray
+
+SequenceModel: TypeAlias = tuple[
+    NDArray[int8],
+    NDArray[float32],
+    NDArray[float32],
+    NDArray[float32],
+    NDArray[float32],
+    NDArray[int8],
+    NDArray[float32],
+    NDArray[int8],
+    NDArray[float32],
+    NDArray[float32],
+    NDArray[int8],
+    NDArray[float32],
+    NDArray[float32],
+    float,
+]
 
 def isa_names() -> tuple[str, ...]: ...
 
@@ -175,3 +194,7 @@ class Kernels:
         rows_out: NDArray[uint32],
         scores_out: NDArray[float32],
     ) -> int: ...
+    def sequence_events(
+        self, model: SequenceModel, rows: NDArray[uint32], success: NDArray[uint8], out: NDArray[float32]
+    ) -> None: ...
+    def sequence_states(self, model: SequenceModel, events: NDArray[float32], out: NDArray[float32]) -> None: ...

@@ -8,7 +8,7 @@ from cpython.number cimport PyNumber_Index
 from libc.float cimport DBL_MAX, FLT_MAX, FLT_MIN
 from libc.math cimport isfinite, sqrt
 from libc.stdint cimport int8_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport free
+from libc.stdlib cimport free, malloc
 
 from omega_edge._simd.arrays cimport (
     STACK_WORDS, Views, check_dimensions, check_k, check_length, check_listed, check_outputs, check_rows, hold,
@@ -16,9 +16,11 @@ from omega_edge._simd.arrays cimport (
     hold_signs, raise_fault, release, take_workspace,
 )
 from omega_edge._simd.contract cimport (
-    OMEGA_BATCH_WORDS, OMEGA_MAX_DIMENSIONS, OMEGA_MAX_FEATURES, OMEGA_MAX_GENRES, OMEGA_TOP_K_WORDS,
+    OMEGA_BATCH_WORDS, OMEGA_MAX_DIMENSIONS, OMEGA_MAX_FEATURES, OMEGA_MAX_GENRES, OMEGA_SEQUENCE_DIMENSIONS,
+    OMEGA_SEQUENCE_EVENT, OMEGA_SEQUENCE_FEED, OMEGA_SEQUENCE_HEADS, OMEGA_SEQUENCE_WINDOW, OMEGA_TOP_K_WORDS,
     OMEGA_TWO_STAGE_WORDS, omega_codes, omega_fault, omega_forest, omega_halves, omega_kernels, omega_kernels_at,
-    omega_rank_columns, omega_rank_limits, omega_rank_weights, omega_rows, omega_signs,
+    omega_rank_columns, omega_rank_limits, omega_rank_weights, omega_rows, omega_sequence, omega_sequence_workspace,
+    omega_signs,
 )
 
 
@@ -31,7 +33,7 @@ def isa_names() -> tuple[str, ...]:
 
 
 cdef class CodeKernels:
-    """The kernels over codes and features; Kernels adds those over halves and signs."""
+    """The kernels over codes and features; Kernels adds the others."""
 
     cdef const omega_kernels *table
 
@@ -418,4 +420,5 @@ cdef class CodeKernels:
             release(&views)
 
 
+include "sequence.pxi"
 include "scan.pxi"

@@ -11,6 +11,11 @@ cdef extern from "kernels.h" nogil:
     enum:
         OMEGA_MAX_FEATURES
     const int OMEGA_SIGN_ROWS
+    const int OMEGA_SEQUENCE_DIMENSIONS
+    const int OMEGA_SEQUENCE_HEADS
+    const int OMEGA_SEQUENCE_WINDOW
+    const int OMEGA_SEQUENCE_FEED
+    const int OMEGA_SEQUENCE_EVENT
     size_t OMEGA_TOP_K_WORDS(size_t k)
     size_t OMEGA_TWO_STAGE_WORDS(size_t c, size_t k)
     size_t OMEGA_BATCH_WORDS(size_t k)
@@ -69,6 +74,24 @@ cdef extern from "kernels.h" nogil:
         float per_half_life
         float least_similarity
 
+    ctypedef struct omega_sequence:
+        omega_codes titles
+        const float *success
+        const float *distance
+        const float *norms
+        const int8_t *attention
+        const float *attention_scale
+        const int8_t *feed_in
+        const float *feed_in_scale
+        const float *feed_in_bias
+        const int8_t *feed_out
+        const float *feed_out_scale
+        const float *feed_out_bias
+        float input_scale
+
+    ctypedef struct omega_sequence_workspace:
+        pass
+
     ctypedef enum omega_fault_kind:
         OMEGA_FINE
         OMEGA_ROW_OUTSIDE
@@ -115,5 +138,9 @@ cdef extern from "kernels.h" nogil:
         size_t (*rank)(const omega_halves *, const int8_t *, float, const omega_rank_columns *,
                        const omega_rank_weights *, const omega_rank_limits *, const uint8_t *, size_t, uint64_t *,
                        uint32_t *, float *) noexcept nogil
+        omega_fault (*sequence_events)(const omega_sequence *, const uint32_t *, const uint8_t *, size_t,
+                                       float *) noexcept nogil
+        void (*sequence_states)(const omega_sequence *, const float *, size_t, size_t, omega_sequence_workspace *,
+                                float *) noexcept nogil
 
     const omega_kernels *omega_kernels_at(size_t index)

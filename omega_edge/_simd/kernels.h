@@ -125,6 +125,53 @@ typedef struct {
     float least_similarity; /* a row whose cosine is below is not returned; -2 lets all pass */
 } omega_rank_limits;
 
+/* The sequence encoder: one self-attentive block over the newest events of a household, after SASRec (Kang and McAuley,
+ * 2018), with a bias by distance for each head instead of positions, and root mean squares in its norms. */
+#define OMEGA_SEQUENCE_DIMENSIONS 64
+#define OMEGA_SEQUENCE_HEADS 8
+#define OMEGA_SEQUENCE_WINDOW 64
+#define OMEGA_SEQUENCE_FEED 128
+#define OMEGA_SEQUENCE_EVENT 192 /* floats an event: its input x, its key, its value, 64 each */
+
+/* Matrices have a row of codes for each input and a scale for each output. Output 8e + h of a query, key or value is
+ * dimension e of head h. */
+typedef struct {
+    omega_codes titles;           /* embeddings, of OMEGA_SEQUENCE_DIMENSIONS */
+    const float *success;         /* 2 * 64: added to a title's that failed, that succeeded */
+    const float *distance;        /* 64 * 8: added to the logits, by distance from the newest event and head */
+    const float *norms;           /* 3 * 64: gains before the attention, before the feed and at the end */
+    const int8_t *attention;      /* 4 * 64 * 64: to queries, keys and values, and from mixed values */
+    const float *attention_scale; /* 4 * 64 */
+    const int8_t *feed_in;        /* 64 * 128 */
+    const float *feed_in_scale;   /* 128 */
+    const float *feed_in_bias;    /* 128 */
+    const int8_t *feed_out;       /* 128 * 64 */
+    const float *feed_out_scale;  /* 64 */
+    const float *feed_out_bias;   /* 64 */
+    float input_scale;
+} omega_sequence;
+
+/* A softmax that takes in one event after another: the greatest logit of each head so far, the sum of the powers under
+ * it, and the values that they weight. */
+typedef struct {
+    float top[OMEGA_SEQUENCE_HEADS];
+    float sum[OMEGA_SEQUENCE_HEADS];
+    float mixed[OMEGA_SEQUENCE_DIMENSIONS];
+} omega_sequence_running;
+
+/* Working memory of sequence_states; what it holds before and after has no meaning. */
+typedef struct {
+    float mixed[OMEGA_SEQUENCE_WINDOW + 1][OMEGA_SEQUENCE_DIMENSIONS];
+    float carried[OMEGA_SEQUENCE_WINDOW + 1][OMEGA_SEQUENCE_DIMENSIONS];
+    union {
+        struct {
+            float products[2][(OMEGA_SEQUENCE_WINDOW + 1) * OMEGA_SEQUENCE_HEADS];
+            omega_sequence_running newer[OMEGA_SEQUENCE_WINDOW];
+        };
+        float inner[OMEGA_SEQUENCE_WINDOW + 1][OMEGA_SEQUENCE_FEED];
+    };
+} omega_sequence_workspace;
+
 typedef enum {
     OMEGA_FINE = 0,
     OMEGA_ROW_OUTSIDE,      /* rows[at] is not a row of the table */
@@ -242,7 +289,36 @@ typedef struct {
     size_t (*rank)(const omega_halves *table, const int8_t *query, float query_scale, const omega_rank_columns *columns,
                    const omega_rank_weights *weights, const omega_rank_limits *limits, const uint8_t *filter, size_t k,
                    uint64_t *workspace, uint32_t *rows_out, float *scores_out);
+
+    /* For each event of title rows[i]: x = input_scale * ((float)code * scale + success row), the key and the value of
+     * rms(x, norm 0), OMEGA_SEQUENCE_EVENT floats. rms(x, g) = (x * (1 / sqrt(squares * (1 / 64) + 1e-6))) * g, squares
+     * summed as in rescore. A product with a matrix is (sum of x[i] * (float)code[i][o], i ascending, from 0) * scale[o].
+     * success[i]: 0, or anything else for success. Stops at the first fault. */
+    omega_fault (*sequence_events)(const omega_sequence *model, const uint32_t *rows, const uint8_t *success,
+                                   size_t count, float *out);
+
+    /* What the encoder makes of `held` events, newest first, 1 to OMEGA_SEQUENCE_WINDOW + 1 of them as sequence_events
+     * writes them: out[0 .. 64) of the first OMEGA_SEQUENCE_WINDOW, and out[64 (1 + i) ..] of those that are the first
+     * without event i, for i < left <= min(held, OMEGA_SEQUENCE_WINDOW); zeros where no event is left.
+     * The newest, event 0, asks: query of rms(x_0, norm 0); logit[p][h] = (sum over e, ascending, of
+     * query[8e + h] * key_p[8e + h]) * (1 / sqrt(8)) + distance[p][h]. The softmax over p is taken event by event, from a
+     * top of -FLT_MAX and sums of 0: top' = max(top, logit), keep = exp(top - top'), power = exp(logit - top'),
+     * sum' = sum * keep + power, mixed' = mixed * keep + power * value; its mean is mixed * (1 / sum). Without event
+     * i > 0 two of them are joined, one of the events before i, ascending, and one of those after it, descending, each
+     * one place nearer: under the greater top, (mixed * keep + mixed * keep) * (1 / (sum * keep + sum * keep)), the
+     * newer ones' first. Then z = mean product + x_0 and f = relu(product of rms(z, norm 1) + bias), and
+     * rms(z + (product of f + bias), norm 2). exp(x) is 0 below OMEGA_EXP_LEAST; else 2^n * p(r), n = x * log2(e)
+     * rounded to even, r = (x - n * 0x1.62e4p-1) - n * 0x1.7f7d1cp-20, p by Horner's rule from the highest of the
+     * OMEGA_EXP coefficients: within 1.2e-7 of e^x, and 1 at 0. */
+    void (*sequence_states)(const omega_sequence *model, const float *events, size_t held, size_t left,
+                            omega_sequence_workspace *workspace, float *out);
 } omega_kernels;
+
+/* e^r for |r| <= ln(2) / 2, fitted to the least greatest relative error (1.8e-8 before rounding), the constant set to 1;
+ * and the x below which e^x counts as 0, which is still an ordinary number. */
+#define OMEGA_EXP \
+    {1.0f, 1.0f, 0x1.fffffcp-2f, 0x1.55541ap-3f, 0x1.555822p-5f, 0x1.126782p-7f, 0x1.6ae73p-10f}
+#define OMEGA_EXP_LEAST -87.0f
 
 /* 2^-x on [0, 1), fitted to the least greatest relative error (7.5e-8 before rounding), the constant set to 1. */
 #define OMEGA_EXP2 \

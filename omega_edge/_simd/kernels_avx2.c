@@ -13,6 +13,7 @@
 
 #include "kernels_avx2.h"
 #include "kernels_scalar.h"
+#include "sequence.h"
 #include "top_k.h"
 
 #define QUERIES_AT_ONCE 8
@@ -352,6 +353,8 @@ const omega_kernels omega_kernels_avx2 = {
     .search_two_stage = omega_avx2_search_two_stage,
     .rescore = omega_avx2_rescore,
     .rank = omega_avx2_rank,
+    .sequence_events = omega_avx2_sequence_events,
+    .sequence_states = omega_avx2_sequence_states,
 };
 
 #if defined(__clang__)

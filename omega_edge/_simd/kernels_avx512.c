@@ -15,6 +15,7 @@
 #include "kernels_avx512.h"
 #include "kernels_scalar.h"
 #include "lanes_avx512.h"
+#include "sequence.h"
 #include "top_k.h"
 
 #define QUERIES_AT_ONCE 8
@@ -227,6 +228,8 @@ const omega_kernels omega_kernels_avx512 = {
     .search_two_stage = omega_avx512_search_two_stage,
     .rescore = omega_avx2_rescore,
     .rank = omega_avx512_rank,
+    .sequence_events = omega_avx512_sequence_events,
+    .sequence_states = omega_avx512_sequence_states,
 };
 
 #if defined(__clang__)

@@ -281,6 +281,7 @@ static int32x4_t joined_dots_four(const uint8_t *const high[4], const uint8_t *c
 
 #include "kernels_neon.h"
 #include "scan_neon.h"
+#include "sequence.h"
 
 /* max|vector|, or 0 where it is zero, infinite or NaN somewhere: no such vector has a code. */
 static float greatest_magnitude(const float *vector, size_t d)
@@ -391,6 +392,8 @@ const omega_kernels omega_kernels_neon = {
     .search_two_stage = search_two_stage,
     .rescore = omega_neon_rescore,
     .rank = omega_neon_rank,
+    .sequence_events = omega_neon_sequence_events,
+    .sequence_states = omega_neon_sequence_states,
 };
 
 #else

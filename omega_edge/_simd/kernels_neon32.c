@@ -18,6 +18,7 @@
 #include "kernels_scalar.h"
 #include "rank.h"
 #include "scan.h"
+#include "sequence.h"
 #include "sign_candidates.h"
 #include "top_k.h"
 
@@ -362,6 +363,8 @@ const omega_kernels omega_kernels_neon32 = {
     .search_two_stage = search_two_stage,
     .rescore = omega_scalar_rescore,
     .rank = rank,
+    .sequence_events = omega_scalar_sequence_events,
+    .sequence_states = omega_scalar_sequence_states,
 };
 
 #else

@@ -150,6 +150,7 @@ static int32x4_t joined_dots_four(const uint8_t *const high[4], const uint8_t *c
 
 #include "kernels_neon.h"
 #include "scan_neon.h"
+#include "sequence.h"
 
 const omega_kernels omega_kernels_neondot = {
     .isa = "neondot",
@@ -173,6 +174,8 @@ const omega_kernels omega_kernels_neondot = {
     .search_two_stage = search_two_stage,
     .rescore = omega_neon_rescore,
     .rank = omega_neondot_rank,
+    .sequence_events = omega_neon_sequence_events,
+    .sequence_states = omega_neon_sequence_states,
 };
 
 #if defined(__clang__)

@@ -2,6 +2,7 @@
 #include <math.h>
 
 #include "kernels_scalar.h"
+#include "sequence.h"
 #include "top_k.h"
 
 static size_t smaller(size_t a, size_t b)
@@ -289,4 +290,6 @@ const omega_kernels omega_kernels_scalar = {
     .search_two_stage = omega_scalar_search_two_stage,
     .rescore = omega_scalar_rescore,
     .rank = omega_scalar_rank,
+    .sequence_events = omega_scalar_sequence_events,
+    .sequence_states = omega_scalar_sequence_states,
 };

@@ -1,7 +1,7 @@
 """Included by _kernels.pyx: the kernels over halves and signs, rescoring and ranking."""
 
 
-cdef class Kernels(CodeKernels):
+cdef class Kernels(SequenceKernels):
     """The kernels of one instruction set: the best one by default, or by name (ValueError where it cannot run).
 
     All arrays are C-contiguous and of exactly the dtype that the method names; a wrong dtype raises TypeError, a wrong

@@ -205,6 +205,32 @@ static output run_rank(const omega_kernels *isa, const problem *p)
     return out;
 }
 
+static output run_sequence_events(const omega_kernels *isa, const problem *p)
+{
+    output out = make_output(p->watched * OMEGA_SEQUENCE_EVENT, 0, 0);
+    uint32_t *rows = allocate(p->watched * sizeof rows[0]);
+    memcpy(rows, p->watched_rows, p->watched * sizeof rows[0]);
+    if (p->seed % 5 == 0) /* no title: it ends there */
+        rows[p->seed % p->watched] = (uint32_t)p->sequence.titles.rows;
+    const omega_fault fault = isa->sequence_events(&p->sequence, rows, p->watched_to_end, p->watched, out.scores);
+    out.found[0] = fault.kind;
+    out.found[1] = fault.at;
+    free(rows);
+    return out;
+}
+
+static output run_sequence_states(const omega_kernels *isa, const problem *p)
+{
+    output out = make_output((1 + p->left) * OMEGA_SEQUENCE_DIMENSIONS, 0, 0);
+    omega_sequence_workspace *space = allocate(sizeof *space);
+    float *events = allocate(p->watched * OMEGA_SEQUENCE_EVENT * sizeof events[0]);
+    isa->sequence_events(&p->sequence, p->watched_rows, p->watched_to_end, p->watched, events);
+    isa->sequence_states(&p->sequence, events, p->watched, p->left, space, out.scores);
+    free(events);
+    free(space);
+    return out;
+}
+
 static const struct {
     const char *name;
     run_kernel *run;
@@ -225,6 +251,8 @@ static const struct {
     {"search_two_stage", run_search_two_stage},
     {"rescore", run_rescore},
     {"rank", run_rank},
+    {"sequence_events", run_sequence_events},
+    {"sequence_states", run_sequence_states},
 };
 
 static int check_problem(const problem *p)

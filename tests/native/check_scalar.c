@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "check_scalar.h"
+#include "sequence.h"
 
 static const omega_kernels *const scalar = &omega_kernels_scalar;
 
@@ -228,6 +229,43 @@ static const char *check_freshness(const problem *p)
     return claim;
 }
 
+/* e^x of the encoder, and that it makes the same of a history without an event as of one that never had it. */
+static const char *check_sequence(const problem *p)
+{
+    const char *claim = omega_power_of_e(0.0f) == 1.0f ? NULL : "e^0 is 1";
+    for (uint32_t i = 0; i < 200; i++) {
+        const float x = OMEGA_EXP_LEAST * (float)(p->seed % 997 * 200 + i) / (997 * 200);
+        const float below = OMEGA_EXP_LEAST * (1.01f + (float)i);
+        if (!(fabs(omega_power_of_e(x) / exp((double)x) - 1.0) <= 1.2e-7))
+            claim = "e^x within 1.2e-7";
+        if (omega_power_of_e(below) != 0.0f)
+            claim = "e^x is 0 below its least";
+    }
+    const size_t d = OMEGA_SEQUENCE_DIMENSIONS, event = OMEGA_SEQUENCE_EVENT;
+    float *events = allocate(p->watched * event * sizeof events[0]);
+    float *states = allocate((1 + p->left) * d * sizeof states[0]), *alone = allocate(d * sizeof alone[0]);
+    omega_sequence_workspace *space = allocate(sizeof *space);
+    scalar->sequence_events(&p->sequence, p->watched_rows, p->watched_to_end, p->watched, events);
+    scalar->sequence_states(&p->sequence, events, p->watched, p->left, space, states);
+    for (size_t i = 0; i < (1 + p->left) * d; i++)
+        if (!isfinite(states[i]))
+            claim = "a bundle's encoder gives finite states";
+    if (p->left && p->watched > 1 && fabsf(p->sequence.norms[0]) < 100.0f) {
+        const size_t gone = p->seed % p->left;
+        scalar->sequence_states(&p->sequence, events, p->watched, p->left, space, states);
+        memmove(events + gone * event, events + (gone + 1) * event, (p->watched - gone - 1) * event * sizeof events[0]);
+        scalar->sequence_states(&p->sequence, events, p->watched - 1, 0, space, alone);
+        for (size_t i = 0; i < d; i++) /* over 4,000 problems at most 4.3e-6 */
+            if (!(fabsf(states[(1 + gone) * d + i] - alone[i]) <= 2e-5f))
+                claim = "a state without an event is that of the others";
+    }
+    free(events);
+    free(states);
+    free(alone);
+    free(space);
+    return claim;
+}
+
 /* The leaf of one candidate, from node to node. */
 static float leaf_of(const problem *p, int32_t at, size_t candidate)
 {
@@ -275,6 +313,7 @@ const char *check_scalar(const problem *p)
     claim = claim ? claim : check_planes(p);
     claim = claim ? claim : check_quantise(p);
     claim = claim ? claim : check_freshness(p);
+    claim = claim ? claim : check_sequence(p);
     claim = claim ? claim : check_second_stage(p);
     free(scores);
     return claim;

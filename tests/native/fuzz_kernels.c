@@ -26,7 +26,7 @@ static uint32_t take(stream *input, uint32_t below)
 }
 
 typedef struct {
-    void *memory[48];
+    void *memory[64];
     size_t count;
 } arrays;
 
@@ -106,9 +106,57 @@ typedef struct {
     const float *query_floats;
     const uint16_t *vectors;
     uint32_t *listed;
+    omega_sequence sequence;
+    size_t watched, left;
+    uint32_t *watched_rows;
+    uint8_t *watched_to_end;
     omega_forest forest; /* of any numbers at all */
     const float *lists;  /* forest.inputs * n */
 } problem;
+
+static const int8_t *take_codes(stream *input, arrays *owned, size_t count)
+{
+    int8_t *codes = array(owned, count, 1, take(input, 16));
+    fill_codes(input, codes, count);
+    return codes;
+}
+
+static const float *take_floats(stream *input, arrays *owned, size_t count)
+{
+    float *floats = array(owned, count * 4, 4, take(input, 16));
+    fill_floats(input, floats, count, 0);
+    const float most = take(input, 4) ? 1e6f : 3.4e38f; /* what a bundle may hold, mostly: infinities hide what follows */
+    for (size_t i = 0; i < count; i++)
+        floats[i] = floats[i] > most ? 1.0f : floats[i] < -most ? -1.0f : floats[i];
+    return floats;
+}
+
+static void make_sequence(stream *input, arrays *owned, problem *p)
+{
+    const size_t d = OMEGA_SEQUENCE_DIMENSIONS, f = OMEGA_SEQUENCE_FEED, titles = 1 + take(input, 20);
+    p->watched = 1 + take(input, OMEGA_SEQUENCE_WINDOW + 1);
+    p->left = take(input, 1 + (uint32_t)(p->watched < OMEGA_SEQUENCE_WINDOW ? p->watched : OMEGA_SEQUENCE_WINDOW));
+    p->watched_rows = array(owned, p->watched * 4, 4, take(input, 16));
+    p->watched_to_end = array(owned, p->watched, 1, take(input, 16));
+    const uint32_t step = take(input, 0), outside = take(input, 8 * (uint32_t)p->watched);
+    for (size_t i = 0; i < p->watched; i++)
+        p->watched_rows[i] = i == outside ? step : (uint32_t)(i * step % titles);
+    fill(input, p->watched_to_end, p->watched);
+    const int8_t *codes = take_codes(input, owned, titles * d);
+    p->sequence.titles = (omega_codes){codes, take_floats(input, owned, titles), titles, d};
+    p->sequence.success = take_floats(input, owned, 2 * d);
+    p->sequence.distance = take_floats(input, owned, OMEGA_SEQUENCE_WINDOW * OMEGA_SEQUENCE_HEADS);
+    p->sequence.norms = take_floats(input, owned, 3 * d);
+    p->sequence.attention = take_codes(input, owned, 4 * d * d);
+    p->sequence.attention_scale = take_floats(input, owned, 4 * d);
+    p->sequence.feed_in = take_codes(input, owned, d * f);
+    p->sequence.feed_in_scale = take_floats(input, owned, f);
+    p->sequence.feed_in_bias = take_floats(input, owned, f);
+    p->sequence.feed_out = take_codes(input, owned, f * d);
+    p->sequence.feed_out_scale = take_floats(input, owned, d);
+    p->sequence.feed_out_bias = take_floats(input, owned, d);
+    fill_floats(input, &p->sequence.input_scale, 1, 0);
+}
 
 /* Trees as a bundle that nobody checked could hold them; half of them sound but for one number. */
 static void make_forest(stream *input, arrays *owned, problem *p, uint32_t offset)
@@ -144,10 +192,12 @@ static void make_forest(stream *input, arrays *owned, problem *p, uint32_t offse
     p->lists = lists;
 }
 
-static problem make_problem(stream *input, arrays *owned)
+static problem make_problem(stream *input, arrays *owned, int with_sequence)
 {
     const omega_kernels *scalar = scalar_kernels(&(size_t){0});
-    problem p;
+    problem p = {0};
+    if (with_sequence)
+        make_sequence(input, owned, &p);
     p.n = take(input, 150);
     p.d = 32 * (1 + (take(input, 4) ? take(input, 12) : take(input, 32)));
     p.k = 1 + take(input, 2 * (uint32_t)p.n + 2);
@@ -198,18 +248,35 @@ static problem make_problem(stream *input, arrays *owned)
     return p;
 }
 
-enum { SEARCH, SEARCH_HALVES, SEARCH_BATCH, SEARCH_TWO_STAGE, RESCORE, RANK, HALVE, COSINES, SUM_TREES, COUNT_GREATER, KERNELS };
+enum { SEARCH, SEARCH_HALVES, SEARCH_BATCH, SEARCH_TWO_STAGE, RESCORE, RANK, HALVE, COSINES, SUM_TREES, COUNT_GREATER, SEQUENCE,
+       KERNELS };
 static const char *const names[KERNELS] = {"search",  "search_halves", "search_batch", "search_two_stage",
                                            "rescore", "rank",          "halve",        "cosines",
-                                           "sum_trees", "count_greater"};
+                                           "sum_trees", "count_greater", "sequence"};
+
+/* Events and states one after another; a NaN, which numbers as large as these can give, without its payload. */
+static void sequence_answer(const omega_kernels *isa, const problem *p, arrays *owned, float *out)
+{
+    const size_t events = p->watched * OMEGA_SEQUENCE_EVENT, states = (1 + p->left) * OMEGA_SEQUENCE_DIMENSIONS;
+    omega_sequence_workspace *space = array(owned, sizeof *space, 4, 1);
+    memset(out, 0, (events + states) * 4);
+    const omega_fault fault = isa->sequence_events(&p->sequence, p->watched_rows, p->watched_to_end, p->watched, out);
+    if (fault.kind == OMEGA_FINE)
+        isa->sequence_states(&p->sequence, out, p->watched, p->left, space, out + events);
+    for (size_t i = 0; i < events + states; i++)
+        if (out[i] != out[i])
+            out[i] = NAN;
+}
 
 /* Runs one kernel and leaves everything that it writes in one block of memory. */
 static size_t answer(const omega_kernels *isa, int kernel, const problem *p, arrays *owned, uint8_t **out)
 {
     const size_t least = p->k < p->n ? p->k : p->n, chosen = p->candidates < p->n ? p->candidates : p->n;
+    const size_t sequence = p->watched * OMEGA_SEQUENCE_EVENT + (1 + p->left) * OMEGA_SEQUENCE_DIMENSIONS;
     const size_t queries = 3, entries = kernel == SEARCH_BATCH    ? queries * p->k
                                         : kernel == COSINES       ? queries * p->n
                                         : kernel == SUM_TREES     ? p->n
+                                        : kernel == SEQUENCE      ? sequence
                                         : kernel == COUNT_GREATER ? p->forest.inputs * p->n
                                                                   : p->k;
     uint32_t *rows = array(owned, entries * 4, 4, 1);
@@ -253,6 +320,9 @@ static size_t answer(const omega_kernels *isa, int kernel, const problem *p, arr
     case HALVE:
         isa->halve(p->codes.codes, p->n, p->d, planes, planes + p->n * p->d / 2, planes + p->n * p->d);
         break;
+    case SEQUENCE:
+        sequence_answer(isa, p, owned, scores);
+        break;
     case COSINES:
         isa->cosines(&p->codes, many, many_scale, queries, scores);
         break;
@@ -284,7 +354,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
     size_t others;
     const omega_kernels *scalar = scalar_kernels(&others);
     const int kernel = (int)take(&input, KERNELS);
-    const problem p = make_problem(&input, &owned);
+    const problem p = make_problem(&input, &owned, kernel == SEQUENCE);
     uint8_t *want;
     const size_t total = answer(scalar, kernel, &p, &owned, &want);
     for (size_t i = 0; i < others; i++) {

@@ -243,6 +243,57 @@ static void make_floats(problem *p, uint64_t *state)
                                     random_below(state, 2) ? -2.0f : 0.1f};
 }
 
+static const int8_t *owned_codes(problem *p, uint64_t *state, size_t count)
+{
+    int8_t *codes = owned_array(p, state, count, 1);
+    for (size_t i = 0; i < count; i++)
+        codes[i] = (int8_t)((int)random_below(state, 255) - 127);
+    return codes;
+}
+
+static const float *owned_floats(problem *p, uint64_t *state, size_t count, double size)
+{
+    float *out = owned_array(p, state, count, 4);
+    for (size_t i = 0; i < count; i++)
+        out[i] = (float)(bell(state) * size);
+    return out;
+}
+
+/* An encoder of a trained one's size, or one whose logits leave a single event of a head with any weight, or the
+ * largest that a bundle may hold. */
+static void make_sequence(problem *p, uint64_t *state)
+{
+    static const size_t lengths[8] = {1, 2, 3, 5, 16, 17, OMEGA_SEQUENCE_WINDOW, OMEGA_SEQUENCE_WINDOW + 1};
+    const size_t d = OMEGA_SEQUENCE_DIMENSIONS, f = OMEGA_SEQUENCE_FEED, titles = 1 + random_below(state, 40);
+    const uint32_t kind = random_below(state, 4);
+    const double code = kind == 3 ? 1e6 : 0.003, distance = kind == 2 ? 60.0 : kind == 3 ? 1e6 : 0.5;
+    const int8_t *codes = owned_codes(p, state, titles * d);
+    p->sequence.titles = (omega_codes){codes, owned_floats(p, state, titles, code), titles, d};
+    p->sequence.success = owned_floats(p, state, 2 * d, 0.1);
+    p->sequence.distance = owned_floats(p, state, OMEGA_SEQUENCE_WINDOW * OMEGA_SEQUENCE_HEADS, distance);
+    p->sequence.norms = owned_floats(p, state, 3 * d, kind == 3 ? 1e6 : 1.0);
+    p->sequence.attention = owned_codes(p, state, 4 * d * d);
+    p->sequence.attention_scale = owned_floats(p, state, 4 * d, code);
+    p->sequence.feed_in = owned_codes(p, state, d * f);
+    p->sequence.feed_in_scale = owned_floats(p, state, f, code);
+    p->sequence.feed_in_bias = owned_floats(p, state, f, 0.1);
+    p->sequence.feed_out = owned_codes(p, state, f * d);
+    p->sequence.feed_out_scale = owned_floats(p, state, d, code);
+    p->sequence.feed_out_bias = owned_floats(p, state, d, 0.1);
+    p->sequence.input_scale = kind == 3 ? 1e6f : 4.0f;
+    p->watched = random_below(state, 2) ? lengths[random_below(state, 8)] : 1 + random_below(state, 65);
+    const size_t most = p->watched < OMEGA_SEQUENCE_WINDOW ? p->watched : OMEGA_SEQUENCE_WINDOW;
+    p->left = random_below(state, 3) ? most : random_below(state, (uint32_t)most + 1);
+    uint32_t *rows = owned_array(p, state, p->watched, 4);
+    uint8_t *to_end = owned_array(p, state, p->watched, 1);
+    for (size_t i = 0; i < p->watched; i++) {
+        rows[i] = random_below(state, (uint32_t)titles);
+        to_end[i] = (uint8_t)random_below(state, 3);
+    }
+    p->watched_rows = rows;
+    p->watched_to_end = to_end;
+}
+
 /* Trees that may share nodes; each child is a node after its parent, or a leaf. */
 static void make_forest(problem *p, uint64_t *state)
 {
@@ -293,6 +344,7 @@ problem make_problem(uint64_t seed)
     if (misleading)
         p.filter = NULL;
     make_floats(&p, &state);
+    make_sequence(&p, &state);
     make_forest(&p, &state);
     return p;
 }

@@ -26,7 +26,11 @@ typedef struct {
     omega_rank_columns columns;
     omega_rank_weights weights;
     omega_rank_limits limits;
-    void *memory[32];
+    omega_sequence sequence;
+    size_t watched, left;          /* events, and how many of them are left out */
+    const uint32_t *watched_rows;  /* watched, each a row of sequence.titles */
+    const uint8_t *watched_to_end; /* watched */
+    void *memory[64];
     size_t owned;
 } problem;
 
