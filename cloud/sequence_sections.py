@@ -28,6 +28,7 @@ _SHAPES: dict[str, tuple[str | int, ...]] = {
     "W2": (FEED_DIMENSIONS, DIMENSIONS),
     "b2": (DIMENSIONS,),
     "input_scale": (1,),
+    "start": (DIMENSIONS,),
 }
 
 
@@ -37,7 +38,7 @@ def sequence_sections(parameters: dict[str, np.ndarray]) -> dict[str, np.ndarray
     parameters, finite floats: E [n, 64] title embeddings (a row of zeros: none), B [n] their biases, S [2, 64] of an
     event that failed and one that succeeded, R [64, 8] bias by distance and head, norms [3, 64] of attention, feed and
     output, Wq, Wk, Wv [64, 64] from input to output 8 * dimension + head, Wo [64, 64] from those, W1 [64, 128], b1 [128],
-    W2 [128, 64], b2 [64], input_scale [1] or a number. ValueError names what is missing, unknown, misshapen or not finite.
+    W2 [128, 64], b2 [64], input_scale [1] or a number, start [64] the state without events. ValueError names what is missing, unknown, misshapen or not finite.
     """
     given = _checked(parameters)
     codes, scale = _rows_in_bytes(given["E"])
@@ -60,6 +61,7 @@ def sequence_sections(parameters: dict[str, np.ndarray]) -> dict[str, np.ndarray
         "sequence_feed_out_scale": feed_out_scale,
         "sequence_feed_out_bias": given["b2"],
         "sequence_input_scale": given["input_scale"],
+        "sequence_start": given["start"],
     }
 
 

@@ -33,6 +33,7 @@ Sections, n titles, g genres, f fusion features, t trend windows, m row entries.
     sequence_feed_in i8[64, 128], sequence_feed_in_scale f32[128], sequence_feed_in_bias f32[128]
     sequence_feed_out i8[128, 64], sequence_feed_out_scale f32[64], sequence_feed_out_bias f32[64]
     sequence_input_scale f32[1]    of every input
+    sequence_start     f32[64]     the state of a household without events: what new homes watch
     sequence_fusion_weights f32[4, f], sequence_fusion_calibration f32[4, 2]   instead of fusion_* where the encoder serves
     second_stage_roots u32[t], second_stage_feature u8[k], second_stage_threshold f32[k], second_stage_children i32[k, 2],
     second_stage_leaves f32[l], second_stage_buckets u8[4]   tolerated: t regression trees of k nodes that re-order the
@@ -103,12 +104,14 @@ class Factors:
 
 @dataclass(frozen=True, slots=True)
 class Encoder:
-    """The sequence encoder: title embeddings codes int8[n, 64] * scale float32[n], bias float32[n] of titles, and model, all
+    """The sequence encoder: title embeddings codes int8[n, 64] * scale float32[n], bias float32[n] of titles, start
+    float32[64], the state of a household without events, and model, all
     that the kernels read (see Kernels.sequence_events)."""
 
     codes: np.ndarray
     scale: np.ndarray
     bias: np.ndarray
+    start: np.ndarray
     model: tuple[np.ndarray | float, ...]
 
 
@@ -376,6 +379,7 @@ def _encoder(sections: dict[str, np.ndarray]) -> Encoder | None:
         codes=sections["sequence_codes"],
         scale=sections["sequence_scale"],
         bias=sections["sequence_bias"],
+        start=sections["sequence_start"],
         model=(*model, float(sections["sequence_input_scale"][0])),
     )
 

@@ -88,6 +88,7 @@ SHAPES: dict[str, tuple[str, tuple[str | int, ...]]] = {
     "sequence_feed_out_scale": ("<f4", (SEQUENCE_DIMENSIONS,)),
     "sequence_feed_out_bias": ("<f4", (SEQUENCE_DIMENSIONS,)),
     "sequence_input_scale": ("<f4", (1,)),
+    "sequence_start": ("<f4", (SEQUENCE_DIMENSIONS,)),
     "sequence_fusion_weights": ("<f4", (BUCKETS, "f")),
     "sequence_fusion_calibration": ("<f4", (BUCKETS, 2)),
     "second_stage_roots": ("<u4", ("trees",)),

@@ -161,7 +161,7 @@ def prepared_scores_without_each(
         encoder = catalog.sequence
         titles = encoder.codes[candidates] * (encoder.scale[candidates] * weights[SEQUENCE])[:, None]
         without += prepared.states[1:] @ titles.T
-        without += prepared.heard[1:, None] * (encoder.bias[candidates] * weights[SEQUENCE])
+        without += encoder.bias[candidates] * weights[SEQUENCE]
     if weights[CONTEXT] != 0:
         apart.add(CONTEXT)
         member = genre_membership(catalog.genre_masks[candidates], len(catalog.genres))

@@ -160,8 +160,8 @@ class Prepared:
     factor_scale: float32[e], the factors of each event's title, scale 0 where there are none. shares: float32[e, g], genre shares of the
     successes inside the catalogue, and counted: float32[e], 1 for each of those. recent: indices of the three
     newest successes with a vector; two stand for the last titles, the third steps in for one left out. states:
-    float32[1 + w, 64], what the sequence encoder says of the history and of it without each of the w events in the window,
-    and heard: bool[1 + w], whether it then knows any event; both of length 0 where the bundle has none.
+    float32[1 + w, 64], what the sequence encoder says of the history and of it without each of the w events in the window;
+    of length 0 where the bundle has none.
     """
 
     history: History
@@ -177,7 +177,6 @@ class Prepared:
     counted: np.ndarray
     recent: tuple[int, ...]
     states: np.ndarray
-    heard: np.ndarray
 
     @staticmethod
     def of(
@@ -199,7 +198,7 @@ class Prepared:
         factor_codes, factor_scale = np.zeros((len(evidence), FACTOR_DIMENSIONS), np.int8), np.zeros(len(evidence), np.float32)
         if catalog.factors is not None:
             factor_codes[known], factor_scale[known] = catalog.factors.codes[known_rows], catalog.factors.scale[known_rows]
-        states, heard = _states_of(catalog, encoder, history, known)
+        states = _states_of(catalog, encoder, history, known)
         return Prepared(
             history=history,
             row_weights=row_weights,
@@ -214,7 +213,6 @@ class Prepared:
             counted=counted,
             recent=tuple(np.flatnonzero(history.success & (history.scale > 0))[:3].tolist()),
             states=states,
-            heard=heard,
         )
 
     def last_two(self, skipped: int = -1) -> list[int]:
@@ -225,20 +223,19 @@ class Prepared:
 
 def _states_of(
     catalog: Catalog, encoder: SequenceEncoder | None, history: History, known: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Prepared.states and heard. Events outside the catalogue take no place in the encoder's window, so that without one of
+) -> np.ndarray:
+    """Prepared.states. Events outside the catalogue take no place in the encoder's window, so that without one of
     them the state is what it was."""
     if catalog.sequence is None:
-        return np.empty((0, SEQUENCE_DIMENSIONS), np.float32), np.empty(0, bool)
+        return np.empty((0, SEQUENCE_DIMENSIONS), np.float32)
     encoder = encoder or SequenceEncoder(catalog.sequence)
     inside = known[known < HISTORY_WINDOW]
     rows, finished = history.rows[known].astype(np.uint32), (history.success & ~history.rejected)[known]
     found = encoder.states(rows, finished, len(inside))
     count = 1 + min(len(history.rows), HISTORY_WINDOW)
-    states, heard = np.repeat(found[:1], count, axis=0), np.full(count, len(known) > 0)
+    states = np.repeat(found[:1], count, axis=0)
     states[1 + inside] = found[1:]
-    heard[1 + inside] = len(known) > 1
-    return states, heard
+    return states
 
 
 def quantised_directions(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -325,7 +322,7 @@ def fill_personal(catalog: Catalog, prepared: Prepared, out: np.ndarray) -> None
         weights = (prepared.factor_weights * prepared.factor_scale)[:HISTORY_WINDOW]
         taste = catalog.factors.fold @ (weights @ prepared.factor_codes[:HISTORY_WINDOW].astype(np.float32))
         _products(catalog.factors, taste, out[FACTORS : FACTORS + PRODUCT_PARTS])
-    if catalog.sequence is None or not prepared.heard[0]:
+    if catalog.sequence is None:
         out[SEQUENCE] = 0
     else:
         _products(catalog.sequence, prepared.states[0], out[CONTENT_PROFILE : CONTENT_PROFILE + PRODUCT_PARTS])

@@ -33,15 +33,18 @@ class SequenceEncoder:
         self._events = np.empty((self.EVENTS_KEPT, EVENT_FLOATS), np.float32)
 
     def states(self, rows: np.ndarray, finished: np.ndarray, left: int) -> np.ndarray:
-        """float32[1 + left, 64]: the state after events, and without each of the newest `left`; zeros without any.
+        """float32[1 + left, 64]: the state after events, and without each of the newest `left`; the encoder's start where
+        there is none.
 
         rows: uint32[e], e at most 65, titles of the catalogue, newest first; finished: bool[e], whether each was a
         success that the viewer did not say no to. left: at most the smaller of e and 64. Only 64 events are read at once:
         the 65th where another is left out.
         """
-        out = np.zeros((1 + left, SEQUENCE_DIMENSIONS), np.float32)
+        out = np.empty((1 + left, SEQUENCE_DIMENSIONS), np.float32)
         if len(rows):
             kernels.sequence_states(self._encoder.model, self._taken(rows, finished), out)
+        if len(rows) < 2:
+            out[len(rows) :] = self._encoder.start
         return out
 
     def _taken(self, rows: np.ndarray, finished: np.ndarray) -> np.ndarray:

@@ -29,6 +29,7 @@ def float_parameters(count: int, seed: int) -> dict[str, np.ndarray]:
         "W2": drawn(128, 64, size=0.1),
         "b2": drawn(64, size=0.1),
         "input_scale": np.array([4.0], np.float32),
+        "start": drawn(64, size=1.0),
     }
 
 

@@ -46,10 +46,9 @@ def catalog_with_sequence(only: bool = False) -> Catalog:
 def plain_values(sections: dict[str, np.ndarray], history: History) -> np.ndarray:
     """float64[n]: the feature from its definition: the newest 64 events inside the catalogue of the 65 held."""
     inside = history.rows >= 0
-    if not inside.any():
-        return np.zeros(len(sections["sequence_bias"]))
     encoder = {name: array for name, array in sections.items() if name in encoder_sections(1, 0)}
-    state = encode(encoder, history.rows[inside], (history.success & ~history.rejected)[inside])
+    finished = (history.success & ~history.rejected)[inside]
+    state = encode(encoder, history.rows[inside], finished) if inside.any() else sections["sequence_start"].astype(float)
     embedding = sections["sequence_codes"].astype(float) * sections["sequence_scale"].astype(float)[:, None]
     return embedding @ state + sections["sequence_bias"]
 
