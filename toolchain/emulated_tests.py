@@ -43,6 +43,7 @@ NOT_EMULATED = {
     "instruction_counter": "a plugin of this machine's emulator",
     "model_job": "the model job, which runs in the cloud",
     "quantiser": "trains codebooks, which the cloud does; tiered_memory reads one",
+    "replay_baselines": "what the recommender is measured beside, with libraries that no television has",
     "scripts*": "scripts of the building machine",
     "tidy": "reads sources",
     "together": "other libraries in an environment of this machine's own",

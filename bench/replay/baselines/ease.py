@@ -15,8 +15,8 @@ from omega_edge.datasets import Events
 
 RIDGES = (50.0, 200.0, 500.0)
 AGE_LIFETIMES_DAYS = (math.inf, 90.0, 30.0)
-LIFETIMES_EVENTS = (math.inf, 30.0, 10.0, 5.0)
-FAILURE_WEIGHTS = (1.0, 0.5)
+LIFETIMES_EVENTS = (math.inf, 10.0, 5.0, 3.0)
+FAILURE_WEIGHTS = (1.0, 0.5, 0.2)
 MIN_EVENTS = 2
 """A title that one household watched says nothing of others."""
 

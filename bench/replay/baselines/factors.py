@@ -23,14 +23,14 @@ from omega_edge.datasets import Events
 
 FACTORS = 64
 SEED = 20_260_101
-IALS_GRID = ((1.0, 10.0), (1.0, 50.0), (5.0, 50.0), (1.0, 200.0), (5.0, 200.0))
+IALS_GRID = ((1.0, 3.0), (1.0, 10.0), (4.0, 10.0), (4.0, 30.0))
 """(what an event adds to the confidence of 1 of no event, regularisation)."""
 IALS_ITERATIONS = 12
-BPR_GRID = ((0.02, 0.01), (0.05, 0.01), (0.05, 0.05))
+BPR_GRID = ((0.02, 0.01), (0.05, 0.01), (0.05, 0.002))
 """(learning rate, regularisation)."""
 BPR_ITERATIONS = 60
-FOLD_IN_SCALES = (1.0, 3.0, 10.0)
-LIFETIMES_EVENTS = (math.inf, 30.0, 10.0, 5.0)
+FOLD_IN_SCALES = (0.3, 1.0, 3.0)
+LIFETIMES_EVENTS = (math.inf, 10.0, 5.0, 3.0)
 
 
 def watched(events: Events, title_count: int, value: float) -> sparse.csr_matrix:
@@ -46,11 +46,10 @@ def learn_ials(
 ) -> AlternatingLeastSquares:
     """The library's model, with one thread and a fixed seed."""
     check_positive(confidence=confidence, regularisation=regularisation)
-    model = AlternatingLeastSquares(
-        factors=FACTORS, regularization=regularisation, iterations=IALS_ITERATIONS, num_threads=1, random_state=SEED,
-        use_cg=False,
-    )  # fmt: skip
     with threadpool_limits(limits=1, user_api="blas"):
+        model = AlternatingLeastSquares(
+            factors=FACTORS, regularization=regularisation, iterations=IALS_ITERATIONS, num_threads=1, random_state=SEED
+        )
         model.fit(watched(events, title_count, 1.0 + confidence), show_progress=False)
     return model
 

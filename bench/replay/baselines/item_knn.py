@@ -12,9 +12,10 @@ from bench.replay.baselines.item_item import ItemItem, TitleWeights
 from cloud.ease import co_watching, eligible_titles
 from omega_edge.datasets import Events
 
-NEIGHBOURS = (20, 50, 100, 200)
+NEIGHBOURS = (20, 50, 100)
 SHRINKAGES_HOUSEHOLDS = (1e-9, 10.0, 50.0)
-LIFETIMES_EVENTS = (math.inf, 30.0, 10.0, 5.0)
+LIFETIMES_EVENTS = (math.inf, 10.0, 5.0, 3.0)
+FAILURE_WEIGHTS = (1.0, 0.5)
 
 
 def solve(events: Events, title_count: int, cut_ms: int, neighbours: int, shrinkage_households: float) -> TitleWeights:
@@ -39,9 +40,11 @@ def candidates() -> list[ItemItem]:
             f"item-knn neighbours={neighbours} shrinkage={shrinkage:g}",
             partial(solve, neighbours=neighbours, shrinkage_households=shrinkage),
             lifetime,
-            shared=shared,
+            failure,
+            shared,
         )
         for neighbours in NEIGHBOURS
         for shrinkage in SHRINKAGES_HOUSEHOLDS
         for lifetime in LIFETIMES_EVENTS
+        for failure in FAILURE_WEIGHTS
     ]

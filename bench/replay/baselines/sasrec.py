@@ -29,22 +29,26 @@ WINDOW_EVENTS = 100
 LENGTHS = (8, 32, WINDOW_EVENTS)
 """A stretch is filled up to the next of these; each is compiled once."""
 PLACES_A_BATCH = 3_200
+TARGETS_OF_PLACES = 5 / 8
+"""Share of a batch's places that may have a target, which bounds the softmax: failures and second viewings are none."""
 TITLES_STEP = 256
 """The network's titles are filled up to a multiple, so that a later block seldom has to compile it anew."""
 MIN_EVENTS = 5
 """Titles with fewer events are left out of the network, which bounds the softmax."""
 SEED = 20_260_101
+EPOCHS, SPEED = 12, 3e-3
+DROPOUT_RATES = (0.2, 0.4)
 
 
 @dataclass(frozen=True, slots=True)
 class Histories:
-    """Households one after another. titles: int32[e], places in the network. success: bool[e]. starts: int64[h + 1].
+    """Households one after another. titles: int32[e], places in the network. learnt: bool[e], a success and its first viewing.
 
-    title_count: how many places have a title; those behind them fill the network up.
+    starts: int64[h + 1]. title_count: how many places have a title; those behind them fill the network up.
     """
 
     titles: np.ndarray
-    success: np.ndarray
+    learnt: np.ndarray
     starts: np.ndarray
     title_count: int
 
@@ -54,16 +58,18 @@ def histories_of(events: Events, place: np.ndarray) -> Histories:
     known = np.flatnonzero(place[events.title] >= 0)
     order = known[np.argsort(events.household[known], kind="stable")]
     owner = events.household[order]
+    titles = place[events.title[order]].astype(np.int32)
     starts = np.flatnonzero(np.diff(owner, prepend=-1))
-    return Histories(
-        place[events.title[order]].astype(np.int32),
-        events.watch_percentage[order] >= SUCCESS_THRESHOLD,
-        np.append(starts, len(order)),
-        int(place.max(initial=-1)) + 1,
-    )
+    title_count = int(place.max(initial=-1)) + 1
+    first = np.zeros(len(order), bool)
+    first[np.unique(owner.astype(np.int64) * max(title_count, 1) + titles, return_index=True)[1]] = True
+    success = events.watch_percentage[order] >= SUCCESS_THRESHOLD
+    return Histories(titles, first & success, np.append(starts, len(order)), title_count)
 
 
-def batches(histories: Histories, rows: int, random: np.random.Generator) -> Iterator[Batch]:
+def batches(
+    histories: Histories, rows: int, random: np.random.Generator, places_a_batch: int = PLACES_A_BATCH
+) -> Iterator[Batch]:
     """One epoch: every history in stretches whose borders are drawn anew, stretches of like length together.
 
     rows: of the network; those that have no title count as seen.
@@ -79,36 +85,53 @@ def batches(histories: Histories, rows: int, random: np.random.Generator) -> Ite
             border += WINDOW_EVENTS
     together = []
     for length, found in stretches.items():
-        size = PLACES_A_BATCH // length
-        order = random.permutation(len(found))
-        together += [(length, [found[k] for k in order[at : at + size]]) for at in range(0, len(found), size)]
+        order = random.permutation(len(found)).tolist()
+        together += [(length, group) for group in _groups(histories, length, places_a_batch, [found[k] for k in order])]
     for index in random.permutation(len(together)):
-        yield _batch(histories, rows, *together[index])
+        yield _batch(histories, rows, places_a_batch, *together[index])
 
 
-def _batch(histories: Histories, rows: int, length: int, stretches: list[tuple[int, int, int]]) -> Batch:
-    size = PLACES_A_BATCH // length
+def _groups(
+    histories: Histories, length: int, places_a_batch: int, found: list[tuple[int, int, int]]
+) -> Iterator[list[tuple[int, int, int]]]:
+    """Stretches cut into groups that fit into a batch: by their rows, and by the targets to be learnt."""
+    group: list[tuple[int, int, int]] = []
+    targets, most = 0, int(places_a_batch * TARGETS_OF_PLACES)
+    for stretch in found:
+        more = int(np.count_nonzero(histories.learnt[stretch[1] + 1 : stretch[2] + 1]))
+        if group and (len(group) == places_a_batch // length or targets + more > most):
+            yield group
+            group, targets = [], 0
+        group.append(stretch)
+        targets += more
+    if group:
+        yield group
+
+
+def _batch(
+    histories: Histories, rows: int, places_a_batch: int, length: int, stretches: list[tuple[int, int, int]]
+) -> Batch:
+    size, most = places_a_batch // length, int(places_a_batch * TARGETS_OF_PLACES)
     titles = np.full((size, length), -1, np.int32)
-    targets = np.full((size, length), -1, np.int32)
-    weights = np.zeros((size, length), np.float32)
     seen_before = np.zeros((size, rows), bool)
     seen_before[:, histories.title_count :] = True
+    places, targets = [], []
     for row, (start, first, last) in enumerate(stretches):
         titles[row, : last - first] = histories.titles[first:last]
-        targets[row, : last - first] = histories.titles[first + 1 : last + 1]
-        weights[row, : last - first] = histories.success[first + 1 : last + 1]
         seen_before[row, histories.titles[start:first]] = True
-        # A title watched again is not a first viewing: it is hidden, and no target.
-        seen: set[int] = set(histories.titles[start:first].tolist())
-        for column in range(last - first):
-            seen.add(int(titles[row, column]))
-            if int(targets[row, column]) in seen:
-                weights[row, column] = 0.0
-    return Batch(titles, targets, weights, seen_before)
+        learnt = first + 1 + np.flatnonzero(histories.learnt[first + 1 : last + 1])
+        places.append(row * length + learnt - 1 - first)
+        targets.append(histories.titles[learnt])
+    weights = np.zeros(most, np.float32)
+    count = sum(map(len, places))
+    weights[:count] = 1.0
+    filled = np.zeros((2, most), np.int32)
+    filled[0, :count], filled[1, :count] = np.concatenate(places), np.concatenate(targets)
+    return Batch(titles, seen_before, filled[0], filled[1], weights)
 
 
 def train(
-    histories: Histories, parameters: Parameters, epochs: int, speed: float, dropout: float, seed: int
+    histories: Histories, parameters: Parameters, epochs: int, speed: float, dropout: float, places_a_batch: int, seed: int
 ) -> Parameters:
     """The parameters after some epochs of Adam, its speed falling to zero by half a cosine."""
     random = np.random.default_rng(seed)
@@ -117,15 +140,15 @@ def train(
     square = jax.tree.map(jnp.zeros_like, parameters)
     step = 0
     for epoch in range(epochs):
-        epoch_batches = list(batches(histories, rows, random))
+        epoch_batches = list(batches(histories, rows, random, places_a_batch))
         for index, batch in enumerate(epoch_batches):
             done = (epoch + index / len(epoch_batches)) / epochs
             step += 1
             # Drawn here: the random numbers of jax would take a third of a step on a processor.
             noise = random.integers(0, 256, (DROPOUTS, *batch.titles.shape, DIMENSIONS), np.uint8)
             parameters, mean, square, _ = train_step(
-                parameters, mean, square, float(step), batch.titles, batch.targets, batch.weights, batch.seen_before,
-                noise, speed * min(1.0, step / 50) * (1 + math.cos(math.pi * done)) / 2, dropout,
+                parameters, mean, square, float(step), batch.titles, batch.seen_before, batch.places, batch.targets,
+                batch.weights, noise, speed * min(1.0, step / 50) * (1 + math.cos(math.pi * done)) / 2, dropout,
             )  # fmt: skip
     return parameters
 
@@ -136,7 +159,8 @@ class SelfAttentive:
 
     epochs: int
     dropout: float
-    speed: float = 2e-3
+    speed: float = SPEED
+    places_a_batch: int = PLACES_A_BATCH
     name: str = field(init=False)
     _chosen: np.ndarray | None = field(init=False, default=None)
     _place: np.ndarray | None = field(init=False, default=None)
@@ -144,6 +168,8 @@ class SelfAttentive:
 
     def __post_init__(self) -> None:
         check_positive(epochs=self.epochs, speed=self.speed)
+        if self.places_a_batch < 2 * WINDOW_EVENTS:
+            raise ValueError(f"places_a_batch: expected at least {2 * WINDOW_EVENTS}, got {self.places_a_batch!r}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout: expected from 0 to below 1, got {self.dropout!r}")
         self.name = f"sasrec epochs={self.epochs} dropout={self.dropout:g} speed={self.speed:g}"
@@ -155,9 +181,9 @@ class SelfAttentive:
         self._place[self._chosen] = np.arange(len(self._chosen))
         histories = histories_of(events, self._place)
         rows = max(math.ceil(len(self._chosen) / TITLES_STEP), 1) * TITLES_STEP
-        popularity = np.bincount(histories.titles[histories.success], minlength=rows) + 1.0
+        popularity = np.bincount(histories.titles[histories.learnt], minlength=rows) + 1.0
         first = first_parameters(popularity, WINDOW_EVENTS, SEED)
-        self._parameters = train(histories, first, self.epochs, self.speed, self.dropout, SEED)
+        self._parameters = train(histories, first, self.epochs, self.speed, self.dropout, self.places_a_batch, SEED)
 
     def scores(self, past: Past, trend_events: TrendEvents) -> np.ndarray:
         """float32[n]."""
@@ -175,3 +201,8 @@ class SelfAttentive:
         out = np.full(len(self._place), logits.min(initial=0.0) - 1.0, np.float32)
         out[self._chosen] = logits
         return out
+
+
+def candidates() -> list[SelfAttentive]:
+    """The grid: a training takes most of a minute, so only the dropout varies."""
+    return [SelfAttentive(EPOCHS, dropout) for dropout in DROPOUT_RATES]

@@ -31,14 +31,16 @@ Parameters = dict[str, jax.Array]
 class Batch:
     """Stretches of histories, each filled up with -1 at its end. b: stretches, t: places in each, n: titles.
 
-    titles: int32[b, t], what was watched. targets: int32[b, t], what was watched next. weights: float32[b, t], of each
-    target in the loss, 0 where there is none. seen_before: bool[b, n], watched before the stretch.
+    titles: int32[b, t], what was watched. seen_before: bool[b, n], watched before the stretch. places: int32[k], flat
+    indices of the places (row * t + column) whose next viewing is to be learnt; targets: int32[k], that viewing;
+    weights: float32[k], 0 for those that fill up.
     """
 
     titles: np.ndarray
+    seen_before: np.ndarray
+    places: np.ndarray
     targets: np.ndarray
     weights: np.ndarray
-    seen_before: np.ndarray
 
 
 def first_parameters(popularity: np.ndarray, window: int, seed: int) -> Parameters:
@@ -108,25 +110,25 @@ def encoded(p: Parameters, titles: jax.Array, noise: jax.Array | None, rate: flo
     return _normalised(x, p["last_scale"], p["last_shift"])
 
 
-def loss(p: Parameters, titles, targets, weights, seen_before, noise, rate: float) -> jax.Array:
-    """Mean cross-entropy of the targets among the titles not seen up to each place."""
+def loss(p: Parameters, titles, seen_before, places, targets, weights, noise, rate: float) -> jax.Array:
+    """Mean cross-entropy of the targets among the titles not seen up to each place. See Batch and encoded."""
     b, t = titles.shape
-    logits = encoded(p, titles, noise, rate) @ p["titles"].T + p["bias"]
+    states = encoded(p, titles, noise, rate).reshape(b * t, DIMENSIONS)[places]
+    logits = states @ p["titles"].T + p["bias"]
     # A filled-up place is after every real one, so the title 0 that stands in for it hides nothing from a real target.
-    places = jnp.where(titles >= 0, jnp.arange(t)[None, :], NEVER)
-    first = jnp.full(seen_before.shape, NEVER).at[jnp.arange(b)[:, None], jnp.maximum(titles, 0)].min(places)
+    order = jnp.where(titles >= 0, jnp.arange(t)[None, :], NEVER)
+    first = jnp.full(seen_before.shape, NEVER).at[jnp.arange(b)[:, None], jnp.maximum(titles, 0)].min(order)
     first = jnp.where(seen_before, -1, first)
-    logits = jnp.where(first[:, None, :] <= jnp.arange(t)[None, :, None], -1e9, logits)
-    wanted = jnp.maximum(targets, 0)
-    of_target = jnp.take_along_axis(logits, wanted[:, :, None], axis=-1)[:, :, 0]
+    logits = jnp.where(first[places // t] <= (places % t)[:, None], -1e9, logits)
+    of_target = jnp.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
     cost = jax.nn.logsumexp(logits, axis=-1) - of_target
     return jnp.sum(jnp.where(weights > 0, cost * weights, 0.0)) / jnp.maximum(weights.sum(), 1.0)
 
 
 @partial(jax.jit, static_argnames=("rate",), donate_argnums=(0, 1, 2))
-def train_step(p, mean, square, step, titles, targets, weights, seen_before, noise, speed, rate: float):
+def train_step(p, mean, square, step, titles, seen_before, places, targets, weights, noise, speed, rate: float):
     """One step of Adam (Kingma and Ba, ICLR 2015): (parameters, running mean, running square, loss)."""
-    cost, gradient = jax.value_and_grad(loss)(p, titles, targets, weights, seen_before, noise, rate)
+    cost, gradient = jax.value_and_grad(loss)(p, titles, seen_before, places, targets, weights, noise, rate)
     mean = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, mean, gradient)
     square = jax.tree.map(lambda s, g: 0.98 * s + 0.02 * g * g, square, gradient)
 

@@ -16,13 +16,13 @@ from scipy.linalg import solve as solve_linear
 from bench.replay.baselines.evidence import LastSolution, check_positive
 from bench.replay.baselines.item_item import ItemItem, TitleWeights
 from cloud.ease import co_watching, eligible_titles
-from cloud.replay import earlier_alike
 from omega_edge.datasets import Events
 
-RIDGES = (10.0, 50.0, 200.0)
-SESSION_LIFETIMES_EVENTS = (3.0, 10.0, 30.0)
-UNDIRECTED_SHARES = (0.0, 0.2)
-LIFETIMES_EVENTS = (30.0, 10.0, 5.0, 3.0)
+RIDGES = (50.0, 200.0)
+SESSION_LIFETIMES_EVENTS = (1.0, 3.0, 6.0)
+UNDIRECTED_SHARES = (0.1, 0.5)
+LIFETIMES_EVENTS = (30.0, 10.0, 5.0)
+FAILURE_WEIGHTS = (1.0, 0.5)
 LEAST_WEIGHT = 0.05
 """What is weaker inside a session is left out: the sum over pairs stays linear in the events."""
 
@@ -32,8 +32,7 @@ def neighbourhoods(household: np.ndarray, place: np.ndarray, count: int, lifetim
 
     An event d steps away weighs exp(-d / lifetime), the next one after k counting as d = 0; places below 0 are left out.
     """
-    order = np.lexsort((np.arange(len(household)), household))
-    position = earlier_alike(household)[order]
+    order = np.argsort(household, kind="stable")
     owner, places = household[order], place[order]
     reach = int(lifetime_events * math.log(1 / LEAST_WEIGHT)) + 1
     rows, columns, weights = [], [], []
@@ -49,7 +48,6 @@ def neighbourhoods(household: np.ndarray, place: np.ndarray, count: int, lifetim
         rows.append(order[row[kept]])
         columns.append(places[source[kept]])
         weights.append(np.full(int(kept.sum()), math.exp(-distance / lifetime_events)))
-    assert len(position) == len(household)
     data = np.concatenate(weights), (np.concatenate(rows), np.concatenate(columns))
     return sparse.csr_matrix(data, shape=(len(household), count))
 
@@ -59,6 +57,8 @@ def solve(
 ) -> TitleWeights:
     """(mixed covariance + ridge)^-1 times the mixed covariance of before with after."""
     check_positive(ridge=ridge, session_lifetime_events=session_lifetime_events)
+    if not 0 <= undirected_share <= 1:
+        raise ValueError(f"undirected_share: expected from 0 to 1, got {undirected_share!r}")
     chosen = eligible_titles(events.title, title_count, 2)
     place = np.full(title_count, -1, np.int64)
     place[chosen] = np.arange(len(chosen))
@@ -85,10 +85,12 @@ def candidates() -> list[ItemItem]:
             f"slist ridge={ridge:g} session={session:g} undirected={share:g}",
             partial(solve, ridge=ridge, session_lifetime_events=session, undirected_share=share),
             lifetime,
-            shared=shared,
+            failure,
+            shared,
         )
         for ridge in RIDGES
         for session in SESSION_LIFETIMES_EVENTS
         for share in UNDIRECTED_SHARES
         for lifetime in LIFETIMES_EVENTS
+        for failure in FAILURE_WEIGHTS
     ]
