@@ -28,35 +28,47 @@ def paired_interval(
     infinite. Raises ConfigError for no query, lengths that differ, a value that is not finite, resamples below 1.
     """
     values = np.asarray(differences, np.float64)
-    owners = np.asarray(household)
-    if values.ndim != 1 or owners.shape != values.shape or not len(values):
+    return ratio_interval(values, np.ones_like(values), household, seed, resamples)
+
+
+def ratio_interval(
+    values: np.ndarray, sizes: np.ndarray, household: np.ndarray, seed: int = 0, resamples: int = 2_000
+) -> tuple[float, float, float]:
+    """(ratio, low, high) of sum(values) / sum(sizes), float64[q] each, as paired_interval() otherwise.
+
+    sizes: at least 0, some above 0. Resamples whose sizes add up to 0 say nothing and are left out.
+    """
+    values, sizes, owners = np.asarray(values, np.float64), np.asarray(sizes, np.float64), np.asarray(household)
+    if values.ndim != 1 or not owners.shape == values.shape == sizes.shape or not len(values):
         raise ConfigError(
-            f"paired_interval: expected differences[q] and household[q] with q of at least 1, "
-            f"got shapes {values.shape} and {owners.shape}"
+            f"interval: expected values[q] and household[q] with q of at least 1, got shapes {values.shape} and "
+            f"{owners.shape}"
         )
-    if not np.isfinite(values).all():
-        raise ConfigError("paired_interval: expected finite differences, got NaN or infinity among them")
+    if not (np.isfinite(values).all() and np.isfinite(sizes).all()):
+        raise ConfigError("interval: expected finite values, got NaN or infinity among them")
+    if np.any(sizes < 0) or not np.any(sizes):
+        raise ConfigError("interval: expected sizes of at least 0, some above")
     if resamples < 1:
         raise ConfigError(f"resamples: expected 1 or more, got {resamples!r}")
     _, owner = np.unique(owners, return_inverse=True)
-    queries = np.bincount(owner).astype(np.float64)
-    sums = np.bincount(owner, values)
-    mean = float(values.mean())
-    if len(queries) == 1:
-        return mean, -math.inf, math.inf
-    means = _resampled_means(sums, queries, seed, resamples)
-    low, high = np.percentile(means, (TAIL_PERCENT, 100.0 - TAIL_PERCENT))
-    return mean, float(low), float(high)
+    by_home, size_of_home = np.bincount(owner, values), np.bincount(owner, sizes)
+    ratio = float(values.sum() / sizes.sum())
+    if len(by_home) == 1:
+        return ratio, -math.inf, math.inf
+    low, high = np.percentile(
+        _resampled_ratios(by_home, size_of_home, seed, resamples), (TAIL_PERCENT, 100.0 - TAIL_PERCENT)
+    )
+    return ratio, float(low), float(high)
 
 
-def _resampled_means(sums: np.ndarray, queries: np.ndarray, seed: int, resamples: int) -> np.ndarray:
-    """float64[resamples]: sum of the drawn households' sums over that of their queries. sums, queries: float64[h]."""
+def _resampled_ratios(values: np.ndarray, sizes: np.ndarray, seed: int, resamples: int) -> np.ndarray:
+    """float64[r], r at most resamples: ratios of the drawn households. values, sizes: float64[h], sums of each."""
     generator = np.random.Generator(np.random.PCG64(seed))
-    households = len(sums)
+    households = len(values)
     step = max(_DRAWS_PER_STEP // households, 1)
-    means = np.empty(resamples)
+    ratios = []
     for start in range(0, resamples, step):
-        count = min(step, resamples - start)
-        drawn = generator.integers(households, size=(count, households))
-        means[start : start + count] = sums[drawn].sum(axis=1) / queries[drawn].sum(axis=1)
-    return means
+        drawn = generator.integers(households, size=(min(step, resamples - start), households))
+        total, size = values[drawn].sum(axis=1), sizes[drawn].sum(axis=1)
+        ratios.append(total[size > 0] / size[size > 0])
+    return np.concatenate(ratios)
