@@ -146,10 +146,13 @@ class Today:
 
 
 def exchanged(dataset: Dataset, chosen: np.ndarray, seed: int = 9, households: bool = True) -> Dataset:
-    """The data set with what was watched in some viewings (int64[m]), and by whom, dealt out anew among them."""
+    """The data set with other titles watched in some viewings (int64[m]), and who watched dealt out anew among them.
+
+    Dealing out the titles alone would leave their counts as they are, and a trend that reads too far unseen.
+    """
     events, order = dataset.events, np.random.default_rng(seed).permutation(chosen)
     household, title, watched = events.household.copy(), events.title.copy(), events.watch_percentage.copy()
-    title[chosen], watched[chosen] = events.title[order], events.watch_percentage[order]
+    title[chosen], watched[chosen] = (events.title[order] + 7) % TITLES, events.watch_percentage[order]
     if households:
         household[chosen] = events.household[order]
     assert np.mean(title != events.title) > 0
@@ -181,7 +184,7 @@ def test_what_happens_later_changes_no_list_of_today(
 def test_what_others_watch_today_changes_no_list_of_today(
     dataset: Dataset, facts: TitleFacts, original: Replayed, tmp_path: Path
 ) -> None:
-    """Between midnight and a query the viewings of all other households are exchanged."""
+    """Between midnight and a query all other households watch other titles."""
     queries, events = original.split.queries, dataset.events
     for query in range(len(queries) - 1, -1, -1):
         today = np.arange(int(np.searchsorted(events.timestamp, queries.midnight_ms[query])), queries.event[query])
@@ -241,7 +244,8 @@ def test_numbers_of_titles_and_households_decide_nothing(
     assert np.array_equal(again.split.queries.event, original.split.queries.event)
     for name, lists in again.lists.items():
         before, after = original.lists[name].rank, lists.rank
-        tolerance = 0.02 if name == "omega" else 1e-3
+        tolerance = 0.005 if name == "omega" else 1e-3
+        assert name == "omega" or np.mean(before != after) < 0.01, name
         for measure in (ndcg_at_10, recall_at_10):
             assert measure(after).mean() == pytest.approx(measure(before).mean(), abs=tolerance), name
         found = mean_by_household(ndcg_at_10(after), again.split.queries.household, 0)

@@ -172,6 +172,100 @@ def test_movielens_without_a_header_is_refused(tmp_path):
         read_dataset(tmp_path)
 
 
+def test_movielens_without_genres(tmp_path):
+    (tmp_path / "movies.csv").write_text("movieId,title\n1,Toy Story (1995)\n", encoding="utf-8")
+    (tmp_path / "ratings.csv").write_text("userId,movieId,rating,timestamp\n1,1,3.5,964982703\n", encoding="utf-8")
+    assert read_dataset(tmp_path).titles == (DatasetTitle("1", "Toy Story (1995)", 1995, ()),)
+
+
+ITEMS = """item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq
+1\tToy Story\t1995\tAnimation Children's Comedy
+2\tNobody's Film\t\t
+3\tLand Before Time III (1995)\tV\tSci-Fi
+"""
+INTERACTIONS = """user_id:token\titem_id:token\trating:float\ttimestamp:float
+196\t3\t3\t881250949
+186\t1\t4.5\t881250940.0
+196\t2\t5\t881250949
+"""
+
+
+def atomic(folder: Path, items: str = ITEMS, interactions: str = INTERACTIONS, stem: str = "ml-100k") -> Path:
+    (folder / f"{stem}.item").write_text(items, encoding="utf-8")
+    (folder / f"{stem}.inter").write_text(interactions, encoding="utf-8")
+    return folder
+
+
+def test_atomic_files(tmp_path):
+    dataset = read_dataset(atomic(tmp_path), expected="MovieLens")
+    assert dataset.titles == (
+        DatasetTitle("1", "Toy Story", 1995, ("Animation", "Children's", "Comedy")),
+        DatasetTitle("2", "Nobody's Film", None, ()),
+        DatasetTitle("3", "Land Before Time III (1995)", 1995, ("Sci-Fi",)),
+    )
+    assert dataset.name.startswith("MovieLens") and dataset.households == ("196", "186") and dataset.malformed == ()
+    assert dataset.events.timestamp.tolist() == [881_250_940_000, 881_250_949_000, 881_250_949_000]
+    assert dataset.events.title.tolist() == [0, 2, 1] and dataset.events.watch_percentage.tolist() == [0.9, 0.6, 1.0]
+
+
+def test_atomic_files_without_genres_and_years_in_another_order(tmp_path):
+    items = "movie_title:token_seq\titem_id:token\nSolaris (1972)\t7\n"
+    interactions = "timestamp:float\trating:float\titem_id:token\tuser_id:token\n5\t4\t7\tA\n"
+    dataset = read_dataset(atomic(tmp_path, items, interactions, "films"))
+    assert dataset.titles == (DatasetTitle("7", "Solaris (1972)", 1972, ()),)
+    assert dataset.households == ("A",) and dataset.events.timestamp.tolist() == [5000]
+
+
+def test_bad_lines_of_atomic_files_are_listed_with_their_numbers(tmp_path):
+    lines = [f"{index % 50}\t{1 + index % 3}\t{1 + index % 5}\t{index}" for index in range(800)]
+    bad = {2: "1\t1\t6\t5", 100: "1\t9\t3\t5", 300: "1\t1\t3", 500: "1\t1\t3\t5.5", 700: lines[0]}
+    for number, text in bad.items():
+        lines.insert(number - 2, text)
+    header = INTERACTIONS.splitlines()[0]
+    dataset = read_dataset(atomic(tmp_path, interactions="\n".join([header, *lines]) + "\n"))
+    reasons = ["from 0 to 5", "not in ml-100k.item", "4 columns or more, got 3", "whole Unix seconds", "repeats an earlier"]
+    assert [(fault.file, fault.line) for fault in dataset.malformed] == [("ml-100k.inter", number) for number in bad]
+    for fault, expected in zip(dataset.malformed, reasons, strict=True):
+        assert expected in fault.why
+    assert len(dataset.events) == 800
+
+
+def test_atomic_files_need_a_header_and_one_pair(tmp_path):
+    with pytest.raises(DatasetError, match=r"expected the columns item_id, movie_title in the first line, item_id, movie"):
+        read_dataset(atomic(tmp_path, items="1\tToy Story\t1995\tComedy\n"))
+    (tmp_path / "ml-100k.inter").unlink()
+    with pytest.raises(DatasetError, match=r"expected ml-100k\.inter"):
+        read_dataset(tmp_path)
+    atomic(tmp_path)
+    atomic(tmp_path, stem="ml-1m")
+    with pytest.raises(DatasetError, match=r"expected one pair of \.item and \.inter, found ml-100k, ml-1m"):
+        read_dataset(tmp_path)
+
+
+def test_compressed_atomic_files(tmp_path):
+    (tmp_path / "a.item.gz").write_bytes(gzip.compress(ITEMS.encode()))
+    (tmp_path / "a.inter.xz").write_bytes(lzma.compress(INTERACTIONS.encode()))
+    assert len(read_dataset(tmp_path).events) == 3
+
+
+def test_another_format_than_the_expected_one_is_an_error(tmp_path):
+    movietweetings(tmp_path, MOVIES, RATINGS)
+    assert read_dataset(tmp_path, expected="MovieTweetings").titles
+    with pytest.raises(DatasetError, match=r"form of MovieLens, found movies\.dat and ratings\.dat, which is that of Movie"):
+        read_dataset(tmp_path, expected="MovieLens")
+
+
+def test_viewings_out_of_order_are_ordered_and_the_first_of_repeated_lines_counts(tmp_path):
+    ratings = [*(f"7::0001::9::{5000 - index}" for index in range(300)), "7::0001::2::5000", "8::0002::8::4800"]
+    dataset = read_dataset(movietweetings(tmp_path, MOVIES, ratings))
+    assert np.all(np.diff(dataset.events.timestamp) >= 0) and len(dataset.events) == 301
+    assert [(fault.line, "repeats" in fault.why) for fault in dataset.malformed] == [(301, True)]
+    assert dataset.events.watch_percentage[-1] == 0.9, "the repetition at 5000 has another rating and is left out"
+    # Two at 4800: that of line 201 comes before that of line 302.
+    both = np.flatnonzero(dataset.events.timestamp == 4_800_000)
+    assert dataset.events.household[both].tolist() == [0, 1]
+
+
 def test_ratings_of_another_scale_are_refused(tmp_path):
     stars = [f"{index % 50}::0001::{1 + index % 5}::{index}" for index in range(1000)]
     with pytest.raises(DatasetError, match=r"expected ratings up to 10, the highest of 1000 is 5"):

@@ -21,11 +21,25 @@ svg .ours { font-weight: 700; fill: #9a3412; } svg .value { font-variant-numeric
 .grid { stroke: #e5e7eb; } .whisker { stroke: #111827; stroke-width: 1.6; } .thin { stroke-width: 1.2; opacity: .55; }
 polyline { fill: none; } .mine { stroke-width: 3; } .theirs { stroke-width: 1.3; opacity: .6; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: 13.5px; font-variant-numeric: tabular-nums; }
-th, td { text-align: right; padding: 5px 10px; border-bottom: 1px solid #e5e7eb; white-space: nowrap; }
+th, td { text-align: right; padding: 5px 9px; border-bottom: 1px solid #e5e7eb; white-space: nowrap; }
 th:first-child, td:first-child, td.words, th.words { text-align: left; } tr.ours td { font-weight: 700; color: #9a3412; }
-.interval { color: #6b7280; font-weight: 400; font-size: 12px; }
+td { vertical-align: top; } td.words { white-space: normal; color: #6b7280; font-weight: 400; font-size: 12px; }
+tr.ours td.words { color: #6b7280; font-weight: 400; } .interval { display: block; color: #6b7280; font-weight: 400; font-size: 12px; }
 """
-DISPLAYED = {"omega": "Omega Edge", "omega_diverse": "Omega Edge, as shipped"}
+DISPLAYED = {
+    "omega": "Omega Edge",
+    "omega_diverse": "Omega Edge, as shipped",
+    "content": "Content kNN",
+    "ease": "EASE",
+    "factors": "iALS",
+    "factors_bpr": "BPR",
+    "item_knn": "ItemKNN",
+    "popularity": "Popularity, all time",
+    "popularity_window": "Popularity, best window",
+    "sasrec": "SASRec",
+    "slist": "SLIST",
+}
+"""How the page names methods; others stand by their own name."""
 HEADINGS = {
     "ndcg_at_10": "NDCG@10",
     "recall_at_10": "Recall@10",
@@ -90,7 +104,7 @@ def _opening(lines: _Lines, made: Sequence[dict], facts: dict) -> str:
         sure = "an interval that does not reach zero" if best["low"] > 0 or best["high"] < 0 else "an interval that holds zero"
         said = (
             f'<p class="lead">NDCG@10 of Omega Edge is <b>{abs(best["value"]):.3f} {above}</b> that of the best baseline, '
-            f"{escape(str(best['baseline']))} ({best['low']:+.3f} to {best['high']:+.3f} with 95 % confidence: {sure}).</p>"
+            f"{escape(DISPLAYED.get(best['baseline'], best['baseline']))} ({best['low']:+.3f} to {best['high']:+.3f} with 95 % confidence: {sure}).</p>"
         )
     whole = lines.one("ndcg_at_10", lines.methods[0])
     slice_note = "<p><b>This is a quick run over a slice of the data: it shows that the replay works, no more.</b></p>"
