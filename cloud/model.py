@@ -91,6 +91,34 @@ def block_starts(total: int) -> tuple[int, ...]:
     return tuple(step * place for place in range(max(last - BLOCKS + 1, 1), last + 1))
 
 
+@dataclass(frozen=True, slots=True)
+class _Tried:
+    """Both stages under some features. left_out: features without weight; weights float32[4, 11]; gains, staged: NDCG@10
+    float64[q] of the judged viewings by the fusion, and as the second stage leaves them; gate, serves: of that stage."""
+
+    left_out: frozenset[int]
+    weights: np.ndarray
+    gains: np.ndarray
+    staged: np.ndarray
+    gate: Gate
+    serves: list[bool] | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """What ships. left_out: features without weight; sequence: whether the encoder does; serves: the history buckets of the
+    second stage, None without one."""
+
+    left_out: frozenset[int]
+    sequence: bool
+    serves: list[bool] | None
+
+
+def _unread(sequence: bool) -> tuple[str, ...]:
+    """Inputs that the trees may not ask for: those of an encoder that is not there."""
+    return () if sequence else ("value:sequence", "rank:sequence")
+
+
 class _Job:
     """One run of the model job."""
 
@@ -112,46 +140,48 @@ class _Job:
         return "" if importlib.util.find_spec(library) else f"{library} is not installed (pip install omega-edge[model])"
 
     def _tuned(self, settings: ModelSettings) -> ModelSettings:
-        if not settings.tune or len(self._starts) < 2:
+        if not settings.tune or len(self._starts) <= JUDGED_BLOCKS:
             return settings
         if self._earlier.settings is None:
             self._progress("choosing the settings")
-            start, end = self._starts[:2]
-            self._earlier.settings = tuned(self._timeline, self._titles.count, start, end, settings, self._progress)
+            unjudged = (*self._starts, self._total)[: -JUDGED_BLOCKS]
+            span = unjudged[0], unjudged[-1]
+            self._earlier.settings = tuned(
+                self._timeline, self._titles.count, span, unjudged[-2], settings, self._progress
+            )
         return self._earlier.settings
 
     def run(self) -> Model:
         """All of it, as the module's first lines say."""
         settings = self._settings
         blocks = [self._queries(start, end) for start, end in zip(self._starts, (*self._starts[1:], self._total))]
-        fitting, judging = FitSet.of(blocks[:-JUDGED_BLOCKS]), FitSet.of(blocks[-JUDGED_BLOCKS:])
-        self._progress(f"fitting the fusion on {len(fitting)} viewings, judging it on {len(judging)}")
-        gates, left_out, trial, report = self._judged(fitting, judging)
+        chosen, report = self._chosen(FitSet.of(blocks[:-JUDGED_BLOCKS]), FitSet.of(blocks[-JUDGED_BLOCKS:]))
         every = FitSet.of(blocks)
         self._progress(f"fitting the fusion on {len(every)} viewings")
-        self._progress("training on all events")
-        sections = knowledge_before(self._titles, self._timeline, self._total, settings)
-        plain = fit_weights(every, left_out | {SEQUENCE})
-        sections |= {"fusion_weights": plain, "fusion_calibration": fit_calibration(every, plain)}
+        plain = fit_weights(every, chosen.left_out | {SEQUENCE})
+        learned = {"fusion_weights": plain, "fusion_calibration": fit_calibration(every, plain)}
         weights, meta = plain, fusion_meta(settings)
-        if gates["sequence"].ships:
-            weights = fit_weights(every, left_out)
-            sections |= self._encoder_sections(self._total)
-            sections |= {
+        if chosen.sequence:
+            weights = fit_weights(every, chosen.left_out)
+            learned |= {
                 "sequence_fusion_weights": weights,
                 "sequence_fusion_calibration": fit_calibration(every, weights),
             }
-        if trial is not None:
+        if chosen.serves is not None:
             self._progress("training the second stage")
-            trees = train_trees(stage_lists(every, weights, self._catalog))
+            trees = train_trees(stage_lists(every, weights, self._catalog), _unread(chosen.sequence))
             assert trees is not None, "fewer lists than the trial had"
-            sections |= stage_sections(trees, trial)
+            learned |= stage_sections(trees, chosen.serves)
             meta |= {"second_stage_inputs": stage_input_names(FEATURES)}
+        self._progress("training on all events")
+        sections = knowledge_before(self._titles, self._timeline, self._total, settings) | learned
+        if chosen.sequence:
+            sections |= self._encoder_sections(self._total)
         self._progress("choosing what a new home is shown")
         events, success = self._timeline.events, self._timeline.success
         shown = onboarding_titles(events.household[success], events.title[success], self._titles.count)
         sections["onboarding"] = shown.rows
-        report |= {"onboarding": shown.report(), "gates": {name: gate.report() for name, gate in gates.items()}}
+        report |= {"onboarding": shown.report()}
         report["settings"] = {"half_life_days": settings.half_life_days, "ridge": settings.ridge}
         return Model(sections, meta | {"held_out": report}, report)
 
@@ -204,46 +234,36 @@ class _Job:
         encoder = self._earlier.encoders[end]
         return sequence_sections(encoder.by_title()) if encoder is not None else {}
 
-    def _judged(
-        self, fitting: FitSet, judging: FitSet
-    ) -> tuple[dict[str, Gate], set[int], list[bool] | None, dict]:
-        """What each stage gains on the newest blocks: the gates by name, the features that get no weight, the history
-        buckets that the second stage serves (None if none), and the report."""
+    def _chosen(self, fitting: FitSet, judging: FitSet) -> tuple[_Chosen, dict]:
+        """What ships, learned on the older blocks and judged on the newest, and the report."""
+        self._progress(f"fitting the fusion on {len(fitting)} viewings, judging it on {len(judging)}")
         households = np.array(judging.households, np.int64)
-        bare = fit_weights(fitting, {SEQUENCE, CONTEXT})
-        without = gains_of(fused(judging, bare))
-        left_out, weights, gains = {CONTEXT}, bare, without
+        best = self._tried(fitting, judging, frozenset((SEQUENCE, CONTEXT)))
         gates = {"sequence": Gate.closed(self._no_sequence)}
         if not self._no_sequence:
-            encoded = fit_weights(fitting, {CONTEXT})
-            ranked = gains_of(fused(judging, encoded))
-            gates["sequence"] = Gate.of(ranked, without, households)
-            if gates["sequence"].ships:
-                weights, gains = encoded, ranked
-        if not gates["sequence"].ships:
-            left_out = left_out | {SEQUENCE}
-        timed = fit_weights(fitting, left_out - {CONTEXT})
-        gates["context"] = Gate.of(gains_of(fused(judging, timed)), gains, households)
-        if gates["context"].ships:
-            left_out, weights, gains = left_out - {CONTEXT}, timed, gains_of(fused(judging, timed))
-        report = self._report(judging, weights, gains, fit_calibration(fitting, weights))
-        trial = None
-        gates["second_stage"] = Gate.closed(self._no_second_stage)
-        if not self._no_second_stage:
-            gates["second_stage"], trial, staged = self._second_stage(fitting, judging, weights, gains)
-            report["lists"]["second_stage"] = summary(staged)
-        return gates, left_out - {SEQUENCE}, trial, report
+            encoded = self._tried(fitting, judging, frozenset((CONTEXT,)))
+            gates["sequence"] = Gate.of(encoded.staged, best.staged, households)
+            best = encoded if gates["sequence"].ships else best
+        timed = fit_weights(fitting, best.left_out - {CONTEXT})
+        gates["context"] = Gate.of(gains_of(fused(judging, timed)), best.gains, households)
+        left_out = best.left_out - {CONTEXT} if gates["context"].ships else best.left_out
+        report = self._report(judging, best.weights, best.gains, fit_calibration(fitting, best.weights))
+        gates["second_stage"] = best.gate
+        report["lists"]["second_stage"] = summary(best.staged)
+        report["gates"] = {name: gate.report() for name, gate in gates.items()}
+        return _Chosen(left_out - {SEQUENCE}, gates["sequence"].ships, best.serves), report
 
-    def _second_stage(
-        self, fitting: FitSet, judging: FitSet, weights: np.ndarray, gains: np.ndarray
-    ) -> tuple[Gate, list[bool] | None, np.ndarray]:
-        """(its gate, the buckets it serves or None, NDCG@10 float64[q] of the lists as it leaves them)."""
-        self._progress("judging a second stage")
-        catalog = self._catalog
-        trees = train_trees(stage_lists(fitting, weights, catalog))
+    def _tried(self, fitting: FitSet, judging: FitSet, left_out: frozenset[int]) -> _Tried:
+        """Both stages without some features, and what they are worth on the judged blocks."""
+        weights = fit_weights(fitting, left_out)
+        gains = gains_of(fused(judging, weights))
+        if self._no_second_stage:
+            return _Tried(left_out, weights, gains, gains, Gate.closed(self._no_second_stage), None)
+        self._progress("training a second stage to judge")
+        trees = train_trees(stage_lists(fitting, weights, self._catalog), _unread(SEQUENCE not in left_out))
         if trees is None:
-            return Gate.closed("too few lists to learn from"), None, gains
-        lists = stage_lists(judging, weights, catalog)
+            return _Tried(left_out, weights, gains, gains, Gate.closed("too few lists to learn from"), None)
+        lists = stage_lists(judging, weights, self._catalog)
         staged = staged_gains(lists, trees)
         gate = Gate.of(staged, gains, lists.household)
         each = [
@@ -253,7 +273,7 @@ class _Job:
         # Good for all, it serves all but those whom it surely harms; else only those for whom it is surely good.
         serves = [one.high >= 0.0 if gate.ships else one.ships for one in each]
         served = np.where(np.array(serves)[lists.bucket], staged, gains) if len(gains) else gains
-        return replace(gate, ships=any(serves)), serves if any(serves) else None, served
+        return _Tried(left_out, weights, gains, served, replace(gate, ships=any(serves)), serves if any(serves) else None)
 
     def _report(self, judging: FitSet, weights: np.ndarray, gains: np.ndarray, calibration: np.ndarray) -> dict:
         """Quality of every list, of trend and fusion by history, and of the calibration; for the bundle's meta."""

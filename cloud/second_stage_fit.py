@@ -7,6 +7,7 @@ what will be asked. Deterministic: one thread, fixed seed.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,16 +59,21 @@ def stage_lists(queries: FitSet, weights: np.ndarray, catalog: Catalog) -> Stage
     return StageLists(inputs, np.array(watched, np.int64), queries.list_buckets(), np.array(queries.households, np.int64))
 
 
-def train_trees(lists: StageLists) -> dict[str, np.ndarray] | None:
-    """Sections second_stage_* but for the buckets, or None where there are too few lists. ImportError without lightgbm."""
+def train_trees(lists: StageLists, unread: Collection[str] = ()) -> dict[str, np.ndarray] | None:
+    """Sections second_stage_* but for the buckets, or None where there are too few lists. ImportError without lightgbm.
+
+    unread: names of inputs that the trees may not ask for.
+    """
     import lightgbm
 
     usable = np.flatnonzero(lists.watched >= 0)[-MAX_LISTS:]
     if len(usable) < LEAST_LISTS:
         return None
+    # A column of zeros is never split on.
+    read = np.array([name not in unread for name in stage_input_names(FEATURES)], np.float32)
     labels = [np.arange(len(lists.inputs[index])) == lists.watched[index] for index in usable.tolist()]
     data = lightgbm.Dataset(
-        np.concatenate([lists.inputs[index] for index in usable.tolist()]),
+        np.concatenate([lists.inputs[index] for index in usable.tolist()]) * read,
         np.concatenate(labels).astype(np.int32),
         group=[len(label) for label in labels],
         params={"max_bin": 127, "verbose": -1},

@@ -1,8 +1,8 @@
 """Chooses the job's settings on the data's own past, by one rule for every data set.
 
-What is known of the first `start` events foresees the viewings up to `end`; each setting takes the value with the best
-NDCG@10 of the plain list that it shapes: a trend window by its own list, half-life, ridge, decay and the weight of a
-failure by the list of EASE's rows. One setting after the other, in that order. The better of two settings that differ
+Each setting takes the value with the best NDCG@10 of the plain list that it shapes: a trend window by its own list on all
+viewings of the span; half-life, ridge, decay and the weight of a failure by the list of EASE's rows, on the viewings of
+the span's last block, from what was known before it. One setting after the other, in that order. The better of two settings that differ
 by less than noise does not matter; the grid is coarse for that reason.
 """
 
@@ -33,16 +33,15 @@ Progress = Callable[[str], None]
 
 
 def tuned(
-    timeline: Timeline, title_count: int, start: int, end: int, settings: ModelSettings, progress: Progress
+    timeline: Timeline, title_count: int, span: tuple[int, int], start: int, settings: ModelSettings, progress: Progress
 ) -> ModelSettings:
-    """The settings to use, or those given where there are too few viewings to choose by."""
-    queries = timeline.queries(start, end)
-    queries = queries[timeline.success[queries]]
+    """The settings to use, or those given where there are too few viewings to choose by. span: events, [begin, end);
+    start: where its last block begins."""
+    queries = _some(timeline, start, span[1])
     if len(queries) < LEAST_QUERIES:
         return settings
-    queries = queries[np.unique(np.arange(MOST_QUERIES) * len(queries) // MOST_QUERIES)]
+    settings = replace(settings, trend_window_hours=_windows(_Judge(timeline, title_count, _some(timeline, *span))))
     judge = _Judge(timeline, title_count, queries)
-    settings = replace(settings, trend_window_hours=_windows(judge))
     chosen = ease.eligible_titles(timeline.events.title[:start], title_count, settings.min_events)
 
     def weights(half_life_days: float, ridge: float) -> np.ndarray:
@@ -65,6 +64,13 @@ def tuned(
         f"a failure counts {failure:g}, trends of {' and '.join(map(str, settings.trend_window_hours))} hours"
     )
     return replace(settings, half_life_days=half_life, ridge=ridge, parameters=parameters)
+
+
+def _some(timeline: Timeline, start: int, end: int) -> np.ndarray:
+    """Successful first viewings in [start, end), at most MOST_QUERIES, evenly spread over the time."""
+    queries = timeline.queries(start, end)
+    queries = queries[timeline.success[queries]]
+    return queries[np.unique(np.arange(MOST_QUERIES) * len(queries) // MOST_QUERIES)] if len(queries) else queries
 
 
 def _best(values: tuple[float, ...], quality: Callable[[float], float]) -> float:
