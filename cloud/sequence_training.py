@@ -3,7 +3,7 @@
 After SASRec (Kang and McAuley, 2018), with the full softmax over titles instead of sampled negatives, one block, a bias
 by distance instead of positions, and the newest event alone asking. Titles that the household had seen do not compete;
 only a success is a target, but failures are seen. Stretches of sequences are drawn in proportion to the weight of their
-age, so that an epoch of a long stream costs no more than its recent part. Needs jax (the extra `model`).
+age. Needs jax (the extra `model`).
 
 Deterministic for a seed on one type of CPU: one thread, no clock. Memory: the stretches, 1.3 KB an event at most, and
 a batch's scores, BATCH * TARGETS * titles * 4 bytes a few times over: 60 MB at 5,000 titles.
@@ -28,9 +28,11 @@ NEW_EVENTS = 64
 BATCH, TARGETS = 32, 24
 """Stretches a step, and targets drawn in each: those of one stretch say nearly the same."""
 DROPOUT = 0.4
-FIRST_EPOCHS, FURTHER_EPOCHS = 24, 8
+FIRST_STEPS, FURTHER_STEPS = 800, 250
+"""Of a training from nothing, and of one that goes on from another: so that its time does not grow with the stream."""
 FIRST_RATE, FURTHER_RATE = 3e-3, 2e-3
 WARM_UP_SHARE = 0.05
+REPORTED_STEPS = 200
 START_SHARE = 0.2
 """Weight of the loss of first events, with no history, beside that of the others."""
 COLUMN_STEP = 256
@@ -94,8 +96,8 @@ def train_encoder(
     parameters = _parameters(-(-len(chosen) // COLUMN_STEP) * COLUMN_STEP, seed)
     if before is not None:
         _take_over(parameters, columns, before)
-    epochs, rate = (FIRST_EPOCHS, FIRST_RATE) if before is None else (FURTHER_EPOCHS, FURTHER_RATE)
-    trained = _descend(jax, parameters, len(chosen), stretches, epochs, rate, seed, progress)
+    steps, rate = (FIRST_STEPS, FIRST_RATE) if before is None else (FURTHER_STEPS, FURTHER_RATE)
+    trained = _descend(jax, parameters, len(chosen), stretches, steps, rate, seed, progress)
     return Encoder(columns, trained)
 
 
@@ -216,7 +218,7 @@ def _first_of_each(owner: np.ndarray, titles: np.ndarray) -> np.ndarray:
 
 
 def _descend(
-    jax: ModuleType, parameters: dict[str, np.ndarray], title_count: int, stretches: _Stretches, epochs: int, rate: float,
+    jax: ModuleType, parameters: dict[str, np.ndarray], title_count: int, stretches: _Stretches, steps: int, rate: float,
     seed: int, progress: Progress,
 ) -> dict[str, np.ndarray]:
     """The parameters after Adam (Kingma and Ba, 2015) with warm-up and a cosine fall of the rate."""
@@ -225,10 +227,6 @@ def _descend(
     held = jax.tree.map(jax.numpy.asarray, parameters)
     state = (held, jax.tree.map(jax.numpy.zeros_like, held), jax.tree.map(jax.numpy.zeros_like, held))
     likely = stretches.weight / stretches.weight.sum()
-    # As many draws as there would be stretches if all were as likely as the likeliest twentieth.
-    an_epoch = stretches.weight.sum() / max(np.percentile(stretches.weight, 95), 1e-12)
-    steps_an_epoch = max(round(an_epoch / BATCH), 1)
-    steps = epochs * steps_an_epoch
     key = jax.random.PRNGKey(seed)
     for index in range(steps):
         drawn = generator.choice(len(likely), BATCH, p=likely)
@@ -242,7 +240,7 @@ def _descend(
         key, dropped = jax.random.split(key)
         numbers = np.float32(rate * warm * fall), np.float32(index + 1), np.int32(title_count)
         state, loss = step(state, batch, dropped, *numbers)
-        if (index + 1) % (4 * steps_an_epoch) == 0:
+        if (index + 1) % REPORTED_STEPS == 0:
             progress(f"sequence encoder: step {index + 1} of {steps}, loss {float(loss):.3f}")
     return {name: np.asarray(array) for name, array in state[0].items()}
 
