@@ -86,7 +86,7 @@ RUNS = (
     Run("brain", "cortex-a72", ("brain*", "policy")),
     Run("inference", "cortex-a53", ("inference",), ON_THE_PROCESSOR),
     Run("inference", "cortex-a76", ("inference",), ON_THE_PROCESSOR),
-    Run("vectors and ranking", "cortex-a53", ("vector*", "ranking", "second_stage")),
+    Run("vectors and ranking", "cortex-a53", ("vector*", "ranking", "second_stage", "sequence")),
     Run("kernels", "cortex-a53", KERNELS),
     Run("kernels", "cortex-a76", KERNELS),
     # It runs the A53's instructions; all of them in the C checks too.
