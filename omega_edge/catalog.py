@@ -253,7 +253,10 @@ class Catalog:
         return self._texts(self._name_offsets, self._name_bytes, rows)
 
     def _texts(self, offsets: np.ndarray, blob: np.ndarray, rows: Sequence[int]) -> list[str]:
-        chosen = np.array([self._checked(row) for row in rows], np.int64)
+        chosen = np.array(rows, np.int64)
+        if len(chosen):
+            self._checked(int(chosen.min()))
+            self._checked(int(chosen.max()))
         blob = memoryview(blob)
         return [
             str(blob[start:end], "utf-8")
