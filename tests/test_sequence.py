@@ -21,7 +21,7 @@ from omega_edge.ranking import FEATURES, SEQUENCE, History, Moment
 from omega_edge.sequence import SequenceEncoder
 from tests.brains import EVENING, Clock, watch
 from tests.encoders import encode, encoder_sections, model_of
-from tests.synthetic import PARAMETERS, sections_of
+from tests.synthetic import PARAMETERS, second_stage_of, sections_of
 from tests.test_catalog_tolerated import place_of
 from tests.test_ranking import random_history
 
@@ -208,6 +208,17 @@ def test_a_damaged_or_missing_section_leaves_out_the_encoder(tmp_path, path, nam
     check_fallback(Catalog.from_sections(sections, meta), name, "missing")
     with pytest.raises(CatalogError, match="not written"):
         write_bundle(tmp_path / "x", sections, meta)
+
+
+def test_of_two_tolerated_groups_the_sound_one_stays():
+    (sections, meta), (stage, inputs) = whole_sections(), second_stage_of()
+    sections, meta = sections | stage, meta | inputs
+    whole = Catalog.from_sections(sections, meta)
+    assert whole.faults == {} and whole.sequence is not None and whole.second_stage is not None
+    without_encoder = Catalog.from_sections(sections | {"sequence_norms": np.full((3, 64), np.nan, np.float32)}, meta)
+    assert list(without_encoder.faults) == ["sequence"] and without_encoder.second_stage is not None
+    without_stage = Catalog.from_sections(sections | {"second_stage_roots": np.zeros(0, np.uint32)}, meta)
+    assert list(without_stage.faults) == ["second_stage"] and without_stage.sequence is not None
 
 
 def hostile(name: str, value: object) -> tuple[dict[str, np.ndarray], dict]:

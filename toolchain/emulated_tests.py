@@ -38,6 +38,7 @@ NOT_EMULATED = {
     "elf": "the build itself",
     "emulated_tests": "this",
     "export_model": "made before the television gets it",
+    "extremes": "a household of 100,000 events takes minutes under emulation",
     "fusion_fit": "the model job, which runs in the cloud",
     "memory_crash": "records writes by a library preloaded into programs of this machine",
     "instruction_counter": "a plugin of this machine's emulator",
