@@ -92,7 +92,7 @@ class Truth:
             "rows": rows,
             "slist": slist,
             "factors": self._factors(slice(None)) @ (fold @ taste),
-            "sequence": np.zeros(catalog.count),
+            "sequence": self._sequence(viewings),
             "content_profile": self._cosines(profile),
             "content_recent": self._cosines(np.mean(finished, axis=0)) if finished else np.zeros(catalog.count),
             "popularity": catalog.popularity.astype(np.float64),
@@ -111,6 +111,33 @@ class Truth:
         if factors is None:
             return np.zeros((self.catalog.count, 64))[row]
         return factors.codes[row].astype(np.float64) * factors.scale[row].astype(np.float64)[..., None]
+
+    def _sequence(self, viewings: Sequence[Viewing]) -> np.ndarray:
+        """The encoder's score of every title: one block of self-attention that the newest event asks, in float64."""
+        heard = [viewing for viewing in viewings if viewing.row >= 0]
+        if self.catalog.sequence is None or not heard:
+            return np.zeros(self.catalog.count)
+        codes, scale, success, distance, norms, attention, attention_scale, feed_in, *rest = (
+            np.asarray(part, np.float64) for part in self.catalog.sequence.model
+        )
+        feed_in_scale, feed_in_bias, feed_out, feed_out_scale, feed_out_bias, input_scale = rest
+
+        def normed(x: np.ndarray, gain: np.ndarray) -> np.ndarray:
+            return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + 1e-6) * gain
+
+        embeddings = codes * scale[:, None]
+        x = input_scale * np.array([embeddings[one.row] + success[int(one.success)] for one in heard])
+        # An output is number 8 * dimension + head.
+        query, key, value = (
+            (normed(x, norms[0]) @ (attention[at] * attention_scale[at])).reshape(-1, 8, 8) for at in range(3)
+        )
+        logits = np.einsum("eh,peh->ph", query[0], key) / np.sqrt(8) + distance[: len(heard)]
+        powers = np.exp(logits - logits.max(axis=0))
+        mixed = np.einsum("ph,peh->eh", powers / powers.sum(axis=0), value).ravel()
+        z = x[0] + mixed @ (attention[3] * attention_scale[3])
+        inner = np.maximum(normed(z, norms[1]) @ (feed_in * feed_in_scale) + feed_in_bias, 0)
+        z = z + inner @ (feed_out * feed_out_scale) + feed_out_bias
+        return embeddings @ normed(z, norms[2]) + self.catalog.sequence.bias
 
     def _cosines(self, vector: np.ndarray) -> np.ndarray:
         """Cosine of the vector, rounded to 8 bits, to every title."""
@@ -153,7 +180,8 @@ class Truth:
         """What is wrong with a list of recommendations, or None.
 
         Every place must hold the best title left, by the definition of maximal marginal relevance over the 100
-        best raw scores, up to rounding.
+        best raw scores, up to rounding. Where trees order the list, a rounding can move a title far: then the titles must
+        be among the 100 best, with their true raw scores, and the order is for the tests of the trees.
         """
         rows = [self.catalog.row_of(item.content_id) for item in listed]
         allowed = self.allowed(now_ms)
@@ -170,6 +198,12 @@ class Truth:
         # Scores are stretched to 0–1 over the candidates, so a rounding fault of a score is stretched as well.
         stretch = max(highest - lowest, 1e-9)
         relevance = np.clip((raw[[*candidates, *rows]] - lowest) / stretch, None, 1.0)
+        trees = self.catalog.second_stage
+        if trees is not None and trees.buckets[_bucket(len(self.viewings))]:
+            for place, row in enumerate(rows):
+                if abs(_logit(listed[place].score) - raw[row]) > SCORE_TOLERANCE or raw[row] < lowest - SCORE_TOLERANCE:
+                    return f"place {place + 1}: {listed[place].content_id} is not among the best, or its score is not true"
+            return None
         taken: set[int] = set()
         for place, row in enumerate(rows):
             if abs(_logit(listed[place].score) - raw[row]) > SCORE_TOLERANCE:

@@ -23,18 +23,17 @@ Sections, n titles, g genres, f fusion features, t trend windows, m row entries.
     factor_codes i8[n, 64], factor_scale f32[n], factor_fold f32[64, 64]   optional: title factors v = code * scale (scale
                                    0: none); a household's are fold @ (weighted sum of those of its titles)
     onboarding         u32[m]      optional: titles to show to a new home, the most informative first
-    sequence_codes i8[n, 64], sequence_scale f32[n], sequence_bias f32[n]   tolerated, with all sequence_*: embeddings of
-                                   titles (scale 0: none) and what is added to their products with a household's state
-    sequence_success f32[2, 64]    added to the embedding of an event that failed, that succeeded
-    sequence_distance f32[64, 8]   bias of the attention by distance from the newest event and head
-    sequence_norms     f32[3, 64]  gains of the norms: before the attention, before the feed, at the end
-    sequence_attention i8[4, 64, 64], sequence_attention_scale f32[4, 64]   to queries, keys and values, output 8e + h being
-                                   dimension e of head h, and from mixed values; scale by output, as in all matrices here
-    sequence_feed_in i8[64, 128], sequence_feed_in_scale f32[128], sequence_feed_in_bias f32[128]
-    sequence_feed_out i8[128, 64], sequence_feed_out_scale f32[64], sequence_feed_out_bias f32[64]
-    sequence_input_scale f32[1]    of every input
-    sequence_start     f32[64]     the state of a household without events: what new homes watch
-    sequence_fusion_weights f32[4, f], sequence_fusion_calibration f32[4, 2]   instead of fusion_* where the encoder serves
+    sequence_*         tolerated: one block of self-attention over the history, 8 heads of 8 dimensions; matrices [in, out]
+                                   of int8 codes, a float32 scale for each output
+        codes i8[n, 64], scale f32[n], bias f32[n]   the titles' embeddings code * scale, and what is added to a title's value
+        success f32[2, 64], input_scale f32[1]       added to an event's embedding by its success (0 or 1), and their factor
+        start f32[64]                                the state of a household without events: what new homes watch
+        distance f32[64, 8]                          added to a logit by how many events ago, of each head
+        norms f32[3, 64]                             gains before the attention, before the feed-forward, and at the end
+        attention i8[4, 64, 64], attention_scale f32[4, 64]   query, key, value, output; number 8 * dimension + head
+        feed_in i8[64, 128], feed_in_scale f32[128], feed_in_bias f32[128]
+        feed_out i8[128, 64], feed_out_scale f32[64], feed_out_bias f32[64]
+        fusion_weights f32[4, f], fusion_calibration f32[4, 2]   used instead of those without "sequence_" beside it
     second_stage_roots u32[t], second_stage_feature u8[k], second_stage_threshold f32[k], second_stage_children i32[k, 2],
     second_stage_leaves f32[l], second_stage_buckets u8[4]   tolerated: t regression trees of k nodes that re-order the
                                    fusion's best (see second_stage.py); their inputs are named in meta
@@ -280,7 +279,10 @@ class Catalog:
         return self._texts(self._name_offsets, self._name_bytes, rows)
 
     def _texts(self, offsets: np.ndarray, blob: np.ndarray, rows: Sequence[int]) -> list[str]:
-        chosen = np.array([self._checked(row) for row in rows], np.int64)
+        chosen = np.array(rows, np.int64)
+        if len(chosen):
+            self._checked(int(chosen.min()))
+            self._checked(int(chosen.max()))
         blob = memoryview(blob)
         return [
             str(blob[start:end], "utf-8")

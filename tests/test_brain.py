@@ -166,6 +166,14 @@ def test_recent_watches_that_were_not_observed_count_and_are_withheld(opened) ->
     assert brain.recommend(replace(EVENING, recent_watches=("t003", "t017", "t005")), 100) == base
 
 
+def test_the_last_watched_are_found_behind_many_that_were_only_refused(opened) -> None:
+    brain = opened()
+    watch(brain, [1, 2, 5])
+    for row in range(40, 55):
+        brain.feedback(f"t{row:03d}", "dislike")
+    assert brain.now_context().recent_watches == ("t001", "t002", "t005")
+
+
 def test_a_title_liked_but_never_watched_is_news_when_it_was_just_watched(opened) -> None:
     brain = opened()
     first = listed(brain)[0]

@@ -137,6 +137,17 @@ def test_a_bucket_that_the_stage_does_not_serve_is_ranked_by_the_fusion() -> Non
     assert served == [True, False, False, True]
 
 
+def test_trees_read_features_that_have_no_weight() -> None:
+    (sections, meta), (stage, inputs) = sections_of(160), second_stage_of(("value:context",))
+    stage["second_stage_threshold"] *= 0.05  # about as large as the lifts are
+    sections["fusion_weights"][:, ranking.CONTEXT] = 0
+    catalog = Catalog.from_sections(sections | stage, meta | inputs)
+    history, mask = random_history(catalog, 30, seed=2), np.ones(160, bool)
+    ranked = Ranker(catalog).rank(history, MOMENTS[0], bitmap(mask), 100, diversity=0.0)
+    assert ranked.rows.tolist() == plain_order(catalog, history, MOMENTS[0], mask, 100)
+    assert ranked.rows.tolist() != sorted_by_fusion(catalog, history, MOMENTS[0])
+
+
 def test_diversity_spreads_by_the_scores_of_the_second_stage() -> None:
     """Greedy maximal marginal relevance, restated over the trees' scores scaled to 0 to 1."""
     catalog, moment, diversity = staged_catalog(), Moment(slot=2), 0.3

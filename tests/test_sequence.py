@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-import threading
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from omega_edge.ranking import FEATURES, SEQUENCE, History, Moment
 from omega_edge.sequence import SequenceEncoder
 from tests.brains import EVENING, Clock, watch
 from tests.encoders import encode, encoder_sections, model_of
-from tests.synthetic import PARAMETERS, sections_of
+from tests.synthetic import PARAMETERS, second_stage_of, sections_of
 from tests.test_catalog_tolerated import place_of
 from tests.test_ranking import random_history
 
@@ -100,8 +101,20 @@ def test_the_lone_event_of_a_household_is_a_reason_and_none_is_none():
     history = History.empty().push(3, catalog.codes[3], float(catalog.scale[3]), False, 0)
     ranked = ranker.rank(history, MOMENT, everything, 5, diversity=0.0)
     np.testing.assert_allclose(ranker.drops(history, MOMENT, ranked)[0], ranked.raw, rtol=0, atol=1e-6)
-    assert ranker.contributing(history, 1).tolist() == [True]
     assert not ranker.features(History.empty(), MOMENT)[SEQUENCE].any()
+
+
+def test_an_event_without_evidence_is_heard_by_the_encoder_alone():
+    sections, meta = whole_sections()
+    meta = meta | {"fusion_parameters": PARAMETERS | {"failure_weight": 0.0}}
+    bare = {name: array for name, array in sections.items() if not name.startswith("sequence_")}
+    for given, expected in ((sections, [False, True, True]), (bare, [False, False, True])):
+        catalog = Catalog.from_sections(given, meta)
+        history = History.empty()
+        for row, success in ((3, True), (5, False), (-1, False)):
+            code, scale = (catalog.codes[row], float(catalog.scale[row])) if row >= 0 else (None, 0.0)
+            history = history.push(row, code, scale, success, 0)
+        assert Ranker(catalog).contributing(history, 3).tolist() == expected
 
 
 class TestKeptEvents:
@@ -127,10 +140,13 @@ class TestKeptEvents:
             assert kept.states(rows, finished, 64).tobytes() == fresh.tobytes()
 
     def test_threads_share_it(self):
-        encoder = catalog_with_sequence().sequence
+        sections, meta = sections_of(300)
+        encoder = Catalog.from_sections(sections | encoder_sections(300, seed=6), meta).sequence
         shared, wrong = SequenceEncoder(encoder), []
-        rows = np.random.default_rng(2).integers(0, TITLES, (8, 200, 65)).astype(np.uint32)
-        finished = np.random.default_rng(3).random((8, 200, 65)) < 0.5
+        rows = np.random.default_rng(2).integers(0, 300, (4, 60, 65)).astype(np.uint32)
+        finished = np.random.default_rng(3).random((4, 60, 65)) < 0.5
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(1e-6)  # so that threads meet in the middle of things
 
         def work(thread: int) -> None:
             for some, done in zip(rows[thread], finished[thread]):
@@ -138,11 +154,11 @@ class TestKeptEvents:
                 if shared.states(some, done, 3).tobytes() != alone.tobytes():
                     wrong.append(thread)
 
-        threads = [threading.Thread(target=work, args=(thread,)) for thread in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        try:
+            with ThreadPoolExecutor(4) as pool:
+                list(pool.map(work, range(4)))
+        finally:
+            sys.setswitchinterval(interval)
         assert not wrong
 
 
@@ -191,6 +207,17 @@ def test_a_damaged_or_missing_section_leaves_out_the_encoder(tmp_path, path, nam
     check_fallback(Catalog.from_sections(sections, meta), name, "missing")
     with pytest.raises(CatalogError, match="not written"):
         write_bundle(tmp_path / "x", sections, meta)
+
+
+def test_of_two_tolerated_groups_the_sound_one_stays():
+    (sections, meta), (stage, inputs) = whole_sections(), second_stage_of()
+    sections, meta = sections | stage, meta | inputs
+    whole = Catalog.from_sections(sections, meta)
+    assert whole.faults == {} and whole.sequence is not None and whole.second_stage is not None
+    without_encoder = Catalog.from_sections(sections | {"sequence_norms": np.full((3, 64), np.nan, np.float32)}, meta)
+    assert list(without_encoder.faults) == ["sequence"] and without_encoder.second_stage is not None
+    without_stage = Catalog.from_sections(sections | {"second_stage_roots": np.zeros(0, np.uint32)}, meta)
+    assert list(without_stage.faults) == ["second_stage"] and without_stage.sequence is not None
 
 
 def hostile(name: str, value: object) -> tuple[dict[str, np.ndarray], dict]:

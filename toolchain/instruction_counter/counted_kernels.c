@@ -35,6 +35,7 @@
 #define RESCORED 64
 #define NOW 1000000
 #define OUTPUTS (QUERIES * ROWS)
+#define HELD (EVENTS + 1)
 
 static int8_t codes[(ROWS + QUERIES) * DIMENSIONS];
 static float scale[ROWS + QUERIES], vectors[ROWS * DIMENSIONS];
@@ -64,12 +65,32 @@ static uint32_t matrix_offsets[MATRIX_ROWS + 1], matrix_columns[MATRIX_ROWS * RO
 static int8_t matrix_values[MATRIX_ROWS * ROW_ENTRIES];
 static const omega_rows matrix = {matrix_offsets, matrix_columns, matrix_values, scale, MATRIX_ROWS,
                                   MATRIX_ROWS * ROW_ENTRIES};
-static uint32_t events[EVENTS], targets[TARGETS], candidates[MARGINAL_CANDIDATES];
+static uint32_t events[HELD], targets[TARGETS], candidates[MARGINAL_CANDIDATES];
 
 static uint64_t workspace[OMEGA_BATCH_WORDS(K) + OMEGA_TWO_STAGE_WORDS(TWO_STAGE_CANDIDATES, K)];
 static int8_t codes_out[ROWS * DIMENSIONS];
 static uint32_t rows_out[ROWS];
 static float out[OUTPUTS];
+
+/* An encoder over the same codes, its floats from the features; events are rows of the matrix, so titles. */
+static uint8_t watched_to_end[HELD];
+static float sequence_out[HELD * OMEGA_SEQUENCE_EVENT];
+static omega_sequence_workspace sequence_space;
+static const omega_sequence encoder = {
+    .titles = {codes, scale, ROWS, OMEGA_SEQUENCE_DIMENSIONS},
+    .success = features,
+    .distance = features + 1000,
+    .norms = features + 2000,
+    .attention = codes + 1000000,
+    .attention_scale = scale + 100,
+    .feed_in = codes + 2000000,
+    .feed_in_scale = scale + 400,
+    .feed_in_bias = features + 3000,
+    .feed_out = codes + 3000000,
+    .feed_out_scale = scale + 600,
+    .feed_out_bias = features + 4000,
+    .input_scale = 4.0f,
+};
 
 static uint64_t hash;
 
@@ -178,6 +199,9 @@ static void make_rest(void)
         events[i] = drawn(MATRIX_ROWS);
         weights[i] = drawn_float();
     }
+    events[EVENTS] = 7;
+    for (size_t i = 0; i < HELD; i++)
+        watched_to_end[i] = i % 3 != 0;
     for (size_t i = 0; i < TARGETS; i++)
         targets[i] = drawn(ROWS);
     for (uint32_t i = 0; i < MARGINAL_CANDIDATES; i++) {
@@ -378,6 +402,29 @@ static void rank_tenth(const omega_kernels *kernels)
     rank_by(kernels, tenth);
 }
 
+static void sequence_events(const omega_kernels *kernels)
+{
+    omega_fault fault;
+    COUNTED(fault = kernels->sequence_events(&encoder, events, watched_to_end, HELD, sequence_out));
+    expect_fine(fault);
+    take_in(sequence_out, sizeof sequence_out);
+}
+
+/* The next event alone, the others being kept. */
+static void sequence_next(const omega_kernels *kernels)
+{
+    omega_fault fault;
+    COUNTED(fault = kernels->sequence_events(&encoder, events, watched_to_end, 1, out));
+    expect_fine(fault);
+    take_in(out, OMEGA_SEQUENCE_EVENT * sizeof *out);
+}
+
+static void sequence_states(const omega_kernels *kernels)
+{
+    COUNTED(kernels->sequence_states(&encoder, sequence_out, HELD, EVENTS, &sequence_space, out));
+    take_in(out, (size_t)(1 + EVENTS) * OMEGA_SEQUENCE_DIMENSIONS * sizeof *out);
+}
+
 /* What is counted, in an order in which halve and put_signs have filled what others read: add a kernel
  * by a function above and a line here. Names in _tenth are calls whose filter one row in ten passes. */
 static const struct {
@@ -409,6 +456,9 @@ static const struct {
     {"diversify", diversify, "candidate-pick", MARGINAL_CANDIDATES * PICKS},
     {"count_greater", count_greater, "value", STAGE_LISTS * MARGINAL_CANDIDATES},
     {"sum_trees", sum_trees, "candidate-tree", MARGINAL_CANDIDATES * TREES},
+    {"sequence_events", sequence_events, "event", HELD},
+    {"sequence_next", sequence_next, "event", 1},
+    {"sequence_states", sequence_states, "state", 1 + EVENTS},
 };
 
 int main(int argc, char **argv)
