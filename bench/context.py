@@ -51,7 +51,7 @@ OWN_HOURS = (((8, False), (14, False)), ((19, False), (19, True)), ((23, False),
 """Of the first, second and third member: (hour, whether at the weekend)."""
 FIT_START, TEST_START = 0.6, 0.8
 FIT_QUERIES = 400
-FORCED = (0.03, 0.1, 0.3)
+FORCED = (0.001, 0.003, 0.01, 0.03, 0.1)
 """Context weights tried whatever the fit says, in units of the bucket's largest weight: would any have helped?"""
 
 
