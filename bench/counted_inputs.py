@@ -3,7 +3,8 @@ toolchain/count_instructions starts it, on the machine that counts and without t
 
 For the kernels FOLDER gets codes.int8: the catalogue's codes, filled up to ROWS with mixtures of two titles, which lie
 where titles lie, then the queries, mixtures too, as a household's taste is. For the calls it gets the full store of the
-other measurements and request.json, with the viewings that follow it and texts of 16 tokens.
+other measurements, a bundle with every feature and both stages (complete_bundle.py) and request.json, with the viewings
+that follow and texts of 16 tokens.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.complete_bundle import write_complete_bundle
 from bench.full_store import build
 from bench.machine import ROOT
 from bench.metrics import FULL, Settings
@@ -70,10 +72,12 @@ def make_call_inputs(folder: Path) -> None:
     build(settings)
     facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
     genres = facts["genres"]
+    complete = folder / "complete.bundle"
+    write_complete_bundle(CATALOG, complete)
     stream = read_viewing(DATA, FULL.episodes, FULL.observes).stream[:SAMPLES]
     request = {
         "storage": str(folder / COUNTED_STORE),
-        "catalog": str(CATALOG),
+        "catalog": str(complete),
         "model": str(MODEL),
         "clock_ms": facts["clock_ms"],
         "viewings": [_viewing(watched, genres[index % len(genres)]) for index, watched in enumerate(stream)],

@@ -153,7 +153,8 @@ class Truth:
         """What is wrong with a list of recommendations, or None.
 
         Every place must hold the best title left, by the definition of maximal marginal relevance over the 100
-        best raw scores, up to rounding.
+        best raw scores, up to rounding. Where trees order the list, a rounding can move a title far: then the titles must
+        be among the 100 best, with their true raw scores, and the order is for the tests of the trees.
         """
         rows = [self.catalog.row_of(item.content_id) for item in listed]
         allowed = self.allowed(now_ms)
@@ -170,6 +171,12 @@ class Truth:
         # Scores are stretched to 0–1 over the candidates, so a rounding fault of a score is stretched as well.
         stretch = max(highest - lowest, 1e-9)
         relevance = np.clip((raw[[*candidates, *rows]] - lowest) / stretch, None, 1.0)
+        trees = self.catalog.second_stage
+        if trees is not None and trees.buckets[_bucket(len(self.viewings))]:
+            for place, row in enumerate(rows):
+                if abs(_logit(listed[place].score) - raw[row]) > SCORE_TOLERANCE or raw[row] < lowest - SCORE_TOLERANCE:
+                    return f"place {place + 1}: {listed[place].content_id} is not among the best, or its score is not true"
+            return None
         taken: set[int] = set()
         for place, row in enumerate(rows):
             if abs(_logit(listed[place].score) - raw[row]) > SCORE_TOLERANCE:

@@ -23,6 +23,16 @@ Sections, n titles, g genres, f fusion features, t trend windows, m row entries.
     factor_codes i8[n, 64], factor_scale f32[n], factor_fold f32[64, 64]   optional: title factors v = code * scale (scale
                                    0: none); a household's are fold @ (weighted sum of those of its titles)
     onboarding         u32[m]      optional: titles to show to a new home, the most informative first
+    sequence_*         tolerated: one block of self-attention over the history, 8 heads of 8 dimensions; matrices [in, out]
+                                   of int8 codes, a float32 scale for each output
+        codes i8[n, 64], scale f32[n], bias f32[n]   the titles' embeddings code * scale, and what is added to a title's value
+        success f32[2, 64], input_scale f32[1]       added to an event's embedding by its success (0 or 1), and their factor
+        distance f32[64, 8]                          added to a logit by how many events ago, of each head
+        norms f32[3, 64]                             gains before the attention, before the feed-forward, and at the end
+        attention i8[4, 64, 64], attention_scale f32[4, 64]   query, key, value, output; number 8 * dimension + head
+        feed_in i8[64, 128], feed_in_scale f32[128], feed_in_bias f32[128]
+        feed_out i8[128, 64], feed_out_scale f32[64], feed_out_bias f32[64]
+        fusion_weights f32[4, f], fusion_calibration f32[4, 2]   used instead of those without "sequence_" beside it
     second_stage_roots u32[t], second_stage_feature u8[k], second_stage_threshold f32[k], second_stage_children i32[k, 2],
     second_stage_leaves f32[l], second_stage_buckets u8[4]   tolerated: t regression trees of k nodes that re-order the
                                    fusion's best (see second_stage.py); their inputs are named in meta
@@ -43,7 +53,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Self
 
 import numpy as np
@@ -91,6 +101,27 @@ class Factors:
 
 
 @dataclass(frozen=True, slots=True)
+class SequenceEncoder:
+    """The parameters of a self-attentive encoder, as the module's table of sections describes them."""
+
+    codes: np.ndarray
+    scale: np.ndarray
+    bias: np.ndarray
+    success: np.ndarray
+    distance: np.ndarray
+    norms: np.ndarray
+    attention: np.ndarray
+    attention_scale: np.ndarray
+    feed_in: np.ndarray
+    feed_in_scale: np.ndarray
+    feed_in_bias: np.ndarray
+    feed_out: np.ndarray
+    feed_out_scale: np.ndarray
+    feed_out_bias: np.ndarray
+    input_scale: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
 class TreeSet:
     """Regression trees over named inputs, as the module's table of sections describes them. buckets: bool[4], the history
     buckets that they serve."""
@@ -133,7 +164,8 @@ class Catalog:
     (dict); genres; and the arrays that the module's table of sections describes, under the names codes, scale,
     popularity, genre_masks, years, age_ratings, available_from, available_until, rows and slist (RowSet or None), factors
     (Factors or None), onboarding (uint32[m], empty where the bundle has none), trends (tuple of Trend), context_prior,
-    context_overall, fusion, second_stage (TreeSet or None); quantiser (the codebook of coarse vectors, or None); faults
+    context_overall, fusion, sequence (SequenceEncoder or None) and sequence_fusion (Fusion or None), the weights beside
+    it; second_stage (TreeSet or None); quantiser (the codebook of coarse vectors, or None); faults
     (by the name of each group of sections that was left out, why).
     """
 
@@ -162,6 +194,11 @@ class Catalog:
         )
         self.onboarding = sections.get("onboarding", np.empty(0, np.uint32))
         self.second_stage = _tree_set(sections, meta)
+        self.sequence = (
+            SequenceEncoder(*(sections[f"sequence_{part.name}"] for part in fields(SequenceEncoder)))
+            if "sequence_codes" in sections
+            else None
+        )
         self.trends = tuple(
             Trend(hours, scores) for hours, scores in zip(meta["trend_window_hours"], sections["trend_scores"])
         )
@@ -172,6 +209,15 @@ class Catalog:
             sections["fusion_weights"],
             dict(meta["fusion_parameters"]),
             sections["fusion_calibration"],
+        )
+        self.sequence_fusion = (
+            replace(
+                self.fusion,
+                weights=sections["sequence_fusion_weights"],
+                calibration=sections["sequence_fusion_calibration"],
+            )
+            if self.sequence is not None
+            else None
         )
         self.quantiser = Quantiser(sections) if "quantiser_mean" in sections else None
         self._id_offsets, self._id_bytes = sections["content_id_offsets"], sections["content_id_bytes"]
@@ -253,7 +299,10 @@ class Catalog:
         return self._texts(self._name_offsets, self._name_bytes, rows)
 
     def _texts(self, offsets: np.ndarray, blob: np.ndarray, rows: Sequence[int]) -> list[str]:
-        chosen = np.array([self._checked(row) for row in rows], np.int64)
+        chosen = np.array(rows, np.int64)
+        if len(chosen):
+            self._checked(int(chosen.min()))
+            self._checked(int(chosen.max()))
         blob = memoryview(blob)
         return [
             str(blob[start:end], "utf-8")

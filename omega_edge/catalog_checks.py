@@ -31,6 +31,11 @@ SLOTS = 8
 """Slots of the week: four parts of the day, workday or weekend."""
 BUCKETS = 4
 FACTOR_DIMENSIONS = 64
+SEQUENCE_DIMENSIONS = 64
+SEQUENCE_HEADS = 8
+SEQUENCE_WINDOW = 64
+"""Events that the sequence encoder attends to."""
+SEQUENCE_HIDDEN = 128
 MAX_STAGE_INPUTS = 64
 MAX_TREES = 2000
 MAX_TREE_NODES = 1 << 16
@@ -75,6 +80,23 @@ SHAPES: dict[str, tuple[str, tuple[str | int, ...]]] = {
     "second_stage_children": ("<i4", ("nodes", 2)),
     "second_stage_leaves": ("<f4", ("any",)),
     "second_stage_buckets": ("|u1", (BUCKETS,)),
+    "sequence_codes": ("|i1", ("n", SEQUENCE_DIMENSIONS)),
+    "sequence_scale": ("<f4", ("n",)),
+    "sequence_bias": ("<f4", ("n",)),
+    "sequence_success": ("<f4", (2, SEQUENCE_DIMENSIONS)),
+    "sequence_distance": ("<f4", (SEQUENCE_WINDOW, SEQUENCE_HEADS)),
+    "sequence_norms": ("<f4", (3, SEQUENCE_DIMENSIONS)),
+    "sequence_attention": ("|i1", (4, SEQUENCE_DIMENSIONS, SEQUENCE_DIMENSIONS)),
+    "sequence_attention_scale": ("<f4", (4, SEQUENCE_DIMENSIONS)),
+    "sequence_feed_in": ("|i1", (SEQUENCE_DIMENSIONS, SEQUENCE_HIDDEN)),
+    "sequence_feed_in_scale": ("<f4", (SEQUENCE_HIDDEN,)),
+    "sequence_feed_in_bias": ("<f4", (SEQUENCE_HIDDEN,)),
+    "sequence_feed_out": ("|i1", (SEQUENCE_HIDDEN, SEQUENCE_DIMENSIONS)),
+    "sequence_feed_out_scale": ("<f4", (SEQUENCE_DIMENSIONS,)),
+    "sequence_feed_out_bias": ("<f4", (SEQUENCE_DIMENSIONS,)),
+    "sequence_input_scale": ("<f4", (1,)),
+    "sequence_fusion_weights": ("<f4", (BUCKETS, "f")),
+    "sequence_fusion_calibration": ("<f4", (BUCKETS, 2)),
     "licence": ("|u1", ("any",)),
     **QUANTISER_SHAPES,
 }
@@ -86,7 +108,7 @@ def _group(prefix: str) -> frozenset[str]:
 
 _WHOLE_GROUPS = {name: _group(name) for name in ("row", "slist", "factor")}
 """Optional sections that come together or not at all."""
-TOLERATED_GROUPS = {name: _group(name) for name in ("second_stage",)}
+TOLERATED_GROUPS = {name: _group(name) for name in ("sequence", "second_stage")}
 """Optional sections without which the television still ranks, if less well: damage leaves out the group, not the bundle."""
 TOLERATED_SECTIONS = frozenset().union(*TOLERATED_GROUPS.values())
 OPTIONAL_SECTIONS = (
@@ -390,10 +412,21 @@ def _check_second_stage(sections: dict[str, np.ndarray], meta: dict) -> None:
         raise Fault(f"section second_stage_children: expected trees of at most {MAX_TREE_DEPTH} levels")
 
 
+def _check_sequence(sections: dict[str, np.ndarray], meta: dict) -> None:
+    for name, array in sections.items():
+        if array.dtype == np.int8:
+            if np.any(array == -128):
+                raise Fault(f"section {name}: expected values from -127 to 127")
+        elif name.endswith("_scale"):
+            _check_scale(name, sections)
+        elif not np.all(np.abs(array) < 1e6):
+            raise Fault(f"section {name}: expected finite numbers below a million")
+
+
 def stage_input_names(features: list[str] | tuple[str, ...]) -> list[str]:
     """All that trees of the second stage may ask of a candidate (see second_stage.py), under a fusion of these features."""
     values, ranks = [f"value:{name}" for name in features], [f"rank:{name}" for name in (*features, "score")]
     return [*values, *ranks, "age_years", "log_history", "success_rate"]
 
 
-_TOLERATED_CHECKS = {"second_stage": _check_second_stage}
+_TOLERATED_CHECKS = {"sequence": _check_sequence, "second_stage": _check_second_stage}

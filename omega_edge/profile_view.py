@@ -17,6 +17,9 @@ from omega_edge.protocol import MAX_RECENT_WATCHES, MAX_TIMESTAMP_MS, Profile
 from omega_edge.ranking import HISTORY_HELD, History, slot_of
 from omega_edge.reasons import NamedEvent
 
+EVENTS_AT_ONCE = 2 * MAX_RECENT_WATCHES
+"""Newest events among which the last titles watched are nearly always found."""
+
 
 @dataclass(frozen=True, slots=True)
 class ProfileView:
@@ -93,10 +96,14 @@ class ProfileView:
 
     def recent_ids(self, policy: Policy, now_ms: int) -> tuple[str, ...]:
         """The last few titles watched that the profile may see, newest last, as a ViewContext carries them."""
-        named = policy.may_name(
-            self.household, [event.content_id for event in self.events], self.history.rows[: len(self.events)], now_ms
-        )
-        watched = [event.content_id for event, shown in zip(self.events, named, strict=True) if event.watched and shown]
+        watched: list[str] = []
+        for first in range(0, len(self.events), EVENTS_AT_ONCE):
+            events = self.events[first : first + EVENTS_AT_ONCE]
+            ids, rows = [event.content_id for event in events], self.history.rows[first : first + len(events)]
+            named = policy.may_name(self.household, ids, rows, now_ms).tolist()
+            watched += [event.content_id for event, shown in zip(events, named, strict=True) if event.watched and shown]
+            if len(watched) >= MAX_RECENT_WATCHES:
+                break
         return tuple(reversed(watched[:MAX_RECENT_WATCHES]))
 
 

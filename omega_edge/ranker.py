@@ -10,10 +10,11 @@ import numpy as np
 from omega_edge._simd import kernels
 from omega_edge.catalog import Catalog
 from omega_edge.errors import CatalogError
-from omega_edge.left_out import prepared_scores_without_each
+from omega_edge.left_out import LeftOut, prepared_scores_without_each
 from omega_edge.ranking import (
     DECAYS,
     FEATURES,
+    MOOD_WEIGHT,
     PERSONAL,
     POPULARITY,
     TREND_LONG,
@@ -26,9 +27,8 @@ from omega_edge.ranking import (
     fill_personal,
     momentary,
     trends_of,
-    weights_of,
 )
-from omega_edge.second_stage import CANDIDATES, SecondStage
+from omega_edge.second_stage import CANDIDATES, SCORE, STAGE_ROWS, SecondStage
 
 WISHED = len(FEATURES)
 MOST_MOMENTARY = 4
@@ -64,10 +64,12 @@ def _check_rankable(catalog: Catalog) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Personal:
-    """What one history says of every title: the personal feature rows, float32[6, n], and what they came from."""
+    """What one history says of every title: the personal feature rows, float32[6, n], what they came from, and what the
+    absence of events is told by."""
 
     prepared: Prepared
     rows: np.ndarray
+    left_out: LeftOut
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,17 @@ class _Candidates:
     raw: np.ndarray
     features: np.ndarray
     staged: np.ndarray | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What a list reads. given: features, ascending; weighing: those of them with a weight, and weights float32 of these;
+    staged: whether the second stage orders it."""
+
+    given: tuple[int, ...]
+    weighing: tuple[int, ...]
+    weights: np.ndarray
+    staged: bool
 
 
 class Ranker:
@@ -94,6 +107,7 @@ class Ranker:
         _check_rankable(catalog)
         self.catalog = catalog
         self._stage = SecondStage(catalog, catalog.second_stage) if catalog.second_stage is not None else None
+        self._plans: dict[tuple[int, int], _Plan] = {}
         self._scratch = threading.local()
         self._kept: tuple[_Personal, ...] = ()
 
@@ -106,9 +120,11 @@ class Ranker:
         for one in kept:
             if one.prepared.history is history:
                 return one
-        prepared = Prepared.of(self.catalog, history, self.catalog.fusion.parameters)
-        personal = _Personal(prepared, np.empty((PERSONAL.stop, self.catalog.count), np.float32))
-        fill_personal(self.catalog, prepared, personal.rows)
+        parameters = self.catalog.fusion.parameters
+        prepared = Prepared.of(self.catalog, history, parameters)
+        rows = np.empty((PERSONAL.stop, self.catalog.count), np.float32)
+        fill_personal(self.catalog, prepared, rows)
+        personal = _Personal(prepared, rows, LeftOut.of(self.catalog, prepared, parameters))
         # Replaced whole: of two threads at once one may lose its entry, which costs it the work again.
         self._kept = (personal, *kept[: self.HISTORIES_KEPT - 1])
         return personal
@@ -117,18 +133,18 @@ class Ranker:
         """Feature matrix of the whole catalogue, see ranking.features()."""
         return np.stack(list(self._rows(history, moment, None).values()))
 
-    def _rows(self, history: History, moment: Moment, wanted: np.ndarray | None) -> dict[int, np.ndarray]:
+    def _rows(self, history: History, moment: Moment, wanted: tuple[int, ...] | None) -> dict[int, np.ndarray]:
         """Rows float32[n] by feature, in the order of FEATURES and the wish last: as they lie, since copying them would
         cost a tenth of the call. Some are valid until this thread's next call.
 
-        wanted: bool[11], None for all; the features that are given beside the wish.
+        wanted: the features that are given beside the wish, ascending; None for all.
         """
         personal = self._personal(history)
         rows: dict[int, np.ndarray] = dict(enumerate(personal.rows))
         rows[POPULARITY] = self.catalog.popularity
         rows[TREND_SHORT], rows[TREND_LONG] = trends_of(self.catalog, moment)
-        fills = momentary(self.catalog, personal.prepared, moment)
-        given = [feature for feature in range(feature_count(moment)) if wanted is None or feature >= WISHED or wanted[feature]]
+        fills = momentary(self.catalog, moment, lambda: personal.left_out.lifts[moment.slot, 0])
+        given = range(feature_count(moment)) if wanted is None else (*wanted, WISHED)[: len(wanted) + (WISHED in fills)]
         if getattr(self._scratch, "rows", None) is None:
             self._scratch.rows = np.empty((MOST_MOMENTARY, self.catalog.count), np.float32)
         room = iter(self._scratch.rows)
@@ -140,28 +156,40 @@ class Ranker:
 
     def _candidates(self, history: History, moment: Moment, allowed: np.ndarray, wanted: int) -> _Candidates:
         """The best `wanted` titles by the fused score, more if the second stage reads more."""
-        fusion, bucket = self.catalog.fusion, bucket_of(history.count)
-        stage = self._stage if self._stage is not None and self._stage.serves(bucket) else None
-        # What has no weight, the time of day where the model job found no use for it, neither this score nor one
-        # without an event reads.
-        read = (fusion.weights[bucket] != 0) | (fusion.weights[bucket_of(history.count - 1)] != 0)
-        read[POPULARITY] = True  # so that there is a row to add up, whatever the weights
-        if stage is not None:
-            read, wanted = read | stage.reads, max(wanted, CANDIDATES)
-        present = self._rows(history, moment, read)
-        weights = weights_of(fusion, history.count, moment)
-        weighing = [feature for feature in present if weights[feature] != 0] or [POPULARITY]
-        fused = tuple(present[feature] for feature in weighing)
+        plan = self._plan(bucket_of(history.count), bucket_of(history.count - 1))
+        present = self._rows(history, moment, plan.given)
+        fused, weights = tuple(present[feature] for feature in plan.weighing), plan.weights
+        if moment.mood_genre >= 0:
+            fused, weights = (*fused, present[WISHED]), np.append(weights, np.float32(MOOD_WEIGHT))
+        wanted = max(wanted, CANDIDATES) if plan.staged else wanted
         rows, raw = np.empty(wanted, np.uint32), np.empty(wanted, np.float32)
-        found = kernels.fuse_top_k(fused, weights[weighing], allowed, wanted, rows, raw)
+        found = kernels.fuse_top_k(fused, weights, allowed, wanted, rows, raw)
         rows, raw = rows[:found], raw[:found]
         values = np.zeros((feature_count(moment), found), np.float32)
         for feature, row in present.items():
             row.take(rows, out=values[feature], mode="clip")
         staged = None
-        if stage is not None and found > 1:
-            staged = stage.scores(values[:, :CANDIDATES], raw[:CANDIDATES], rows[:CANDIDATES], history)
+        if plan.staged and found > 1:
+            table = np.empty((STAGE_ROWS, min(found, CANDIDATES)), np.float32)
+            table[:SCORE], table[SCORE] = values[:SCORE, :CANDIDATES], raw[:CANDIDATES]
+            staged = self._stage.scores(table, rows[:CANDIDATES], history)
         return _Candidates(rows, raw, values, staged)
+
+    def _plan(self, bucket: int, shorter: int) -> _Plan:
+        """What a list of a history bucket reads, `shorter` being the bucket without one event."""
+        plan = self._plans.get((bucket, shorter))
+        if plan is None:
+            weights = self.catalog.fusion.weights
+            # What has no weight, the time of day where the model job found no use for it, neither this score nor one
+            # without an event reads.
+            given = (weights[bucket] != 0) | (weights[shorter] != 0)
+            staged = self._stage is not None and self._stage.serves(bucket)
+            given |= self._stage.reads if staged else False
+            weighing = np.flatnonzero(weights[bucket]).tolist() or [POPULARITY]  # there must be a row to add up
+            given[weighing] = True
+            plan = _Plan(tuple(np.flatnonzero(given).tolist()), tuple(weighing), weights[bucket][weighing], staged)
+            self._plans[bucket, shorter] = plan
+        return plan
 
     def rank(
         self, history: History, moment: Moment, allowed: np.ndarray, k: int, diversity: float, novelty: float = 0.0
@@ -209,8 +237,9 @@ class Ranker:
         """float32[e, k]: how much each event of the window lifts each ranked title's raw score."""
         if not len(history.rows) or not len(ranked.rows):
             return np.zeros((0, len(ranked.rows)), np.float32)
+        personal = self._personal(history)
         without = prepared_scores_without_each(
-            self.catalog, self._personal(history).prepared, moment, self.catalog.fusion, ranked.rows, ranked.features
+            self.catalog, personal.prepared, personal.left_out, moment, self.catalog.fusion, ranked.rows, ranked.features
         )
         return ranked.raw[None, :] - without
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from omega_edge._simd import kernels
 from omega_edge.catalog import Catalog, Factors, Fusion, RowSet
-from omega_edge.catalog_checks import FACTOR_DIMENSIONS
+from omega_edge.catalog_checks import FACTOR_DIMENSIONS, SLOTS
 from omega_edge.protocol import EMBEDDING_DIMENSIONS, TimeOfDay
 
 FEATURES = (
@@ -236,15 +236,16 @@ def genre_membership(masks: np.ndarray, genre_count: int) -> np.ndarray:
 
 
 def genre_lift(
-    catalog: Catalog, moment: Moment, now: np.ndarray, now_events: np.ndarray, every: np.ndarray, events: np.ndarray
+    catalog: Catalog, now: np.ndarray, now_events: np.ndarray, every: np.ndarray, events: np.ndarray
 ) -> np.ndarray:
-    """float32[m, g]: how much more than usual each genre is watched in this slot, minus 1.
+    """float32[8, m, g]: how much more than usual each genre is watched in each slot of the week, minus 1.
 
-    now, every: float32[m, g], sums of genre shares over the household's events in this slot and in all;
-    now_events, events: float32[m], how many. Shares are smoothed by CONTEXT_PRIOR_EVENTS of the bundle's.
+    now: float32[8, m, g], every: float32[m, g], sums of genre shares over the household's events in each slot and in
+    all; now_events: float32[8, m], events: float32[m], how many. Shares are smoothed by CONTEXT_PRIOR_EVENTS of the
+    bundle's.
     """
     prior = np.float32(CONTEXT_PRIOR_EVENTS)
-    share_now = (now + prior * catalog.context_prior[moment.slot]) / (now_events + prior)[:, None]
+    share_now = (now + prior * catalog.context_prior[:, None]) / (now_events + prior)[:, :, None]
     share_ever = (every + prior * catalog.context_overall) / (events + prior)[:, None]
     return share_now / np.maximum(share_ever, np.float32(1e-6)) - np.float32(1.0)
 
@@ -264,7 +265,7 @@ def features(
     fill_personal(catalog, prepared, out[PERSONAL])
     out[POPULARITY] = catalog.popularity
     out[TREND_SHORT], out[TREND_LONG] = trends_of(catalog, moment)
-    for feature, fill in momentary(catalog, prepared, moment).items():
+    for feature, fill in momentary(catalog, moment, lambda: window_lifts(catalog, prepared)[moment.slot]).items():
         fill(out[feature])
     return out
 
@@ -345,15 +346,20 @@ def _factor_products(factors: Factors, taste: np.ndarray, out: np.ndarray) -> No
     out[0] += out[1] + out[2]
 
 
-def momentary(catalog: Catalog, prepared: Prepared, moment: Moment) -> dict[int, Callable[[np.ndarray], None]]:
-    """What fills the rows float32[n] that depend on the moment, by feature; the wish is number len(FEATURES)."""
+def momentary(
+    catalog: Catalog, moment: Moment, lift: Callable[[], np.ndarray]
+) -> dict[int, Callable[[np.ndarray], None]]:
+    """What fills the rows float32[n] that depend on the moment, by feature; the wish is number len(FEATURES).
+
+    lift: gives float32[g], the lift of each genre in the moment's slot.
+    """
 
     def fill_recent(out: np.ndarray) -> None:
         told = recent_vector(catalog, moment.recent_rows[:2])[None]
         kernels.cosines(catalog.codes, catalog.scale, *quantised_directions(told), out[None])
 
     def fill_context(out: np.ndarray) -> None:
-        kernels.genre_means(catalog.genre_masks, _lift_now(catalog, prepared, moment), out)
+        kernels.genre_means(catalog.genre_masks, lift(), out)
 
     def fill_patterns(out: np.ndarray) -> None:
         out[:] = 0
@@ -372,13 +378,13 @@ def momentary(catalog: Catalog, prepared: Prepared, moment: Moment) -> dict[int,
     return fills
 
 
-def _lift_now(catalog: Catalog, prepared: Prepared, moment: Moment) -> np.ndarray:
-    """float32[g]: lift of each genre in the moment's slot, over the window."""
+def window_lifts(catalog: Catalog, prepared: Prepared) -> np.ndarray:
+    """float32[8, g]: lift of each genre in each slot of the week, over the window."""
     shares, counted = prepared.shares[:HISTORY_WINDOW], prepared.counted[:HISTORY_WINDOW]
-    here = (prepared.history.slots[:HISTORY_WINDOW] == moment.slot).astype(np.float32)
+    here = (prepared.history.slots[:HISTORY_WINDOW] == np.arange(SLOTS)[:, None]).astype(np.float32)
     return genre_lift(
-        catalog, moment, (here @ shares)[None], (here @ counted)[None], shares.sum(axis=0)[None], counted.sum()[None]
-    )[0]
+        catalog, (here @ shares)[:, None], (here @ counted)[:, None], shares.sum(axis=0)[None], counted.sum()[None]
+    )[:, 0]
 
 
 def recent_vector(source: History | Catalog, chosen: Sequence[int]) -> np.ndarray:

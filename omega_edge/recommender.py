@@ -168,8 +168,12 @@ class Recommender:
         A title in recent_watches that was never observed is news: it stands for the last watched, and is not
         offered. One that the history holds already changes nothing.
         """
-        held = {event.content_id for event in view.events if event.watched}
-        news = [content_id for content_id in reversed(context.recent_watches) if content_id not in held]
+        # The last watched stand first among the events: each is found at once, without looking through them all.
+        news = [
+            content_id
+            for content_id in reversed(context.recent_watches)
+            if not any(event.content_id == content_id and event.watched for event in view.events)
+        ]
         pattern_rows, pattern_weights = self._knowledge.pattern_votes()
         return Moment(
             slot=slot_of(context.time_of_day, context.day_of_week),

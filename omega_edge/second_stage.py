@@ -15,6 +15,7 @@ orders the candidates and says nothing else: score, confidence and reasons stay 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -30,66 +31,71 @@ MAX_AGE_YEARS = 60
 _LOG_OF_COUNT = np.log1p(np.arange(CANDIDATES)).astype(np.float32)
 
 
-class StageInputs:
-    """The named inputs of candidates, as the television computes them and the model job learns from them."""
+SCORE = len(FEATURES)
+"""Row of the fused score in a stage table: the features' values stand before it, the ranks of all of them after it."""
+_RANKS = SCORE + 1
+_AGE, _LOG_HISTORY, _SUCCESS_RATE = range(2 * _RANKS, 2 * _RANKS + 3)
+STAGE_ROWS = _SUCCESS_RATE + 1
 
-    def __init__(self, names: Sequence[str], catalog: Catalog) -> None:
-        """names: from catalog_checks.stage_input_names."""
-        self.names = tuple(names)
-        self._catalog = catalog
-        self._newest_year = int(catalog.years.max())
-        kinds = [name.partition(":")[::2] for name in self.names]
-        listed = (*FEATURES, "score")
-        self._value_places = np.array([place for place, (kind, _) in enumerate(kinds) if kind == "value"], np.int64)
-        self._value_features = np.array([FEATURES.index(name) for kind, name in kinds if kind == "value"], np.int64)
-        self._rank_places = np.array([place for place, (kind, _) in enumerate(kinds) if kind == "rank"], np.int64)
-        self._rank_lists = np.array([listed.index(name) for kind, name in kinds if kind == "rank"], np.int64)
-        self._alone = {kind: place for place, (kind, name) in enumerate(kinds) if not name}
-        self.reads = np.zeros(len(FEATURES), bool)
-        """bool[11]: the features that some input is made from."""
-        self.reads[self._value_features] = True
-        self.reads[self._rank_lists[self._rank_lists < len(FEATURES)]] = True
 
-    def of(self, values: np.ndarray, raw: np.ndarray, rows: np.ndarray, history: History) -> np.ndarray:
-        """float32[inputs, m] of m candidates, at most CANDIDATES.
+def _row_of(name: str) -> int:
+    """Row of a stage table that holds an input."""
+    kind, _, of = name.partition(":")
+    if not of:
+        return {"age_years": _AGE, "log_history": _LOG_HISTORY, "success_rate": _SUCCESS_RATE}[kind]
+    return {"value": 0, "rank": _RANKS}[kind] + (*FEATURES, "score").index(of)
 
-        values: float32[f, m], f at least 11, their features. raw: float32[m], their fused scores. rows: uint32[m].
+
+class StageTable:
+    """All inputs of candidates, as the television computes them and the model job learns from them. Immutable."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        years = catalog.years.astype(np.int32)
+        ages = np.minimum(years.max() - years, MAX_AGE_YEARS)
+        self._ages = np.where(years > 0, ages, UNKNOWN_AGE_YEARS).astype(np.int8)
+
+    def fill(self, table: np.ndarray, rows: np.ndarray, history: History) -> np.ndarray:
+        """Complete a table float32[STAGE_ROWS, m] of the candidates rows uint32[m], m at most CANDIDATES, whose first
+        12 rows hold the values of the features and the fused score; returns it."""
+        kernels.count_greater(table[:_RANKS], _LOG_OF_COUNT[: len(rows)], table[_RANKS:_AGE])
+        table[_AGE] = self._ages[rows]
+        table[_LOG_HISTORY] = math.log1p(history.count)
+        window = history.success[:HISTORY_WINDOW]
+        table[_SUCCESS_RATE] = np.count_nonzero(window) / len(window) if len(window) else 0.5
+        return table
+
+    def inputs(
+        self, names: Sequence[str], values: np.ndarray, raw: np.ndarray, rows: np.ndarray, history: History
+    ) -> np.ndarray:
+        """The named inputs, float32[inputs, m], of m candidates, at most CANDIDATES.
+
+        names: from catalog_checks.stage_input_names. values: float32[f, m], f at least 11, their features. raw:
+        float32[m], their fused scores. rows: uint32[m].
         """
-        count = len(rows)
-        inputs = np.empty((len(self.names), count), np.float32)
-        inputs[self._value_places] = values[self._value_features]
-        if len(self._rank_places):
-            lists = np.concatenate((values[: len(FEATURES)], raw[None]))[self._rank_lists]
-            ranks = np.empty_like(lists)
-            kernels.count_greater(lists, _LOG_OF_COUNT[:count], ranks)
-            inputs[self._rank_places] = ranks
-        if "age_years" in self._alone:
-            years = self._catalog.years[rows].astype(np.int32)
-            ages = np.minimum(self._newest_year - years, MAX_AGE_YEARS)
-            inputs[self._alone["age_years"]] = np.where(years > 0, ages, UNKNOWN_AGE_YEARS)
-        if "log_history" in self._alone:
-            inputs[self._alone["log_history"]] = np.log1p(history.count)
-        if "success_rate" in self._alone:
-            window = history.success[:HISTORY_WINDOW]
-            inputs[self._alone["success_rate"]] = window.mean() if len(window) else 0.5
-        return inputs
+        table = np.empty((STAGE_ROWS, len(rows)), np.float32)
+        table[:SCORE], table[SCORE] = values[:SCORE], raw
+        return self.fill(table, rows, history)[[_row_of(name) for name in names]]
 
 
 class SecondStage:
     """The trees of a catalogue. Immutable."""
 
     def __init__(self, catalog: Catalog, trees: TreeSet) -> None:
-        self._inputs = StageInputs(trees.inputs, catalog)
+        self._table = StageTable(catalog)
         self._serves = trees.buckets.tolist()
-        self._trees = (trees.roots, trees.feature, trees.threshold, trees.children, trees.leaves)
-        self.reads = self._inputs.reads
+        asked = np.array([_row_of(name) for name in trees.inputs], np.uint8)
+        # The trees read the table itself: their inputs are renumbered once instead of being copied for each list.
+        self._trees = (trees.roots, asked[trees.feature], trees.threshold, trees.children, trees.leaves)
+        self.reads = np.zeros(len(FEATURES), bool)
+        """bool[11]: the features that some input is made from."""
+        self.reads[[row % _RANKS for row in asked.tolist() if row < _AGE and row % _RANKS != SCORE]] = True
 
     def serves(self, bucket: int) -> bool:
         """Whether it beat the fusion for profiles of this history bucket, and so orders their lists."""
         return self._serves[bucket]
 
-    def scores(self, values: np.ndarray, raw: np.ndarray, rows: np.ndarray, history: History) -> np.ndarray:
-        """float32[m]: what the candidates are ordered by, the greatest first; arguments as in StageInputs.of."""
+    def scores(self, table: np.ndarray, rows: np.ndarray, history: History) -> np.ndarray:
+        """float32[m]: what the candidates are ordered by, the greatest first; arguments as in StageTable.fill."""
         out = np.empty(len(rows), np.float32)
-        kernels.sum_trees(*self._trees, self._inputs.of(values, raw, rows, history), out)
+        kernels.sum_trees(*self._trees, self._table.fill(table, rows, history), out)
         return out

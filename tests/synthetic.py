@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from omega_edge.catalog import Catalog, Title, lineage_of, title_sections
-from omega_edge.catalog_checks import stage_input_names
+from omega_edge.catalog_checks import SHAPES, TOLERATED_GROUPS, stage_input_names
 from omega_edge.protocol import EMBEDDING_DIMENSIONS, MAX_TIMESTAMP_MS
 from omega_edge.ranking import FEATURES, TREND_LONG, TREND_SHORT
 
@@ -119,6 +119,23 @@ def second_stage_of(
         "second_stage_buckets": np.ones(4, np.uint8),
     }
     return sections, {"second_stage_inputs": list(inputs)}
+
+
+def sequence_of(titles: int = 60, seed: int = 3) -> dict[str, np.ndarray]:
+    """The sections of an encoder with random parameters."""
+    rng = np.random.default_rng(seed)
+    sizes = {"n": titles, "f": len(FEATURES)}
+    sections = {}
+    for name in TOLERATED_GROUPS["sequence"]:
+        dtype, shape = SHAPES[name]
+        shape = tuple(sizes.get(size, size) for size in shape)
+        if dtype == "|i1":
+            sections[name] = rng.integers(-127, 128, shape).astype(np.int8)
+        elif name.endswith("_scale"):
+            sections[name] = (rng.random(shape) * 0.002).astype(np.float32)
+        else:
+            sections[name] = rng.normal(size=shape).astype(np.float32)
+    return sections
 
 
 def catalog_of(titles: int = 60, seed: int = 1) -> Catalog:

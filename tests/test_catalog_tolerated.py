@@ -12,7 +12,7 @@ from omega_edge import bundle
 from omega_edge.catalog import OPTIONAL_SECTIONS, Catalog, write_bundle
 from omega_edge.errors import CatalogError
 from omega_edge.ranking import FEATURES
-from tests.synthetic import second_stage_of, sections_of
+from tests.synthetic import second_stage_of, sections_of, sequence_of
 
 STAGE_SECTIONS = tuple(second_stage_of()[0])
 
@@ -159,3 +159,41 @@ def test_a_stage_that_is_not_sound_is_left_out_and_never_written(tmp_path, case)
     with pytest.raises(CatalogError, match="not written"):
         write_bundle(tmp_path / "x", sections, meta)
     assert [file.name for file in tmp_path.iterdir()] == ["hostile"]
+
+
+# The encoder ----------------------------------------------------------------------------------------------------
+
+SEQUENCE_SECTIONS = tuple(sorted(sequence_of()))
+
+
+def test_a_sound_encoder_is_there_beside_the_stage(tmp_path):
+    (sections, meta), sequence = with_stage(), sequence_of()
+    write_bundle(tmp_path / "whole", sections | sequence, meta)
+    with Catalog.open(tmp_path / "whole") as catalog:
+        assert catalog.faults == {} and catalog.second_stage is not None
+        for part in ("codes", "attention", "distance", "feed_out_bias", "input_scale"):
+            np.testing.assert_array_equal(getattr(catalog.sequence, part), sequence[f"sequence_{part}"])
+        np.testing.assert_array_equal(catalog.sequence_fusion.weights, sequence["sequence_fusion_weights"])
+        np.testing.assert_array_equal(catalog.sequence_fusion.calibration, sequence["sequence_fusion_calibration"])
+        np.testing.assert_array_equal(catalog.fusion.weights, sections["fusion_weights"])
+        assert catalog.sequence_fusion.parameters == catalog.fusion.parameters
+
+
+@pytest.mark.parametrize("name", SEQUENCE_SECTIONS)
+def test_a_damaged_encoder_is_left_out_and_the_stage_stays(tmp_path, name):
+    (sections, meta), sequence, path = with_stage(), sequence_of(), tmp_path / "bundle"
+    write_bundle(path, sections | sequence, meta)
+    data = path.read_bytes()
+    offset, length = place_of(data, name)
+    path.write_bytes(data[: offset + length - 1] + bytes([data[offset + length - 1] ^ 1]) + data[offset + length :])
+    with Catalog.open(path) as catalog:
+        assert catalog.sequence is None and catalog.sequence_fusion is None and catalog.second_stage is not None
+        assert list(catalog.faults) == ["sequence"] and name in catalog.faults["sequence"]
+    wrong = sequence[name].copy()
+    wrong.flat[-1] = -128 if wrong.dtype == np.int8 else np.nan
+    for changed in ({name: wrong}, {name: sequence[name][:-1].copy()}, {}):
+        left = {other: array for other, array in sequence.items() if other != name} | changed
+        catalog = Catalog.from_sections(sections | left, meta)
+        assert catalog.sequence is None and name in catalog.faults["sequence"] and catalog.second_stage is not None
+        with pytest.raises(CatalogError, match=f"not written: section {name}"):
+            write_bundle(tmp_path / "x", sections | left, meta)

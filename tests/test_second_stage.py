@@ -15,7 +15,7 @@ from omega_edge.catalog_checks import stage_input_names
 from omega_edge.config import BrainConfig
 from omega_edge.ranker import Ranker
 from omega_edge.ranking import FEATURES, History, Moment
-from omega_edge.second_stage import StageInputs
+from omega_edge.second_stage import StageTable
 from tests.brains import EVENING, Clock, listed, watch
 from tests.synthetic import PARAMETERS, second_stage_of, sections_of
 from tests.test_ranking import random_history
@@ -95,7 +95,7 @@ def test_inputs_equal_their_definitions(events: int, moment: Moment) -> None:
     names = stage_input_names(FEATURES)
     matrix = ranking.features(catalog, history, moment, PARAMETERS)
     raw = ranking.raw_scores(matrix, catalog.fusion, history.count, moment)
-    found = StageInputs(names, catalog).of(matrix[:, rows], raw[rows], np.array(rows, np.uint32), history)
+    found = StageTable(catalog).inputs(names, matrix[:, rows], raw[rows], np.array(rows, np.uint32), history)
     expected = plain_inputs(catalog, history, moment, rows)
     assert found.shape == (len(names), len(rows)) and found.dtype == np.float32
     for place, name in enumerate(names):

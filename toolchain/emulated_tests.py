@@ -41,6 +41,7 @@ NOT_EMULATED = {
     "emulated_tests": "this",
     "exploration": "thousands of lists against their chances; what ranks them runs in variety and brain",
     "export_model": "made before the television gets it",
+    "extremes": "a household of 100,000 events takes minutes under emulation",
     "fusion_fit": "the model job, which runs in the cloud",
     "memory_crash": "records writes by a library preloaded into programs of this machine",
     "instruction_counter": "a plugin of this machine's emulator",

@@ -46,8 +46,11 @@ static inline void add_together(const omega_forest *forest, int32_t root, const 
                                 float *out)
 {
     int32_t at[TOGETHER], arrived;
+    /* All ask the root the same. */
+    const float *asked = values + forest->feature[root] * m + first, threshold = forest->threshold[root];
+    const int32_t left = forest->children[2 * (size_t)root], right = forest->children[2 * (size_t)root + 1];
     for (size_t lane = 0; lane < TOGETHER; lane++)
-        at[lane] = child_of(forest, root, values, m, first + lane);
+        at[lane] = asked[lane] <= threshold ? left : right;
     for (;;) {
         arrived = -1;
         for (size_t lane = 0; lane < TOGETHER; lane++)
