@@ -5,16 +5,15 @@ the gate of the model job on the data as they are.
 
 The simulation: households of the data set with 20 events or more are taken as members, two or three to a home: a first one
 by lot, and beside it, of 40 drawn, those whose genres are least like the home's so far; so members of a home have
-different real tastes. A member keeps its first 60 events in their real
-order and watches them one at a time, one to three days apart, in hours of its own: the first by day on workdays, the
-second in the evening, the third at night and at weekends in the afternoon; one viewing in five is at any hour. Homes
-begin evenly over 120 days.
+different real tastes. A member keeps its first 60 events in their real order and watches them one at a time, one to three
+days apart, in hours of its own: the first by day on workdays, the second in the evening, the third at night and at
+weekends in the afternoon; one viewing in five is at any hour. Homes begin evenly over 120 days.
 
 The model job learns from the events before 60 and before 80 % of them; the fusion is fitted between and judged after, on
 the product's ranking features. The same viewings are judged under all methods: one shared profile or one for each
-member, with the context feature, with its weight held at 0, and with weights forced on it, the best of which is more than any fit
-could gain. The data as they are (hours by UTC) are judged likewise,
-and context_pays() says what the gate would do. Intervals resample homes.
+member, with the context feature, with its weight held at 0, and with weights forced on it, the best of which is more
+than any fit could gain. The data as they are (hours by UTC) are judged likewise, and context_pays() says what the gate
+would do. Intervals resample homes.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ OWN_HOURS = (((8, False), (14, False)), ((19, False), (19, True)), ((23, False),
 """Of the first, second and third member: (hour, whether at the weekend)."""
 FIT_START, TEST_START = 0.6, 0.8
 FIT_QUERIES = 400
-FORCED = (0.03, 0.1, 0.3)
+FORCED = (0.001, 0.003, 0.01, 0.03, 0.1)
 """Context weights tried whatever the fit says, in units of the bucket's largest weight: would any have helped?"""
 
 

@@ -56,7 +56,8 @@ class Onboarding:
 
 
 def onboarding_titles(household: np.ndarray, title: np.ndarray, title_count: int) -> Onboarding:
-    """The titles to show, from the events watched with success: household, title, integer[e]."""
+    """The titles to show, from the events watched with success: household, title, integer[e]. Repetitions do not count."""
+    household, title = _once(household, title, title_count)
     popular = _most_finished(title, title_count)
     finished = _finished(household, title, popular, title_count)
     halves = np.arange(len(finished)) % 2
@@ -82,13 +83,19 @@ def onboarding_titles(household: np.ndarray, title: np.ndarray, title_count: int
 
 def informative_titles(household: np.ndarray, title: np.ndarray, title_count: int) -> np.ndarray:
     """int64[m]: the greedy list of LISTED titles, whether or not it beats the popular one; arguments as above."""
+    household, title = _once(household, title, title_count)
     popular = _most_finished(title, title_count)
     finished = _finished(household, title, popular, title_count)
     return popular[_World.of(finished).greedy(LISTED)] if len(finished) else popular[:LISTED]
 
 
+def _once(household: np.ndarray, title: np.ndarray, title_count: int) -> tuple[np.ndarray, np.ndarray]:
+    """int64[p] each: every pair of household and title once."""
+    return np.divmod(np.unique(household.astype(np.int64) * title_count + title), max(title_count, 1))
+
+
 def _most_finished(title: np.ndarray, title_count: int) -> np.ndarray:
-    """int64[t]: titles finished at all, the most finished first, ties to the lower row; at most MAX_TARGETS."""
+    """int64[t]: titles finished at all, by the most homes first, ties to the lower row; at most MAX_TARGETS."""
     counts = np.bincount(title, minlength=title_count)
     order = np.argsort(-counts, kind="stable")[:MAX_TARGETS]
     return order[counts[order] > 0]
@@ -99,8 +106,7 @@ def _finished(household: np.ndarray, title: np.ndarray, targets: np.ndarray, tit
     place = np.full(title_count, -1, np.int64)
     place[targets] = np.arange(len(targets))
     known = place[title] >= 0
-    pairs = np.unique(household[known].astype(np.int64) * max(len(targets), 1) + place[title[known]])
-    homes, places = np.divmod(pairs, max(len(targets), 1))
+    homes, places = household[known], place[title[known]]
     enough, counts = np.unique(homes, return_counts=True)
     enough = enough[counts >= MIN_FINISHED]
     if len(enough) > MAX_HOMES:

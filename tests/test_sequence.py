@@ -95,13 +95,15 @@ def test_without_an_event_it_is_what_a_history_without_it_gives(events, outside)
         np.testing.assert_allclose(without[index], value, rtol=0, atol=1e-5, err_msg=f"without {index}")
 
 
-def test_the_lone_event_of_a_household_is_a_reason_and_none_is_none():
+def test_the_lone_event_of_a_household_is_a_reason_against_what_new_homes_watch():
     catalog = catalog_with_sequence(only=True)
     ranker, everything = Ranker(catalog), np.full((TITLES + 7) // 8, 255, np.uint8)
     history = History.empty().push(3, catalog.codes[3], float(catalog.scale[3]), False, 0)
     ranked = ranker.rank(history, MOMENT, everything, 5, diversity=0.0)
-    np.testing.assert_allclose(ranker.drops(history, MOMENT, ranked)[0], ranked.raw, rtol=0, atol=1e-6)
-    assert not ranker.features(History.empty(), MOMENT)[SEQUENCE].any()
+    beginning = ranker.features(History.empty(), MOMENT)[SEQUENCE].copy()
+    expected = ranked.raw - beginning[ranked.rows]
+    np.testing.assert_allclose(ranker.drops(history, MOMENT, ranked)[0], expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(beginning, plain_values(whole_sections()[0], History.empty()), rtol=0, atol=1e-5)
 
 
 def test_an_event_without_evidence_is_heard_by_the_encoder_alone():

@@ -5,47 +5,31 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from omega_edge.catalog import Catalog
 from omega_edge.config import BrainConfig
 from omega_edge.errors import ConfigError
 from omega_edge.ranker import Ranker
 from omega_edge.ranking import History, Moment
 from omega_edge.second_stage import CANDIDATES
 from tests.brains import bundle, listed, opened, watch  # noqa: F401
-from tests.synthetic import catalog_of
+from tests.synthetic import catalog_of, sections_of
 
 
-def ranked_by_hand(novelty: float) -> list[int]:
-    """The whole order of the definition: scaled score of the candidates less novelty times popularity."""
-    catalog = catalog_of(150)
-    everything = np.full(19, 255, np.uint8)
-    plain = Ranker(catalog).rank(History.empty(), Moment(slot=2), everything, CANDIDATES, 0.0)
-    relevance = plain_relevance(plain.raw) - novelty * catalog.popularity[plain.rows]
-    return plain.rows[np.argsort(-relevance, kind="stable")].tolist()
-
-
-def plain_relevance(raw: np.ndarray) -> np.ndarray:
-    return (raw - raw.min()) / (raw.max() - raw.min())
-
-
-@pytest.fixture
-def without_second_stage(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Scores of the fusion alone, which the order by hand is made of."""
-    original = Ranker.__init__
-
-    def unstaged(self: Ranker, catalog) -> None:
-        original(self, catalog)
-        self._stage = None
-
-    monkeypatch.setattr(Ranker, "__init__", unstaged)
+def without_second_stage() -> Catalog:
+    """A catalogue whose lists are the fusion's alone, so that the order can be made by hand."""
+    sections, meta = sections_of(150)
+    return Catalog.from_sections({name: made for name, made in sections.items() if "second_stage" not in name}, meta)
 
 
 @pytest.mark.parametrize("novelty", [0.0, 0.2, 1.0])
-@pytest.mark.usefixtures("without_second_stage")
 def test_candidates_are_judged_by_score_less_popularity(novelty: float) -> None:
-    catalog = catalog_of(150)
+    catalog = without_second_stage()
     ranker, everything = Ranker(catalog), np.full(19, 255, np.uint8)
+    plain = ranker.rank(History.empty(), Moment(slot=2), everything, CANDIDATES, 0.0)
+    relevance = (plain.raw - plain.raw.min()) / (plain.raw.max() - plain.raw.min())
+    by_hand = plain.rows[np.argsort(-(relevance - novelty * catalog.popularity[plain.rows]), kind="stable")]
     found = ranker.rank(History.empty(), Moment(slot=2), everything, 20, 0.0, novelty)
-    assert found.rows.tolist() == ranked_by_hand(novelty)[:20]
+    assert found.rows.tolist() == by_hand[:20].tolist()
 
 
 def test_more_novelty_lists_less_popular_titles_of_the_same_hundred(opened) -> None:  # noqa: F811
