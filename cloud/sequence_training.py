@@ -179,7 +179,7 @@ class _Stretches:
         order = known[np.argsort(household[known], kind="stable")]
         owner, titles, success, weight = household[order], column[order], success[order], weight[order]
         starts = np.flatnonzero(np.diff(owner, prepend=-1))
-        ends = np.append(starts[1:], len(order))
+        ends = np.append(starts[1:], len(order))[: len(starts)]  # none of nothing
         spans = [
             (start, max(start, first - NEW_EVENTS), first, min(first + NEW_EVENTS, end))
             for start, end in zip(starts.tolist(), ends.tolist(), strict=True)
