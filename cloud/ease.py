@@ -7,12 +7,14 @@ the diagonal. Row j of B is what having watched j says for every other title.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from omega_edge.catalog import RowSet
 
 MAX_MODEL_TITLES = 4_800
-"""The inverse holds four float64 matrices of this side at its peak, 740 MB; beyond it the least watched stay out."""
+"""The inverse holds four float64 matrices of this side at its peak, 740 MB; what is watched less has sparse_rows.py."""
 BYTES_PER_ENTRY = 5
 """Of a row in the bundle: a u32 column and an i8 value."""
 
@@ -22,9 +24,18 @@ def eligible_titles(title: np.ndarray, title_count: int, min_events: int) -> np.
 
     title: integer[e], the title of each event. Between equally watched titles the lower number goes first.
     """
+    return np.sort(_by_events(title, title_count, min_events)[:MAX_MODEL_TITLES])
+
+
+def eligible_beyond(title: np.ndarray, title_count: int, min_events: int) -> np.ndarray:
+    """int64[m]: the other titles with enough events, which eligible_titles has no room for, the most watched first."""
+    return _by_events(title, title_count, min_events)[MAX_MODEL_TITLES:]
+
+
+def _by_events(title: np.ndarray, title_count: int, min_events: int) -> np.ndarray:
     counts = np.bincount(title, minlength=title_count)
-    order = np.argsort(-counts, kind="stable")[:MAX_MODEL_TITLES]
-    return np.sort(order[counts[order] >= min_events])
+    order = np.argsort(-counts, kind="stable")
+    return order[counts[order] >= min_events]
 
 
 def co_watching(
@@ -66,18 +77,29 @@ def strongest_rows(weights: np.ndarray, chosen: np.ndarray, title_count: int, bu
     weights: float64[t, t] between the chosen titles (ascending row numbers of the catalogue). A value is
     round(127 * weight / largest of its row); zeros are left out. Ties go to the lower column.
     """
-    per_row = min(budget_bytes // (BYTES_PER_ENTRY * max(len(chosen), 1)), len(chosen))
+    per_row = min(entries_a_row(len(chosen), budget_bytes), len(chosen))
+    return encoded_rows(((row, chosen, line) for row, line in zip(chosen, weights)), title_count, per_row)
+
+
+def entries_a_row(rows: int, budget_bytes: int) -> int:
+    """How many entries of each of so many rows a budget holds."""
+    return budget_bytes // (BYTES_PER_ENTRY * max(rows, 1))
+
+
+def encoded_rows(rows: Iterable[tuple[int, np.ndarray, np.ndarray]], title_count: int, per_row: int) -> RowSet:
+    """Rows, ascending, as (title, columns int64[c] ascending, weights float64[c]), each cut to its per_row largest
+    positive weights, in int8; see strongest_rows."""
     lengths = np.zeros(title_count, np.int64)
     scale = np.zeros(title_count, np.float32)
     columns, values = [], []
-    for row, line in zip(chosen, weights):
-        strongest = _largest(line, per_row)
+    for row, titles, line in rows:
+        strongest = _largest(line, min(per_row, len(line)))
         largest = line[strongest].max(initial=0.0)
         if largest <= 0.0:
             continue
         coded = np.rint(line[strongest] * (127.0 / largest)).astype(np.int64)
         kept = coded > 0
-        columns.append(chosen[strongest[kept]])
+        columns.append(titles[strongest[kept]])
         values.append(coded[kept])
         lengths[row] = np.count_nonzero(kept)
         scale[row] = largest / 127.0

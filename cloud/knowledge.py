@@ -12,6 +12,7 @@ from cloud.factors import factor_sections
 from cloud.replay import Timeline
 from cloud.settings import ModelSettings
 from cloud.signals import DAY_MS, context_shares, popularity, trend
+from cloud.sparse_rows import Finished, rows_beyond
 from omega_edge.catalog import Catalog, RowSet
 from omega_edge.catalog_checks import BUCKETS
 from omega_edge.ranking import FEATURES
@@ -42,7 +43,7 @@ def knowledge_before(titles: TitleData, timeline: Timeline, end: int, settings: 
     chosen = ease.eligible_titles(title, count, settings.min_events)
     together = co_watching_before(timeline, end, chosen, count, settings.half_life_days)
     factors = factor_sections(together, chosen, count)
-    rows = ease.strongest_rows(ease.item_weights(together, settings.ridge), chosen, count, settings.row_budget_bytes)
+    rows = _rows(timeline, end, ease.item_weights(together, settings.ridge), chosen, count, settings)
     evidence = np.where(success, 1.0, max(settings.parameters["failure_weight"], 0.0))
     directed = directed_weights(
         household, title, evidence, recency(timestamp, now_ms, settings.half_life_days), chosen, count, settings.directed_ridge
@@ -73,13 +74,28 @@ def co_watching_before(
     timeline: Timeline, end: int, chosen: np.ndarray, count: int, half_life_days: float
 ) -> np.ndarray:
     """G (see ease.co_watching) of the successes among the first `end` events, weighed by age."""
+    finished = _finished_before(timeline, end, half_life_days)
+    return ease.co_watching(finished.household, finished.title, finished.weight, chosen, count)
+
+
+def _finished_before(timeline: Timeline, end: int, half_life_days: float) -> Finished:
     success = timeline.success[:end]
     finished_at = timeline.events.timestamp[:end][success]
     now_ms = int(timeline.events.timestamp[end - 1]) + 1 if end else 0
     # G holds products of two weights, so each takes half of the exponent.
     weight = recency(finished_at, now_ms, 2.0 * half_life_days)
-    household, title = timeline.events.household[:end][success], timeline.events.title[:end][success]
-    return ease.co_watching(household, title, weight, chosen, count)
+    return Finished(timeline.events.household[:end][success], timeline.events.title[:end][success], weight)
+
+
+def _rows(
+    timeline: Timeline, end: int, weights: np.ndarray, chosen: np.ndarray, count: int, settings: ModelSettings
+) -> RowSet:
+    """The strongest of EASE's weights, and rows of the titles that it has no room for."""
+    beyond = ease.eligible_beyond(timeline.events.title[:end], count, settings.min_events)
+    if not len(beyond):
+        return ease.strongest_rows(weights, chosen, count, settings.row_budget_bytes)
+    finished = _finished_before(timeline, end, settings.half_life_days)
+    return rows_beyond(finished, weights, chosen, beyond, count, settings.row_budget_bytes)
 
 
 def _row_sections(prefix: str, rows: RowSet) -> dict[str, np.ndarray]:
