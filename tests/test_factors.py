@@ -45,6 +45,7 @@ def test_a_fold_in_scores_as_the_eigenvectors_do(together, titles):
     one = np.abs(vectors) @ fold
     bound = np.outer(one, half_step) + np.outer(half_step, one) + np.outer(half_step, half_step) * fold.sum()
     assert (np.abs(scores - expected) <= bound + 1e-5).all()
+    np.testing.assert_allclose(np.diag(found["factor_fold"])[: len(fold)], fold, rtol=1e-3)
     assert np.corrcoef(scores.ravel(), expected.ravel())[0, 1] > 0.999
 
 

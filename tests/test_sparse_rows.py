@@ -62,6 +62,8 @@ def test_rows_hold_ease_s_weights_in_the_block_and_shrunk_cosines_elsewhere(monk
     half_step = expected.max(axis=1, keepdims=True) / 254 * 1.0001 + 1e-12
     held = dense_rows(rows, TITLES)
     assert (np.abs(held - expected) <= half_step).all()
+    starts = rows.offsets[:-1][np.diff(rows.offsets.astype(np.int64)) > 0]
+    assert (np.delete(np.diff(rows.columns.astype(np.int64), prepend=-1), starts) > 0).all(), "columns ascend in a row"
     outside = np.setdiff1d(beyond, [TITLES - 2, TITLES - 1])
     assert held[outside].any(axis=1).all() and held[:, outside].any(axis=0).all()
 
