@@ -2,10 +2,10 @@
 
 The stream is walked through in blocks. Before each block everything is trained that its past teaches (knowledge.py, the
 sequence encoder), and the block's viewings become queries, with the features that a television would have had. What is
-learned from queries is learned on the older blocks and judged on the newest: the sequence encoder, the time of day and
-the second stage ship only if each beats what it replaces there, the lower bound of its gain in NDCG@10 above zero (see
-judging.Gate); their quality beside that of plain lists goes into the meta. The weights that ship are then fitted on all
-blocks, and everything else is trained once more on all events.
+learned from queries is learned on older blocks and judged on the two after them, twice (FOLDS): the sequence encoder,
+the time of day and the second stage ship only if each beats what it replaces there, the lower bound of its gain in
+NDCG@10 above zero (see judging.Gate); their quality beside that of plain lists goes into the meta. The weights that ship
+are then fitted on all blocks, and everything else is trained once more on all events.
 
 Blocks begin at multiples of a power of two of events. So a job that runs again on a longer stream finds its earlier
 blocks as they were; EarlierWork keeps what it made of them.
@@ -14,6 +14,7 @@ blocks as they were; EarlierWork keeps what it made of them.
 from __future__ import annotations
 
 import importlib.util
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -44,6 +45,10 @@ LEAST_BLOCKS_OF_STREAM = 8
 """A block is at most this share of the stream."""
 BLOCKS = 6
 JUDGED_BLOCKS = 2
+FOLDS = 2
+"""Each judges the blocks before those of the next: the last JUDGED_BLOCKS, and the JUDGED_BLOCKS before them."""
+QUERIES_PER_HOUSEHOLD = 40
+"""In a block."""
 BUCKET_NAMES = ("0", "1-4", "5-19", "20+")
 
 
@@ -155,7 +160,13 @@ class _Job:
         """All of it, as the module's first lines say."""
         settings = self._settings
         blocks = [self._queries(start, end) for start, end in zip(self._starts, (*self._starts[1:], self._total))]
-        chosen, report = self._chosen(FitSet.of(blocks[:-JUDGED_BLOCKS]), FitSet.of(blocks[-JUDGED_BLOCKS:]))
+        ends = [len(blocks) - JUDGED_BLOCKS * fold for fold in range(FOLDS, -1, -1)]
+        folds = [
+            (FitSet.of(blocks[:start]), FitSet.of(blocks[start:end]))
+            for start, end in itertools.pairwise(ends)
+            if start > 0
+        ]
+        chosen, report = self._chosen(folds or [(FitSet(), FitSet())])
         every = FitSet.of(blocks)
         self._progress(f"fitting the fusion on {len(every)} viewings")
         plain = fit_weights(every, chosen.left_out | {SEQUENCE})
@@ -192,7 +203,7 @@ class _Job:
             self._progress(f"replaying viewings {start} to {end}")
             found = FitSet()
             blocks = Blocks((start,), self._catalog_before)
-            wanted = self._timeline.queries(start, end, self._settings.queries_per_bucket)
+            wanted = self._timeline.queries(start, end, self._settings.queries_per_bucket, QUERIES_PER_HOUSEHOLD)
             for query in replay(
                 self._timeline, wanted, blocks, self._settings.trend_window_hours, self._settings.parameters
             ):
@@ -234,48 +245,61 @@ class _Job:
         encoder = self._earlier.encoders[end]
         return sequence_sections(encoder.by_title()) if encoder is not None else {}
 
-    def _chosen(self, fitting: FitSet, judging: FitSet) -> tuple[_Chosen, dict]:
-        """What ships, learned on the older blocks and judged on the newest, and the report."""
-        self._progress(f"fitting the fusion on {len(fitting)} viewings, judging it on {len(judging)}")
+    def _chosen(self, folds: list[tuple[FitSet, FitSet]]) -> tuple[_Chosen, dict]:
+        """What ships, learned on the older viewings of each fold and judged on its newer ones, and the report."""
+        judging = FitSet.of(judged for _, judged in folds)
         households = np.array(judging.households, np.int64)
-        best = self._tried(fitting, judging, frozenset((SEQUENCE, CONTEXT)))
+        best = self._tried(folds, frozenset((SEQUENCE, CONTEXT)))
         gates = {"sequence": Gate.closed(self._no_sequence)}
         if not self._no_sequence:
-            encoded = self._tried(fitting, judging, frozenset((CONTEXT,)))
+            encoded = self._tried(folds, frozenset((CONTEXT,)))
             gates["sequence"] = Gate.of(encoded.staged, best.staged, households)
             best = encoded if gates["sequence"].ships else best
-        timed = fit_weights(fitting, best.left_out - {CONTEXT})
-        gates["context"] = Gate.of(gains_of(fused(judging, timed)), best.gains, households)
+        timed = [gains_of(fused(judged, fit_weights(fitting, best.left_out - {CONTEXT}))) for fitting, judged in folds]
+        gates["context"] = Gate.of(np.concatenate(timed), best.gains, households)
         left_out = best.left_out - {CONTEXT} if gates["context"].ships else best.left_out
-        report = self._report(judging, best.weights, best.gains, fit_calibration(fitting, best.weights))
+        fitting, judged = folds[-1]
+        report = self._report(judging, best, calibration_report(judged, best.weights, fit_calibration(fitting, best.weights)))
         gates["second_stage"] = best.gate
-        report["lists"]["second_stage"] = summary(best.staged)
         report["gates"] = {name: gate.report() for name, gate in gates.items()}
         return _Chosen(left_out - {SEQUENCE}, gates["sequence"].ships, best.serves), report
 
-    def _tried(self, fitting: FitSet, judging: FitSet, left_out: frozenset[int]) -> _Tried:
-        """Both stages without some features, and what they are worth on the judged blocks."""
-        weights = fit_weights(fitting, left_out)
-        gains = gains_of(fused(judging, weights))
-        if self._no_second_stage:
-            return _Tried(left_out, weights, gains, gains, Gate.closed(self._no_second_stage), None)
-        self._progress("training a second stage to judge")
-        trees = train_trees(stage_lists(fitting, weights, self._catalog), _unread(SEQUENCE not in left_out))
-        if trees is None:
-            return _Tried(left_out, weights, gains, gains, Gate.closed("too few lists to learn from"), None)
-        lists = stage_lists(judging, weights, self._catalog)
-        staged = staged_gains(lists, trees)
-        gate = Gate.of(staged, gains, lists.household)
+    def _tried(self, folds: list[tuple[FitSet, FitSet]], left_out: frozenset[int]) -> _Tried:
+        """Both stages without some features, and what they are worth on the judged viewings."""
+        told = "without the encoder" if SEQUENCE in left_out else "with the encoder"
+        fitted, gains, staged = [], [], []
+        for fitting, judged in folds:
+            self._progress(f"{told}: fitting on {len(fitting)} viewings, judging on {len(judged)}")
+            fitted.append(fit_weights(fitting, left_out))
+            gains.append(gains_of(fused(judged, fitted[-1])))
+            staged.append(self._staged(fitting, judged, fitted[-1], SEQUENCE not in left_out))
+        known = [part for part in staged if part is not None]
+        plain = np.concatenate(gains)
+        if self._no_second_stage or len(known) < len(staged):
+            why = self._no_second_stage or "too few lists to learn from"
+            return _Tried(left_out, fitted[-1], plain, plain, Gate.closed(why), None)
+        reordered = np.concatenate(known)
+        buckets = np.concatenate([judged.list_buckets() for _, judged in folds])
+        households = np.concatenate([np.array(judged.households, np.int64) for _, judged in folds])
+        gate = Gate.of(reordered, plain, households)
         each = [
-            Gate.of(staged[mine], gains[mine], lists.household[mine])
-            for mine in (lists.bucket == bucket for bucket in range(BUCKETS))
+            Gate.of(reordered[mine], plain[mine], households[mine])
+            for mine in (buckets == bucket for bucket in range(BUCKETS))
         ]
         # Good for all, it serves all but those whom it surely harms; else only those for whom it is surely good.
         serves = [one.high >= 0.0 if gate.ships else one.ships for one in each]
-        served = np.where(np.array(serves)[lists.bucket], staged, gains) if len(gains) else gains
-        return _Tried(left_out, weights, gains, served, replace(gate, ships=any(serves)), serves if any(serves) else None)
+        served = np.where(np.array(serves)[buckets], reordered, plain) if len(plain) else plain
+        gate = replace(gate, ships=any(serves))
+        return _Tried(left_out, fitted[-1], plain, served, gate, serves if any(serves) else None)
 
-    def _report(self, judging: FitSet, weights: np.ndarray, gains: np.ndarray, calibration: np.ndarray) -> dict:
+    def _staged(self, fitting: FitSet, judged: FitSet, weights: np.ndarray, sequence: bool) -> np.ndarray | None:
+        """NDCG@10 float64[q] of the judged viewings in the order of a second stage; None where none can be learned."""
+        if self._no_second_stage:
+            return None
+        trees = train_trees(stage_lists(fitting, weights, self._catalog), _unread(sequence))
+        return None if trees is None else staged_gains(stage_lists(judged, weights, self._catalog), trees)
+
+    def _report(self, judging: FitSet, best: _Tried, calibration: dict) -> dict:
         """Quality of every list, of trend and fusion by history, and of the calibration; for the bundle's meta."""
         short, long = self._settings.trend_window_hours
         plain = {
@@ -284,16 +308,17 @@ class _Job:
             f"trend_{long}_hours": TREND_LONG,
             "rows": ROWS,
         }
-        lists = {name: gains_of(alone(judging, feature)) for name, feature in plain.items()} | {"fusion": gains}
+        lists = {name: gains_of(alone(judging, feature)) for name, feature in plain.items()}
+        lists |= {"fusion": best.gains, "second_stage": best.staged}
         buckets = judging.list_buckets()
-        shown = (f"trend_{short}_hours", "fusion")
+        shown = (f"trend_{short}_hours", "fusion", "second_stage")
         return {
-            "queries": len(gains),
+            "queries": len(best.gains),
             "lists": {name: summary(found) for name, found in lists.items()},
             "by_history": {
                 label: {"queries": int(np.count_nonzero(buckets == bucket))}
                 | {name: summary(lists[name][buckets == bucket]) for name in shown}
                 for bucket, label in enumerate(BUCKET_NAMES)
             },
-            "calibration": calibration_report(judging, weights, calibration),
+            "calibration": calibration,
         }

@@ -48,14 +48,16 @@ class Timeline:
             events, earlier_alike(events.household), first, events.watch_percentage >= SUCCESS_THRESHOLD, slots
         )
 
-    def queries(self, start: int, end: int, per_bucket: int | None = None) -> np.ndarray:
-        """Indices, ascending, of first viewings in [start, end), successful or not, at most 20 a household, evenly spread
+    def queries(
+        self, start: int, end: int, per_bucket: int | None = None, per_household: int = MAX_QUERIES_PER_HOUSEHOLD
+    ) -> np.ndarray:
+        """Indices, ascending, of first viewings in [start, end), successful or not, some of each household, evenly spread
         over what it watched: its earliest ones would ask mostly of the hour in which it was new.
 
         per_bucket: keep so many of each history bucket, evenly spread over the time; None for all.
         """
         found = start + np.flatnonzero(self.first[start:end])
-        found = found[_evenly_spread(self.events.household[found], MAX_QUERIES_PER_HOUSEHOLD)]
+        found = found[_evenly_spread(self.events.household[found], per_household)]
         if per_bucket is None:
             return found
         buckets = np.array([bucket_of(count) for count in self.before[found].tolist()], np.int64)

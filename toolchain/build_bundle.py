@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cloud.model import Model, ModelSettings, TitleData, train
+from cloud.model import EarlierWork, Model, ModelSettings, TitleData, train
 from cloud.quantiser_fit import MINIMUM_VECTORS, held_out, train_quantiser
 from omega_edge._simd import kernels
 from omega_edge.catalog import UNRATED, Title, lineage_of, title_sections, write_bundle
@@ -126,9 +126,11 @@ def write_trained(
     settings: ModelSettings,
     bundle_version: int,
     progress: Progress,
+    earlier: EarlierWork | None = None,
 ) -> tuple[dict[str, np.ndarray], Model]:
-    """Train on a data set's events and write the bundle; returns its sections and what was learned."""
-    model = train(titles, dataset.events, settings, progress)
+    """Train on a data set's events and write the bundle; returns its sections and what was learned. earlier: of runs on
+    shorter beginnings of the same events."""
+    model = train(titles, dataset.events, settings, progress, earlier)
     sections = titles.sections | model.sections
     if dataset.licence is not None:
         sections["licence"] = np.frombuffer(dataset.licence.encode("utf-8"), np.uint8)

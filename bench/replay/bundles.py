@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.replay.split import Split
-from cloud.model import ModelSettings, TitleData
+from cloud.model import EarlierWork, ModelSettings, TitleData
 from omega_edge.datasets import Dataset
 from omega_edge.protocol import MAX_TIMESTAMP_MS
 from toolchain.build_bundle import describe_titles, write_trained
@@ -47,7 +47,7 @@ def write_bundles(
     split: Split, dataset: Dataset, facts: TitleFacts, settings: ModelSettings, folder: Path, progress: Progress
 ) -> tuple[Path, ...]:
     """Train and write a bundle for each block of the test; returns their files in order."""
-    files = []
+    files, earlier = [], EarlierWork()
     for block, start in enumerate(split.starts):
         past = replace(dataset, events=split.before(start))
         path = folder / f"block-{block}.bundle"
@@ -59,6 +59,7 @@ def write_bundles(
             settings,
             block + 1,
             lambda what, block=block: progress(f"block {block + 1} of {len(split.starts)}: {what}"),
+            earlier,
         )
         files.append(path)
     return tuple(files)
