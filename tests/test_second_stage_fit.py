@@ -145,6 +145,15 @@ def queries_of(count: int, catalog: Catalog) -> FitSet:
     return found
 
 
+def test_the_watched_title_does_not_win_ties():
+    """It stands first in a FitSet; among equal scores the lower row goes first, as on the television."""
+    catalog = Catalog.from_sections(*sections_of(150))
+    queries = queries_of(20, catalog)
+    lists = stage_lists(queries, np.zeros((4, len(FEATURES)), np.float32), catalog)
+    expected = [int(np.count_nonzero(rows < rows[0])) for rows in queries.rows]
+    assert lists.watched.tolist() == [place if place < 100 else -1 for place in expected]
+
+
 def test_a_television_orders_the_candidates_as_lightgbm_does(quick):
     """From the fusion's queries through training to the television's second stage."""
     sections, meta = sections_of(150)
