@@ -259,10 +259,14 @@ def tribes(seed: int) -> tuple[TitleData, Events]:
     return titles_of(80, lambda row: "Comedy" if row < 40 else "Drama"), events
 
 
+PLAIN = ModelSettings(queries_per_bucket=200, sequence=False, second_stage=False, tune=False)
+"""Without what test_model_gates.py and test_tuning.py are about."""
+
+
 @pytest.fixture(scope="module")
 def tribal_model():
     titles, events = tribes(1)
-    return titles, train(titles, events, ModelSettings(queries_per_bucket=200))
+    return titles, train(titles, events, PLAIN)
 
 
 def test_rows_tell_the_tribes_apart(tribal_model):
@@ -300,7 +304,7 @@ def test_what_the_job_makes_is_a_catalogue_and_the_same_again(tribal_model):
     meta = model.meta | {"name": "tribes", "version": 1, "built_at": 0, "lineage": titles.lineage, "genres": list(titles.genres)}
     catalog = Catalog.from_sections(titles.sections | model.sections, meta)
     assert [trend.window_hours for trend in catalog.trends] == list(ModelSettings().trend_window_hours)
-    again = train(*tribes(1), ModelSettings(queries_per_bucket=200))
+    again = train(*tribes(1), PLAIN)
     assert again.meta == model.meta
     for name, section in model.sections.items():
         assert again.sections[name].tobytes() == section.tobytes(), name
