@@ -75,6 +75,17 @@ def test_ease_solves_each_title_s_ridge_regression_on_the_others():
     assert not np.diag(weights).any()
 
 
+@pytest.mark.parametrize("titles", [1, 255, 257, 600])
+def test_ease_inverts_matrices_of_any_size(titles):
+    """A weight from its definition, -P[j, i] / P[i, i], with P by numpy's general inverse."""
+    factor = np.random.default_rng(titles).standard_normal((2 * titles, titles))
+    together = factor.T @ factor
+    precision = np.linalg.inv(together + 3.0 * np.eye(titles))
+    expected = -precision / np.diag(precision)
+    np.fill_diagonal(expected, 0.0)
+    np.testing.assert_allclose(ease.item_weights(together, 3.0), expected, atol=1e-10)
+
+
 def test_eligible_titles_have_enough_events_and_the_most_watched_go_first(monkeypatch):
     title = np.repeat([7, 2, 5, 4], [6, 5, 4, 6])
     assert ease.eligible_titles(title, 10, 5).tolist() == [2, 4, 7]
