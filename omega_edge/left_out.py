@@ -7,6 +7,7 @@ event just outside the window in. The bucket, shares of genres and the last two 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -20,7 +21,9 @@ from omega_edge.ranking import (
     CONTEXT,
     FACTORS,
     FEATURES,
+    HISTORY_HELD,
     HISTORY_WINDOW,
+    LEAST_GENRE_SHARE,
     PATTERNS,
     POPULARITY,
     ROWS,
@@ -31,8 +34,8 @@ from omega_edge.ranking import (
     History,
     Moment,
     Prepared,
-    genre_lift,
     genre_membership,
+    genre_share,
     quantised_directions,
     recent_vector,
     weights_of,
@@ -73,7 +76,7 @@ class LeftOut:
             (catalog.slist, prepared.slist_weights, parameters["slist_decay"]),
         ):
             if table is not None:
-                mixing.append(_shifted(weights, decay, events)[:, prepared.known])
+                mixing.append(_shifts(decay)[:events, prepared.known] * weights[prepared.known])
         if catalog.factors is not None:
             sums = np.empty((events, FACTOR_DIMENSIONS), np.float32)
             growth = 1.0 / parameters["factor_decay"]
@@ -85,25 +88,32 @@ class LeftOut:
         return LeftOut(*quantised_directions(vectors), touched, mixed, _context_lifts(catalog, prepared))
 
 
-def _shifted(weights: np.ndarray, decay: float, events: int) -> np.ndarray:
-    """float32[events, e]: what each event counts without each of the newest `events`: older ones are a position newer."""
-    place = np.arange(len(weights))
-    older = place > place[:events, None]
-    return np.where(older, weights / np.float32(decay), weights * (place != place[:events, None]))
+@lru_cache(maxsize=4)
+def _shifts(decay: float) -> np.ndarray:
+    """float32[64, 65], read only: by what each event's weight is multiplied without each of the window. Itself by nothing,
+    and older ones, a position newer, by 1 / decay."""
+    without, event = np.indices((HISTORY_WINDOW, HISTORY_HELD))
+    shifts = np.where(event > without, 1.0 / decay, event != without).astype(np.float32)
+    shifts.flags.writeable = False
+    return shifts
 
 
 def _context_lifts(catalog: Catalog, prepared: Prepared) -> np.ndarray:
     """LeftOut.lifts."""
-    shares, counted = prepared.shares, prepared.counted
-    here = (prepared.history.slots == np.arange(SLOTS)[:, None]).astype(np.float32)
-    without = genre_lift(
-        catalog,
-        (here @ shares)[:, None] - here[:, :, None] * shares,
-        (here @ counted)[:, None] - here * counted,
-        shares.sum(axis=0) - shares,
-        counted.sum() - counted,
-    )
-    return np.concatenate((window_lifts(catalog, prepared)[:, None], without), axis=1)
+    shares, counted, slots = prepared.shares, prepared.counted, prepared.history.slots
+    here = (slots == np.arange(SLOTS)[:, None]).astype(np.float32)
+    now, events = here @ shares, here @ counted
+    ever = genre_share(shares.sum(axis=0) - shares, counted.sum() - counted, catalog.context_overall)
+    ever = np.maximum(ever, LEAST_GENRE_SHARE)
+    lifts = np.empty((SLOTS, len(shares) + 1, shares.shape[1]), np.float32)
+    lifts[:, 0] = window_lifts(catalog, prepared)
+    without = lifts[:, 1:]
+    # An event counts in its own slot and in all together; the shares of the other slots are as they were.
+    np.divide(genre_share(now, events, catalog.context_prior)[:, None], ever, out=without)
+    own = genre_share(now[slots] - shares, events[slots] - counted, catalog.context_prior[slots])
+    without[slots, np.arange(len(slots))] = own / ever
+    without -= np.float32(1.0)
+    return lifts
 
 
 def scores_without_each(
