@@ -45,7 +45,8 @@ Sections, n titles, g genres, f fusion features, t trend windows, m row entries.
 
 All of it is checked when a catalogue is opened, so that no index or length in it can lead the C core astray. Damage
 refuses the bundle, but of the tolerated groups, without which the television ranks as well as it could before they were
-there: such a group is left out whole, and `faults` says why.
+there: such a group is left out whole, and `faults` says why. Trees that ask for the feature "sequence" go with an encoder
+that is left out: they learned from what it said.
 """
 
 from __future__ import annotations

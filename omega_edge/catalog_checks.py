@@ -166,6 +166,8 @@ def check_sections(sections: dict[str, np.ndarray], damaged: Mapping[str, str] |
         if found or group & (damaged or {}).keys():
             try:
                 _check_tolerated(name, group, found, damaged or {}, meta, sizes)
+                if name == "second_stage" and "sequence_codes" not in kept:
+                    _check_asks_no_encoder(found, meta)
                 kept |= found
             except Fault as fault:
                 faults[name] = str(fault)
@@ -410,6 +412,15 @@ def _check_second_stage(sections: dict[str, np.ndarray], meta: dict) -> None:
         reached = reached[reached >= 0]
     if len(reached):
         raise Fault(f"section second_stage_children: expected trees of at most {MAX_TREE_DEPTH} levels")
+
+
+def _check_asks_no_encoder(sections: dict[str, np.ndarray], meta: dict) -> None:
+    """Fault where a tree asks what a sequence encoder says and there is none that could say it: the trees learned from its
+    values, and from the fusion beside it, and would judge by zeros."""
+    for number in np.unique(sections["second_stage_feature"]).tolist():
+        asked = meta["second_stage_inputs"][number]
+        if asked.partition(":")[2] == "sequence":
+            raise Fault(f"second stage: its trees ask for {asked}, and there is no sequence encoder that could be used")
 
 
 def stage_input_names(features: list[str] | tuple[str, ...]) -> list[str]:

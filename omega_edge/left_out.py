@@ -7,11 +7,12 @@ event just outside the window in. The bucket, shares of genres and the last two 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
 from omega_edge._simd import kernels
-from omega_edge.catalog import Catalog, Fusion, RowSet
+from omega_edge.catalog import Catalog, Fusion
 from omega_edge.catalog_checks import FACTOR_DIMENSIONS, SLOTS
 from omega_edge.protocol import EMBEDDING_DIMENSIONS
 from omega_edge.ranking import (
@@ -19,15 +20,22 @@ from omega_edge.ranking import (
     CONTENT_RECENT,
     CONTEXT,
     FACTORS,
+    FEATURES,
+    HISTORY_HELD,
     HISTORY_WINDOW,
+    LEAST_GENRE_SHARE,
+    PATTERNS,
+    POPULARITY,
     ROWS,
     SEQUENCE,
     SLIST,
+    TREND_LONG,
+    TREND_SHORT,
     History,
     Moment,
     Prepared,
-    genre_lift,
     genre_membership,
+    genre_share,
     quantised_directions,
     recent_vector,
     weights_of,
@@ -40,15 +48,16 @@ class LeftOut:
     """The part of the work that depends on the history alone, e events in the window: computed once a history.
 
     directions: int8[e + t, 384] and scale: float32[e + t], the content profile without each event, then what stands for
-    the last two watched without each of touched, t indices of events. tastes: float32[e, 64], the household's factors
-    without each event; None where the bundle has none. lifts: float32[8, h + 1, g], by slot of the week, of each genre
+    the last two watched without each of touched, t indices of events. mixing: float32[e, m], what rows, slist, factors and
+    sequence of a title without each event are made from, those that the bundle has side by side: for the first two what each known
+    event counts, for the others the household's factors and state. lifts: float32[8, h + 1, g], by slot of the week, of each genre
     with the whole window (row 0) and without each of the h events held.
     """
 
     directions: np.ndarray
     scale: np.ndarray
     touched: tuple[int, ...]
-    tastes: np.ndarray | None
+    mixing: np.ndarray
     lifts: np.ndarray
 
     @staticmethod
@@ -61,35 +70,50 @@ class LeftOut:
         kernels.left_out_sums(history.codes, history.scale, prepared.content_weights, growth, vectors[:events])
         for at, index in enumerate(touched, events):
             vectors[at] = recent_vector(history, prepared.last_two(index))
-        tastes = None
+        mixing = []
+        for table, weights, decay in (
+            (catalog.rows, prepared.row_weights, parameters["row_decay"]),
+            (catalog.slist, prepared.slist_weights, parameters["slist_decay"]),
+        ):
+            if table is not None:
+                mixing.append(_shifts(decay)[:events, prepared.known] * weights[prepared.known])
         if catalog.factors is not None:
             sums = np.empty((events, FACTOR_DIMENSIONS), np.float32)
             growth = 1.0 / parameters["factor_decay"]
             kernels.left_out_sums(prepared.factor_codes, prepared.factor_scale, prepared.factor_weights, growth, sums)
-            tastes = sums @ catalog.factors.fold.T
-        return LeftOut(*quantised_directions(vectors), touched, tastes, _context_lifts(catalog, prepared))
+            mixing.append(sums @ catalog.factors.fold.T)
+        if catalog.sequence is not None:
+            mixing.append(prepared.states[1:])
+        mixed = np.concatenate(mixing, axis=1) if mixing else np.empty((events, 0), np.float32)
+        return LeftOut(*quantised_directions(vectors), touched, mixed, _context_lifts(catalog, prepared))
+
+
+@lru_cache(maxsize=4)
+def _shifts(decay: float) -> np.ndarray:
+    """float32[64, 65], read only: by what each event's weight is multiplied without each of the window. Itself by nothing,
+    and older ones, a position newer, by 1 / decay."""
+    without, event = np.indices((HISTORY_WINDOW, HISTORY_HELD))
+    shifts = np.where(event > without, 1.0 / decay, event != without).astype(np.float32)
+    shifts.flags.writeable = False
+    return shifts
 
 
 def _context_lifts(catalog: Catalog, prepared: Prepared) -> np.ndarray:
     """LeftOut.lifts."""
-    shares, counted = prepared.shares, prepared.counted
-    here = (prepared.history.slots == np.arange(SLOTS)[:, None]).astype(np.float32)
-    without = genre_lift(
-        catalog,
-        (here @ shares)[:, None] - here[:, :, None] * shares,
-        (here @ counted)[:, None] - here * counted,
-        shares.sum(axis=0) - shares,
-        counted.sum() - counted,
-    )
-    return np.concatenate((window_lifts(catalog, prepared)[:, None], without), axis=1)
-
-
-def _without_each(contributions: np.ndarray, decays: np.ndarray) -> np.ndarray:
-    """Sums of decayed contributions [f, held, k] without each event of the window, float32[f, window, k]; decays: [f]."""
-    # Older events are summed on their own: the difference of two sums, divided by the decay, would lose digits.
-    newer = np.cumsum(contributions, axis=1) - contributions
-    older = np.cumsum(contributions[:, ::-1], axis=1)[:, ::-1] - contributions
-    return (newer + older / decays[:, None, None])[:, :HISTORY_WINDOW]
+    shares, counted, slots = prepared.shares, prepared.counted, prepared.history.slots
+    here = (slots == np.arange(SLOTS)[:, None]).astype(np.float32)
+    now, events = here @ shares, here @ counted
+    ever = genre_share(shares.sum(axis=0) - shares, counted.sum() - counted, catalog.context_overall)
+    ever = np.maximum(ever, LEAST_GENRE_SHARE)
+    lifts = np.empty((SLOTS, len(shares) + 1, shares.shape[1]), np.float32)
+    lifts[:, 0] = window_lifts(catalog, prepared)
+    without = lifts[:, 1:]
+    # An event counts in its own slot and in all together; the shares of the other slots are as they were.
+    np.divide(genre_share(now, events, catalog.context_prior)[:, None], ever, out=without)
+    own = genre_share(now[slots] - shares, events[slots] - counted, catalog.context_prior[slots])
+    without[slots, np.arange(len(slots))] = own / ever
+    without -= np.float32(1.0)
+    return lifts
 
 
 def scores_without_each(
@@ -127,50 +151,45 @@ def prepared_scores_without_each(
         left_out.scale[: len(cosines)],
         cosines,
     )
-    apart = {CONTENT_PROFILE}
     without = weights[CONTENT_PROFILE] * cosines[:events]
     if touched:
         without[touched] += weights[CONTENT_RECENT] * (cosines[events:] - present[CONTENT_RECENT])
-    tables = [
-        (feature, table, said_weights, decay)
-        for feature, table, said_weights, decay in (
-            (ROWS, catalog.rows, prepared.row_weights, "row_decay"),
-            (SLIST, catalog.slist, prepared.slist_weights, "slist_decay"),
-        )
-        if table is not None and weights[feature] != 0
-    ]
-    if tables:
-        held, known = len(prepared.history.rows), prepared.known
-        said = np.empty((len(tables), len(known), len(candidates)), np.float32)
-        for place, (feature, table, said_weights, _) in enumerate(tables):
-            apart.add(feature)
-            _look_up(table, prepared.known_rows, candidates, said[place])
-            said[place] *= (said_weights[known] * weights[feature])[:, None]
-        if len(known) < held:
-            everywhere = np.zeros((len(tables), held, len(candidates)), np.float32)
-            everywhere[:, known] = said
-            said = everywhere
-        decays = np.array([fusion.parameters[decay] for *_, decay in tables], np.float32)
-        without += _without_each(said, decays).sum(axis=0)
-    if left_out.tastes is not None and weights[FACTORS] != 0:
-        apart.add(FACTORS)
-        titles = catalog.factors.codes[candidates] * catalog.factors.scale[candidates][:, None]
-        without += left_out.tastes @ (titles.T * weights[FACTORS])
-    if catalog.sequence is not None and weights[SEQUENCE] != 0:
-        apart.add(SEQUENCE)
-        encoder = catalog.sequence
-        titles = encoder.codes[candidates] * (encoder.scale[candidates] * weights[SEQUENCE])[:, None]
-        without += prepared.states[1:] @ titles.T
-        without += encoder.bias[candidates] * weights[SEQUENCE]
+    without += left_out.mixing @ _weighed_titles(catalog, prepared, weights, candidates)
+    if catalog.sequence is not None:
+        without += catalog.sequence.bias[candidates] * weights[SEQUENCE]
     if weights[CONTEXT] != 0:
-        apart.add(CONTEXT)
         member = genre_membership(catalog.genre_masks[candidates], len(catalog.genres))
         without += left_out.lifts[moment.slot, 1 : events + 1] @ (member.T * weights[CONTEXT])
-    same = [feature for feature in range(len(weights)) if feature not in apart]
+    same = _SAME[: len(_SAME) - len(FEATURES) - 1 + len(weights)]
     without += weights[same] @ present[same]
     return without
 
 
-def _look_up(table: RowSet, known_rows: np.ndarray, candidates: np.ndarray, out: np.ndarray) -> None:
-    """Fill float32[m, k]: what each title of known_rows says for each candidate."""
-    kernels.row_lookup(table.offsets, table.columns, table.values, table.scale, known_rows, candidates, out)
+_SAME = np.array([CONTENT_RECENT, POPULARITY, TREND_SHORT, TREND_LONG, PATTERNS, len(FEATURES)])
+"""Features that no event of the window moves, or that are moved apart; the wish, which is not always there, last."""
+
+
+def _weighed_titles(catalog: Catalog, prepared: Prepared, weights: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+    """float32[m, k]: what LeftOut.mixing multiplies, of k titles, each part times its feature's weight."""
+    known = len(prepared.known)
+    tables = [(weights[at], table) for at, table in ((ROWS, catalog.rows), (SLIST, catalog.slist)) if table is not None]
+    products = [
+        (weights[at], titles) for at, titles in ((FACTORS, catalog.factors), (SEQUENCE, catalog.sequence)) if titles is not None
+    ]
+    found = np.empty((known * len(tables) + FACTOR_DIMENSIONS * len(products), len(candidates)), np.float32)
+    start = 0
+    for weight, table in tables:
+        part = found[start : start + known]
+        if weight != 0:
+            kernels.row_lookup(
+                table.offsets, table.columns, table.values, table.scale, prepared.known_rows, candidates, part
+            )
+            part *= weight
+        else:
+            part[:] = 0
+        start += known
+    for weight, titles in products:
+        scale = titles.scale[candidates] * weight
+        np.multiply(titles.codes[candidates].T, scale, out=found[start : start + FACTOR_DIMENSIONS])
+        start += FACTOR_DIMENSIONS
+    return found

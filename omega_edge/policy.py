@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from omega_edge.catalog import UNRATED, Catalog
-from omega_edge.protocol import Profile
+from omega_edge.protocol import MAX_TIMESTAMP_MS, Profile
 
 
 class Withheld(str, enum.Enum):
@@ -43,12 +43,22 @@ class Household:
     outside_hidden_until: Mapping[str, int]
 
 
+@dataclass(frozen=True, slots=True)
+class _OnOffer:
+    """Which titles are available from one moment to another, Unix ms, [since, until): bool[n]."""
+
+    since: int
+    until: int
+    titles: np.ndarray
+
+
 class Policy:
-    """The filter over one catalogue. Stateless but for a cache of the age masks."""
+    """The filter over one catalogue. Stateless but for caches of the age masks and of what is available now."""
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
         self._age_masks: dict[int | None, np.ndarray] = {}
+        self._on_offer = _OnOffer(0, 0, np.empty(0, bool))
 
     def _age_allowed(self, max_age_rating: int | None) -> np.ndarray:
         """bool[n]: titles whose rating is within the limit; without a limit, all."""
@@ -60,7 +70,16 @@ class Policy:
         return mask
 
     def _available(self, now_ms: int) -> np.ndarray:
-        return (self._catalog.available_from <= now_ms) & (now_ms < self._catalog.available_until)
+        """bool[n]: what is on offer now; read only. It stays so until the next title comes or goes."""
+        known = self._on_offer
+        if not known.since <= now_ms < known.until:
+            start, end = self._catalog.available_from, self._catalog.available_until
+            past, ended = start <= now_ms, end <= now_ms
+            since = max(start[past].max(initial=0), end[ended].max(initial=0))
+            until = min(start[~past].min(initial=MAX_TIMESTAMP_MS), end[~ended].min(initial=MAX_TIMESTAMP_MS))
+            known = _OnOffer(int(since), int(until), past & ~ended)
+            self._on_offer = known  # replaced whole: another thread sees the one or the other
+        return known.titles
 
     def allowed(self, household: Household, now_ms: int, also_withheld: tuple[int, ...] = ()) -> np.ndarray:
         """Filter bitmap uint8[ceil(n/8)] of what the profile may be offered now, bit row & 7 of byte row >> 3."""
@@ -108,6 +127,8 @@ class Policy:
         it is named only to a profile without a limit.
         """
         inside = rows >= 0
+        if inside.all():
+            return self._age_allowed(household.profile.max_age_rating)[rows] & (household.hidden_until[rows] <= now_ms)
         known = rows[inside]
         named = np.empty(len(rows), bool)
         named[inside] = self._age_allowed(household.profile.max_age_rating)[known]

@@ -260,19 +260,16 @@ def genre_membership(masks: np.ndarray, genre_count: int) -> np.ndarray:
     return bits / np.maximum(bits.sum(axis=1, keepdims=True), 1)
 
 
-def genre_lift(
-    catalog: Catalog, now: np.ndarray, now_events: np.ndarray, every: np.ndarray, events: np.ndarray
-) -> np.ndarray:
-    """float32[8, m, g]: how much more than usual each genre is watched in each slot of the week, minus 1.
+def genre_share(plays: np.ndarray, events: np.ndarray, prior: np.ndarray) -> np.ndarray:
+    """float32[..., g]: share of each genre in what was watched, smoothed by CONTEXT_PRIOR_EVENTS of the bundle's.
 
-    now: float32[8, m, g], every: float32[m, g], sums of genre shares over the household's events in each slot and in
-    all; now_events: float32[8, m], events: float32[m], how many. Shares are smoothed by CONTEXT_PRIOR_EVENTS of the
-    bundle's.
-    """
-    prior = np.float32(CONTEXT_PRIOR_EVENTS)
-    share_now = (now + prior * catalog.context_prior[:, None]) / (now_events + prior)[:, :, None]
-    share_ever = (every + prior * catalog.context_overall) / (events + prior)[:, None]
-    return share_now / np.maximum(share_ever, np.float32(1e-6)) - np.float32(1.0)
+    plays: float32[..., g], sums of genre shares over events; events: float32[...], how many; prior: float32[..., g]."""
+    weight = np.float32(CONTEXT_PRIOR_EVENTS)
+    return (plays + weight * prior) / (events + weight)[..., None]
+
+
+LEAST_GENRE_SHARE = np.float32(1e-6)
+"""A lift is a share of the slot over that of all, no less than this, minus 1."""
 
 
 def features(
@@ -409,12 +406,12 @@ def momentary(
 
 
 def window_lifts(catalog: Catalog, prepared: Prepared) -> np.ndarray:
-    """float32[8, g]: lift of each genre in each slot of the week, over the window."""
+    """float32[8, g]: how much more than usual each genre is watched in each slot of the week, minus 1, over the window."""
     shares, counted = prepared.shares[:HISTORY_WINDOW], prepared.counted[:HISTORY_WINDOW]
     here = (prepared.history.slots[:HISTORY_WINDOW] == np.arange(SLOTS)[:, None]).astype(np.float32)
-    return genre_lift(
-        catalog, (here @ shares)[:, None], (here @ counted)[:, None], shares.sum(axis=0)[None], counted.sum()[None]
-    )[:, 0]
+    now = genre_share(here @ shares, here @ counted, catalog.context_prior)
+    ever = genre_share(shares.sum(axis=0), counted.sum(), catalog.context_overall)
+    return now / np.maximum(ever, LEAST_GENRE_SHARE) - np.float32(1.0)
 
 
 def recent_vector(source: History | Catalog, chosen: Sequence[int]) -> np.ndarray:

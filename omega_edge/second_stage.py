@@ -87,8 +87,9 @@ class SecondStage:
         # The trees read the table itself: their inputs are renumbered once instead of being copied for each list.
         self._trees = (trees.roots, asked[trees.feature], trees.threshold, trees.children, trees.leaves)
         self.reads = np.zeros(len(FEATURES), bool)
-        """bool[11]: the features that some input is made from."""
-        self.reads[[row % _RANKS for row in asked.tolist() if row < _AGE and row % _RANKS != SCORE]] = True
+        """bool[11]: the features that some node asks for; an input that is only named need not be computed."""
+        rows = np.unique(asked[trees.feature]).tolist()
+        self.reads[[row % _RANKS for row in rows if row < _AGE and row % _RANKS != SCORE]] = True
 
     def serves(self, bucket: int) -> bool:
         """Whether it beat the fusion for profiles of this history bucket, and so orders their lists."""

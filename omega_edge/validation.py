@@ -80,6 +80,17 @@ def check_text(field: str, value: object, max_bytes: int) -> str:
     return value
 
 
+def are_plain(*texts: object) -> bool:
+    """Whether all are str of printable ASCII that begin with neither nothing nor a blank: what most text is, and what
+    check_text accepts if it is not too long. Three texts take as long as one of them in check_text.
+    """
+    for text in texts:
+        if type(text) is not str or text[:1] <= " ":
+            return False
+    together = "".join(texts)
+    return together.isascii() and together.isprintable()
+
+
 def check_tuple(field: str, value: object, kind: type, max_items: int) -> tuple:
     """The value if it is a tuple of at most max_items instances of kind; else ProtocolError."""
     if not isinstance(value, tuple) or len(value) > max_items:

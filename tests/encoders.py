@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from bench.complete_bundle import encoder_parameters
 from cloud.sequence_sections import sequence_sections as quantised
 from omega_edge.ranking import FEATURES, SEQUENCE
 
@@ -12,25 +13,7 @@ __all__ = ["encode", "encoder_sections", "float_parameters", "model_of", "quanti
 
 def float_parameters(count: int, seed: int) -> dict[str, np.ndarray]:
     """float32 parameters of an encoder over `count` titles, of a trained one's size, as sequence_sections wants them."""
-    rng = np.random.default_rng(seed)
-
-    def drawn(*shape: int, size: float) -> np.ndarray:
-        return (rng.standard_normal(shape) * size).astype(np.float32)
-
-    return {
-        "E": drawn(count, 64, size=0.2),
-        "B": drawn(count, size=0.5),
-        "S": drawn(2, 64, size=0.05),
-        "R": drawn(64, 8, size=0.3) - np.linspace(0, 2, 64, dtype=np.float32)[:, None],
-        "norms": 1 + drawn(3, 64, size=0.2),
-        **{name: drawn(64, 64, size=0.25) for name in ("Wq", "Wk", "Wv", "Wo")},
-        "W1": drawn(64, 128, size=0.15),
-        "b1": drawn(128, size=0.1),
-        "W2": drawn(128, 64, size=0.1),
-        "b2": drawn(64, size=0.1),
-        "input_scale": np.array([4.0], np.float32),
-        "start": drawn(64, size=1.0),
-    }
+    return encoder_parameters(count, np.random.default_rng(seed))
 
 
 def encoder_sections(count: int, seed: int) -> dict[str, np.ndarray]:

@@ -91,10 +91,10 @@ def second_stage_of(
 ) -> tuple[dict[str, np.ndarray], dict]:
     """The sections and the meta of random trees for the second stage, some branches shorter than others.
 
-    inputs: all that there are if None.
+    inputs: if None, all that there are without a sequence encoder.
     """
     rng = np.random.default_rng(seed)
-    inputs = inputs or tuple(stage_input_names(FEATURES))
+    inputs = inputs or tuple(name for name in stage_input_names(FEATURES) if not name.endswith(":sequence"))
     roots, feature, threshold, children, leaves = [], [], [], [], []
 
     def grow(level: int) -> int:

@@ -26,8 +26,8 @@ def random_forest(trees: int, depth: int, inputs: int, seed: int) -> dict[str, n
     return {part: sections[f"second_stage_{part}"] for part in PARTS}
 
 
-# 8: the candidates that walk side by side.
-@pytest.mark.parametrize("candidates", [0, 1, 7, 8, 9, 16, 17, 100])
+# 8: the candidates that walk side by side; 128: those that small trees are asked of at once.
+@pytest.mark.parametrize("candidates", [0, 1, 7, 8, 9, 16, 17, 100, 127, 128, 129, 260])
 @pytest.mark.parametrize(("trees", "depth", "inputs"), [(0, 1, 1), (1, 1, 1), (1, 2, 3), (3, 9, 2), (40, 3, 26), (7, 16, 64)])
 def test_sums_of_trees_equal_the_reference(isa, candidates, trees, depth, inputs):
     rng = np.random.default_rng(candidates * 100 + trees)
@@ -38,6 +38,41 @@ def test_sums_of_trees_equal_the_reference(isa, candidates, trees, depth, inputs
     out = np.full(candidates, np.nan, np.float32)
     isa.sum_trees(**forest, values=values, out=out)
     assert bits(out) == bits(reference.sum_trees(**forest, values=values))
+
+
+@pytest.mark.parametrize("nodes", [1, 2, 30, 31, 32, 33])
+def test_trees_about_as_large_as_those_asked_whole_equal_the_reference(isa, nodes):
+    """Chains, so that every node counts; before and after each a tree of one node."""
+    chain = np.arange(1, nodes + 1)
+    left_or_right = np.arange(nodes) % 2
+    children = np.full((nodes + 2, 2), ~0, np.int32)
+    children[chain, left_or_right] = chain + 1
+    children[chain, 1 - left_or_right] = ~chain
+    children[nodes, left_or_right[-1]] = ~(nodes + 1)
+    rng = np.random.default_rng(nodes)
+    forest = {
+        "roots": np.array([0, 1, nodes + 1], np.uint32),
+        "feature": rng.integers(3, size=nodes + 2).astype(np.uint8),
+        "threshold": rng.normal(scale=2, size=nodes + 2).astype(np.float32),
+        "children": children,
+        "leaves": rng.normal(size=nodes + 2).astype(np.float32),
+    }
+    values, out = rng.normal(size=(3, 150)).astype(np.float32), np.empty(150, np.float32)
+    isa.sum_trees(**forest, values=values, out=out)
+    assert bits(out) == bits(reference.sum_trees(**forest, values=values))
+
+
+def test_trees_that_share_nodes_or_stand_in_another_order_equal_the_reference(isa):
+    forest = random_forest(12, 4, 5, seed=3)
+    roots = forest["roots"]
+    values = np.random.default_rng(1).normal(size=(5, 100)).astype(np.float32)
+    inner = np.array([node for pair in forest["children"] for node in pair if node >= 0], np.uint32)
+    joined = forest["children"].copy()
+    joined[0, 1] = roots[1]  # the first tree goes on in the second
+    for changed in ({"roots": roots[::-1].copy()}, {"roots": np.concatenate((roots[:3], inner[:5], roots))}, {"children": joined}):
+        out = np.empty(100, np.float32)
+        isa.sum_trees(**forest | changed, values=values, out=out)
+        assert bits(out) == bits(reference.sum_trees(**forest | changed, values=values))
 
 
 def test_a_value_that_is_no_number_goes_to_the_second_child(isa):

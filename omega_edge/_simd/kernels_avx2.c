@@ -14,6 +14,7 @@
 #include "kernels_avx2.h"
 #include "kernels_scalar.h"
 #include "sequence.h"
+#include "trees.h"
 #include "top_k.h"
 
 #define QUERIES_AT_ONCE 8
@@ -343,8 +344,8 @@ const omega_kernels omega_kernels_avx2 = {
     .fuse = omega_avx2_fuse,
     .fuse_top_k = omega_avx2_fuse_top_k,
     .diversify = omega_avx2_diversify,
-    .count_greater = omega_scalar_count_greater,
-    .sum_trees = omega_scalar_sum_trees,
+    .count_greater = omega_avx2_count_greater,
+    .sum_trees = omega_avx2_sum_trees,
     .halve = omega_avx2_halve,
     .join = omega_scalar_join,
     .search_halves = omega_avx2_search_halves,

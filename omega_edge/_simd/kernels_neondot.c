@@ -151,6 +151,7 @@ static int32x4_t joined_dots_four(const uint8_t *const high[4], const uint8_t *c
 #include "kernels_neon.h"
 #include "scan_neon.h"
 #include "sequence.h"
+#include "trees.h"
 
 const omega_kernels omega_kernels_neondot = {
     .isa = "neondot",
@@ -165,7 +166,7 @@ const omega_kernels omega_kernels_neondot = {
     .fuse_top_k = omega_neon_fuse_top_k,
     .diversify = diversify,
     .count_greater = omega_scalar_count_greater,
-    .sum_trees = omega_scalar_sum_trees,
+    .sum_trees = omega_neon_sum_trees,
     .halve = omega_neon_halve,
     .join = omega_neon_join,
     .search_halves = omega_neondot_search_halves,

@@ -44,8 +44,7 @@ omega_fault omega_scalar_diversify(const omega_codes *table, const uint32_t *row
                                    float trade_off, size_t k, float *workspace, uint32_t *order_out, size_t *found,
                                    omega_raise_nearest *raise_nearest);
 
-/* The second stage (trees_scalar.c): counts that a compiler turns into any width's, and walks from node to node, whose
- * loads no wider register would make fewer. */
+/* The second stage (trees_scalar.c). */
 void omega_scalar_count_greater(const float *values, size_t lists, size_t m, const float *of_count, float *out);
 omega_fault omega_scalar_sum_trees(const omega_forest *forest, const float *values, size_t m, float *out);
 

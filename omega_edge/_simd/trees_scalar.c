@@ -1,20 +1,11 @@
-/* The second stage in plain C, for every instruction set. */
-#include "kernels_scalar.h"
+/* The second stage in plain C: the oracle of every other file, and what walks trees too large for those. */
+#include "trees.h"
 
 #define TOGETHER 8 /* candidates that walk down a tree side by side: a walk waits for its loads, eight wait at once */
 
 void omega_scalar_count_greater(const float *values, size_t lists, size_t m, const float *of_count, float *out)
 {
-    for (size_t list = 0; list < lists; list++) {
-        const float *own = values + list * m;
-        for (size_t i = 0; i < m; i++) {
-            const float value = own[i];
-            uint32_t greater = 0;
-            for (size_t other = 0; other < m; other++)
-                greater += own[other] > value;
-            out[list * m + i] = of_count[greater];
-        }
-    }
+    omega_count_greater(values, lists, m, of_count, out);
 }
 
 /* Whether a child of a node is a node after it or a leaf. */
@@ -23,7 +14,7 @@ static int is_child(const omega_forest *forest, size_t node, int32_t child)
     return child >= 0 ? (size_t)child > node && (size_t)child < forest->nodes : (size_t)~child < forest->leaf_count;
 }
 
-static omega_fault check_forest(const omega_forest *forest)
+omega_fault omega_check_forest(const omega_forest *forest)
 {
     for (size_t tree = 0; tree < forest->trees; tree++)
         if (forest->roots[tree] >= forest->nodes)
@@ -66,25 +57,28 @@ static inline void add_together(const omega_forest *forest, int32_t root, const 
         out[first + lane] += forest->leaves[~at[lane]];
 }
 
+void omega_add_tree(const omega_forest *forest, int32_t root, const float *values, size_t m, float *out)
+{
+    size_t candidate = 0;
+    for (; candidate + TOGETHER <= m; candidate += TOGETHER)
+        add_together(forest, root, values, m, candidate, out);
+    for (; candidate < m; candidate++) {
+        int32_t at = root;
+        do
+            at = child_of(forest, at, values, m, candidate);
+        while (at >= 0);
+        out[candidate] += forest->leaves[~at];
+    }
+}
+
 omega_fault omega_scalar_sum_trees(const omega_forest *forest, const float *values, size_t m, float *out)
 {
-    const omega_fault fault = check_forest(forest);
+    const omega_fault fault = omega_check_forest(forest);
     if (fault.kind != OMEGA_FINE)
         return fault;
     for (size_t candidate = 0; candidate < m; candidate++)
         out[candidate] = 0.0f;
-    for (size_t tree = 0; tree < forest->trees; tree++) {
-        const int32_t root = (int32_t)forest->roots[tree];
-        size_t candidate = 0;
-        for (; candidate + TOGETHER <= m; candidate += TOGETHER)
-            add_together(forest, root, values, m, candidate, out);
-        for (; candidate < m; candidate++) {
-            int32_t at = root;
-            do
-                at = child_of(forest, at, values, m, candidate);
-            while (at >= 0);
-            out[candidate] += forest->leaves[~at];
-        }
-    }
+    for (size_t tree = 0; tree < forest->trees; tree++)
+        omega_add_tree(forest, (int32_t)forest->roots[tree], values, m, out);
     return fault;
 }
