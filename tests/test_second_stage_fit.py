@@ -170,9 +170,10 @@ def test_a_television_orders_the_candidates_as_lightgbm_does(quick):
     queries, weights = queries_of(60, plain), np.zeros((4, len(FEATURES)), np.float32)
     weights[:, ROWS], weights[:, POPULARITY] = 0.3, 0.02
     lists = stage_lists(queries, weights, plain)
-    trees = stage_sections(train_trees(lists), [False, True, False, True])
+    trees = stage_sections(train_trees(lists, ("value:sequence", "rank:sequence")), [False, True, False, True])
     assert 0 < np.count_nonzero(lists.watched < 0) < 20 and max(map(len, lists.inputs)) == 100
     staged = Catalog.from_sections(sections | trees, meta | {"second_stage_inputs": INPUTS})
+    assert not staged.faults
     stage = SecondStage(staged, staged.second_stage)
     assert [stage.serves(bucket) for bucket in range(4)] == [False, True, False, True]
     for index in range(len(lists.inputs)):
