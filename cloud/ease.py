@@ -13,8 +13,9 @@ import numpy as np
 
 from omega_edge.catalog import RowSet
 
+MIRRORED_AT_ONCE = 256
 MAX_MODEL_TITLES = 4_800
-"""The inverse holds four float64 matrices of this side at its peak, 740 MB; what is watched less has sparse_rows.py."""
+"""Four float64 matrices of this side are held at the peak, 740 MB; what is watched less has sparse_rows.py."""
 BYTES_PER_ENTRY = 5
 """Of a row in the bundle: a u32 column and an i8 value."""
 
@@ -65,9 +66,30 @@ def co_watching(
 def item_weights(together: np.ndarray, ridge: float) -> np.ndarray:
     """B, float64[t, t], from G (see co_watching), which is overwritten. ridge > 0, in households."""
     together[np.diag_indices(len(together))] += ridge
-    inverse = np.linalg.inv(together)
+    inverse = _inverse(together)
     inverse /= -np.diag(inverse)[None, :]
     np.fill_diagonal(inverse, 0.0)
+    return inverse
+
+
+def _inverse(matrix: np.ndarray) -> np.ndarray:
+    """Of a symmetric positive definite matrix, which is overwritten: by Cholesky, half the work of the general one."""
+    from scipy.linalg import lapack
+
+    if not len(matrix):
+        return matrix
+    # LAPACK counts by columns; of a symmetric matrix the transpose is the same and needs no copy.
+    factor, fault = lapack.dpotrf(matrix.T, lower=1, clean=0, overwrite_a=1)
+    if not fault:
+        factor, fault = lapack.dpotri(factor, lower=1, overwrite_c=1)
+    if fault:
+        raise np.linalg.LinAlgError(f"expected a positive definite matrix, got one that fails at {fault}")
+    inverse = factor.T
+    for begin in range(0, len(inverse), MIRRORED_AT_ONCE):
+        end = begin + MIRRORED_AT_ONCE
+        corner = np.triu(inverse[begin:end, begin:end])
+        inverse[begin:end, begin:end] = corner + np.triu(corner, 1).T
+        inverse[end:, begin:end] = inverse[begin:end, end:].T
     return inverse
 
 

@@ -31,12 +31,13 @@ def factor_sections(together: np.ndarray, chosen: np.ndarray, title_count: int) 
         root = np.sqrt(np.maximum(np.diag(together), 1e-12)) ** (SCALING - 1.0)
         values, vectors = _leading_directions(together * root[:, None] * root[None, :])
         width = vectors.shape[1]
-        largest = np.abs(vectors).max(axis=1)
+        largest = np.abs(vectors).max(axis=1, initial=0.0)
         told = largest > 0
         coded = np.rint(vectors * (127.0 / np.where(told, largest, 1.0))[:, None])
         codes[chosen[told], :width] = coded[told]
         scale[chosen[told]] = largest[told] / 127.0
-        fold[:width] = values / (values + float(np.median(values)))
+        if width:
+            fold[:width] = values / (values + float(np.median(values)))
     return {"factor_codes": codes, "factor_scale": scale, "factor_fold": np.diag(fold).astype(np.float32)}
 
 

@@ -103,11 +103,18 @@ class _Judge:
 
     def trend(self, hours: int) -> float:
         """NDCG@10 of the titles finished most often in so many hours up to the last midnight."""
-        counts: dict[int, np.ndarray] = {}
-        for midnight in np.unique(self._midnight).tolist():
-            span = np.searchsorted(self._finished_at, (midnight - hours * HOUR_MS, midnight))
-            counts[midnight] = np.bincount(self._finished[span[0] : span[1]], minlength=self._count).astype(np.float64)
-        return self._quality(lambda query: counts[int(self._midnight[query])])
+        midnight, counts = -1, np.empty(0)
+
+        def scores(query: int) -> np.ndarray:
+            # Viewings come in the order of their times: counts of one midnight at a time are held.
+            nonlocal midnight, counts
+            if (asked := int(self._midnight[query])) != midnight:
+                midnight = asked
+                span = np.searchsorted(self._finished_at, (midnight - hours * HOUR_MS, midnight))
+                counts = np.bincount(self._finished[span[0] : span[1]], minlength=self._count).astype(np.float64)
+            return counts
+
+        return self._quality(scores)
 
     def rows(self, weights: np.ndarray, chosen: np.ndarray, decay: float, failure: float) -> float:
         """NDCG@10 of the decayed sums of item-item rows."""

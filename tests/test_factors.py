@@ -61,6 +61,11 @@ def test_without_a_chosen_title_everything_is_zero():
     assert found["factor_codes"].shape == (7, 64) and not any(array.any() for array in found.values())
 
 
+def test_titles_that_nobody_finished_have_no_factors():
+    found = factor_sections(np.zeros((5, 5)), np.arange(5), 6)
+    assert not any(array.any() for array in found.values())
+
+
 def test_factors_are_the_same_again():
     first, again = (factor_sections(co_watched(90, 5), np.arange(90), 90) for _ in range(2))
     assert all(first[name].tobytes() == again[name].tobytes() for name in first)

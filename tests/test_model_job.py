@@ -75,6 +75,17 @@ def test_ease_solves_each_title_s_ridge_regression_on_the_others():
     assert not np.diag(weights).any()
 
 
+@pytest.mark.parametrize("titles", [1, 255, 257, 600])
+def test_ease_inverts_matrices_of_any_size(titles):
+    """A weight from its definition, -P[j, i] / P[i, i], with P by numpy's general inverse."""
+    factor = np.random.default_rng(titles).standard_normal((2 * titles, titles))
+    together = factor.T @ factor
+    precision = np.linalg.inv(together + 3.0 * np.eye(titles))
+    expected = -precision / np.diag(precision)
+    np.fill_diagonal(expected, 0.0)
+    np.testing.assert_allclose(ease.item_weights(together, 3.0), expected, atol=1e-10)
+
+
 def test_eligible_titles_have_enough_events_and_the_most_watched_go_first(monkeypatch):
     title = np.repeat([7, 2, 5, 4], [6, 5, 4, 6])
     assert ease.eligible_titles(title, 10, 5).tolist() == [2, 4, 7]
@@ -259,10 +270,14 @@ def tribes(seed: int) -> tuple[TitleData, Events]:
     return titles_of(80, lambda row: "Comedy" if row < 40 else "Drama"), events
 
 
+PLAIN = ModelSettings(queries_per_bucket=200, sequence=False, second_stage=False, tune=False)
+"""Without what test_model_gates.py and test_tuning.py are about."""
+
+
 @pytest.fixture(scope="module")
 def tribal_model():
     titles, events = tribes(1)
-    return titles, train(titles, events, ModelSettings(queries_per_bucket=200))
+    return titles, train(titles, events, PLAIN)
 
 
 def test_rows_tell_the_tribes_apart(tribal_model):
@@ -300,7 +315,7 @@ def test_what_the_job_makes_is_a_catalogue_and_the_same_again(tribal_model):
     meta = model.meta | {"name": "tribes", "version": 1, "built_at": 0, "lineage": titles.lineage, "genres": list(titles.genres)}
     catalog = Catalog.from_sections(titles.sections | model.sections, meta)
     assert [trend.window_hours for trend in catalog.trends] == list(ModelSettings().trend_window_hours)
-    again = train(*tribes(1), ModelSettings(queries_per_bucket=200))
+    again = train(*tribes(1), PLAIN)
     assert again.meta == model.meta
     for name, section in model.sections.items():
         assert again.sections[name].tobytes() == section.tobytes(), name

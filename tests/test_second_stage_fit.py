@@ -89,7 +89,7 @@ def quick(monkeypatch) -> list[lightgbm.Booster]:
         boosters.append(train(*arguments))
         return boosters[-1]
 
-    for name, value in (("TREES", 12), ("LEAST_LISTS", 40), ("LEAST_PER_LEAF", 5)):
+    for name, value in (("TREES", 12), ("LEAST_LISTS", 40), ("LEAST_PER_LEAF", 5), ("THREADS", 1)):
         monkeypatch.setattr(second_stage_fit, name, value)
     monkeypatch.setattr(lightgbm, "train", kept)
     return boosters
@@ -116,6 +116,15 @@ def test_trees_are_the_same_again_and_need_enough_lists(quick):
     few.inputs.extend(lists.inputs[:20])
     without = StageLists(few.inputs, np.append(few.watched, [-1] * 20), np.zeros(59, np.int64), np.arange(59))
     assert train_trees(without) is None, "a list without its watched title teaches nothing"
+
+
+def test_trees_do_not_depend_on_the_number_of_threads(quick, monkeypatch):
+    lists = lists_of(6, 60, 2)
+    alone = train_trees(lists)
+    monkeypatch.setattr(second_stage_fit, "THREADS", 2)
+    together = train_trees(lists)
+    assert [booster.params["num_threads"] for booster in quick] == [1, 2]
+    assert all(alone[name].tobytes() == together[name].tobytes() for name in alone)
 
 
 def test_gains_of_the_trees_order_are_by_hand():

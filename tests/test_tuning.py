@@ -79,23 +79,23 @@ def test_a_world_that_turns_forgets_and_one_that_stays_remembers():
     assert chosen(neighbours(10 * DAYS, 2)).half_life_days >= 60.0
 
 
-def outcomes(taste: bool, seed: int) -> Events:
-    """Households of two groups. Either failure is distaste: of all titles watched, those of the other group fail; or it is
-    chance, and a home watches its own group only."""
+def outcomes(groups: int, distaste: bool, seed: int) -> Events:
+    """Homes have a group of titles each. Either they watch anything, and what is of another group fails; or they watch
+    their own group alone, and failing is chance."""
     rng = np.random.default_rng(seed)
-    rows = []
-    for household in range(HOUSEHOLDS):
-        group, half = household % 2, TITLES // 2
-        for day in rng.random(40) * DAYS:
-            title = rng.integers(TITLES) if taste else half * group + rng.integers(half)
-            success = title // half == group if taste else rng.random() < 0.5
+    rows, size = [], TITLES // groups
+    for household in range(400):
+        group = household % groups
+        for day in rng.random(15) * DAYS:
+            title = rng.integers(TITLES) if distaste else size * group + rng.integers(size)
+            success = title // size == group if distaste else rng.random() < 0.4
             rows.append((day, household, int(title), bool(success)))
     return events_of(rows)
 
 
 def test_a_failure_counts_where_it_is_chance_and_not_where_it_is_distaste():
-    assert chosen(outcomes(True, 3)).parameters["failure_weight"] == 0.0
-    assert chosen(outcomes(False, 3)).parameters["failure_weight"] >= 0.5
+    assert chosen(outcomes(2, True, 3)).parameters["failure_weight"] == 0.0
+    assert chosen(outcomes(6, False, 3)).parameters["failure_weight"] >= 0.5
 
 
 def test_only_what_is_tuned_changes():
