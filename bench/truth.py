@@ -115,7 +115,7 @@ class Truth:
     def _sequence(self, viewings: Sequence[Viewing]) -> np.ndarray:
         """The encoder's score of every title: one block of self-attention that the newest event asks, in float64."""
         heard = [viewing for viewing in viewings if viewing.row >= 0]
-        if self.catalog.sequence is None or not heard:
+        if self.catalog.sequence is None:
             return np.zeros(self.catalog.count)
         codes, scale, success, distance, norms, attention, attention_scale, feed_in, *rest = (
             np.asarray(part, np.float64) for part in self.catalog.sequence.model
@@ -126,6 +126,8 @@ class Truth:
             return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + 1e-6) * gain
 
         embeddings = codes * scale[:, None]
+        if not heard:
+            return embeddings @ self.catalog.sequence.start.astype(np.float64) + self.catalog.sequence.bias
         x = input_scale * np.array([embeddings[one.row] + success[int(one.success)] for one in heard])
         # An output is number 8 * dimension + head.
         query, key, value = (

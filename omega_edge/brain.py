@@ -243,14 +243,14 @@ class OmegaBrain:
             self._require_open()
             self._states.save()
             self._memory.maintain(self._clock())
-        if not self._title_vectors.embed_waiting():
-            return
-        with self._write_lock:
-            self._require_open()
-            self._memory.consolidate()
-            awaited, self._awaiting_vector = self._awaiting_vector, set()
-            for profile in awaited & self._views.keys():
-                self._views = {**self._views, profile: self._built_view(profile)}
+        if self._title_vectors.embed_waiting():
+            with self._write_lock:
+                self._require_open()
+                self._memory.consolidate()
+                awaited, self._awaiting_vector = self._awaiting_vector, set()
+                for profile in awaited & self._views.keys():
+                    self._views = {**self._views, profile: self._built_view(profile)}
+        self._maintenance.return_freed_memory()
 
     # Recommending --------------------------------------------------------------------------------
 

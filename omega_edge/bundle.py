@@ -96,6 +96,14 @@ def read(
     return arrays, damaged
 
 
+def let_pages_go(arrays: dict[str, np.ndarray]) -> None:
+    """Give back the memory of the map under the arrays of read(). Checks touch all of a bundle, ranking some of it; what is
+    touched again comes from the system's page cache, or from the file."""
+    for mapped in {id(array.base): array.base for array in arrays.values()}.values():
+        if isinstance(mapped, mmap.mmap):
+            mapped.madvise(mmap.MADV_DONTNEED)
+
+
 def write(path: str | os.PathLike[str], sections: dict[str, np.ndarray], optional: frozenset[str]) -> None:
     """Write arrays as a bundle: same arrays, same bytes. The name appears whole or not at all (write, fsync, rename).
 

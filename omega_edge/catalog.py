@@ -211,9 +211,11 @@ class Catalog:
         """Map a bundle file and check it wholly. Raises CatalogError naming the fault."""
         sections, damaged = bundle.read(path, frozenset(SHAPES), TOLERATED_SECTIONS)
         try:
-            return cls(check_sections(sections, damaged))
+            opened = cls(check_sections(sections, damaged))
         except Fault as fault:
             raise CatalogError(f"{path}: {fault}; fetch or build the bundle again") from None
+        bundle.let_pages_go(sections)
+        return opened
 
     @classmethod
     def from_sections(cls, sections: dict[str, np.ndarray], meta: dict) -> Catalog:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
+import math
 import threading
+import time
 from collections.abc import Callable
 
 from omega_edge.errors import OmegaError
 
 MAINTENANCE_PERIOD_SECONDS = 5.0
+MEMORY_RETURN_PERIOD_SECONDS = 600.0
 
 
 class Maintenance:
@@ -19,6 +23,7 @@ class Maintenance:
         self._degraded = degraded
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        self._memory_returned_at = -math.inf
 
     def start(self) -> None:
         """Begin."""
@@ -33,6 +38,15 @@ class Maintenance:
         """Wait for the end, unless this is that thread."""
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
+
+    def return_freed_memory(self) -> None:
+        """Once every MEMORY_RETURN_PERIOD_SECONDS: let the C library give freed memory back to the system. Reading the store
+        and consolidating free megabytes at once, which it would keep for as long as the process runs."""
+        now = time.monotonic()
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's; others keep less, or none
+        if trim is not None and now - self._memory_returned_at >= MEMORY_RETURN_PERIOD_SECONDS:
+            self._memory_returned_at = now
+            trim(ctypes.c_size_t(0))
 
     def _run(self) -> None:
         try:

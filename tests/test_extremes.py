@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import numpy as np
 import pytest
 
 from bench.complete_bundle import write_complete_bundle
+from bench.machine import resident_memory
 from omega_edge import ranking
 from omega_edge.brain import OmegaBrain
 from omega_edge.catalog import Catalog, write_bundle
 from omega_edge.catalog_checks import OPTIONAL_SECTIONS
 from omega_edge.config import BrainConfig
+from omega_edge.maintenance import Maintenance
 from omega_edge.memory import AgentMemory
 from omega_edge.ranker import Ranker
 from omega_edge.ranking import HISTORY_HELD, HISTORY_WINDOW, History, Moment
@@ -102,3 +106,28 @@ def test_a_complete_bundle_has_every_feature_and_both_stages(tmp_path) -> None:
         allowed = np.packbits(np.ones(150, bool), bitorder="little")
         fused = np.argsort(-ranking.raw_scores(matrix, catalog.fusion, 30, moment), kind="stable")[:20]
         assert Ranker(catalog).rank(history, moment, allowed, 20, 0.0).rows.tolist() != fused.tolist()
+
+
+def test_pages_that_only_the_checks_touched_are_given_back(tmp_path) -> None:
+    sections, meta = sections_of(120)
+    write_bundle(tmp_path / "large", sections | {"licence": np.full(8_000_000, 65, np.uint8)}, meta)
+    before = resident_memory()["resident"]
+    catalog = Catalog.open(tmp_path / "large")
+    assert resident_memory()["resident"] - before < 4
+    assert catalog.title(3).content_id == "t003"
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="only glibc is asked for freed memory")
+def test_memory_that_was_freed_is_given_back_but_not_at_every_turn() -> None:
+    def freed() -> float:
+        blocks = [np.ones(60_000, np.uint8) for _ in range(600)]  # 36 MB in pieces that are not mapped one by one
+        kept.append(blocks[-1])  # at the end, so that the rest is not given back by itself
+        del blocks
+        held = resident_memory()["resident"]
+        maintenance.return_freed_memory()
+        return held - resident_memory()["resident"]
+
+    kept: list[np.ndarray] = []
+    maintenance = Maintenance(lambda: None, {})
+    assert freed() > 20
+    assert freed() < 20

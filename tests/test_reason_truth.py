@@ -9,7 +9,7 @@ from omega_edge.ranker import Ranker
 from omega_edge.ranking import FEATURES, Moment, features, raw_scores
 from omega_edge.reasons import strongest_event_each
 from tests.encoders import encoder_sections
-from tests.synthetic import sections_of, second_stage_of
+from tests.synthetic import second_stage_of, sections_of
 from tests.test_ranking import random_history
 
 TITLES, LISTS, LISTED = 300, 60, 20

@@ -222,6 +222,40 @@ def test_of_two_tolerated_groups_the_sound_one_stays():
     assert list(without_stage.faults) == ["second_stage"] and without_stage.sequence is not None
 
 
+def test_trees_that_ask_the_encoder_go_with_it(tmp_path):
+    """They learned beside it; without it the linear fusion serves, and both are named."""
+    (sections, meta), (stage, inputs) = whole_sections(), second_stage_of(("rank:score", "rank:sequence", "value:rows"))
+    write_bundle(tmp_path / "whole", sections | stage, meta | inputs)
+    data = (tmp_path / "whole").read_bytes()
+    offset, _ = place_of(data, "sequence_feed_in")
+    (tmp_path / "damaged").write_bytes(data[:offset] + bytes([data[offset] ^ 0x11]) + data[offset + 1 :])
+    plain = {name: array for name, array in sections.items() if not name.startswith("sequence_")}
+    write_bundle(tmp_path / "plain", plain, meta)
+
+    def listed(name: str) -> tuple[list[str], list[str]]:
+        config = BrainConfig(tmp_path / f"{name}-store", tmp_path / name, background_maintenance=False)
+        with OmegaBrain.open(config, Clock()) as brain:
+            watch(brain, [3, 9, 14])
+            degraded = [fault for fault in brain.stats()["degraded"] if fault.startswith(("sequence", "second_stage"))]
+            return degraded, [found.content_id for found in brain.recommend(EVENING, 10)]
+
+    named, ours = listed("damaged")
+    assert [fault.partition(":")[0] for fault in named] == ["second_stage", "sequence"]
+    assert "rank:sequence" in named[0] and "no sequence encoder" in named[0] and "sequence_feed_in" in named[1]
+    assert ours == listed("plain")[1]
+    assert listed("whole")[0] == [] and listed("whole")[1] != ours
+    # And never written: a bundle without an encoder whose trees ask for it.
+    with pytest.raises(CatalogError, match="not written.*rank:sequence"):
+        write_bundle(tmp_path / "x", plain | stage, meta | inputs)
+
+
+def test_trees_that_only_could_ask_the_encoder_stay_without_it():
+    """The model job names all inputs there are; what counts is what a node asks for."""
+    (sections, meta), (stage, inputs) = sections_of(), second_stage_of(("rank:score", "value:rows"))
+    inputs["second_stage_inputs"].append("value:sequence")
+    assert Catalog.from_sections(sections | stage, meta | inputs).faults == {}
+
+
 def hostile(name: str, value: object) -> tuple[dict[str, np.ndarray], dict]:
     sections, meta = whole_sections()
     sections[name] = sections[name].copy()
