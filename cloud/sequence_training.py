@@ -28,7 +28,7 @@ NEW_EVENTS = 64
 BATCH, TARGETS = 32, 24
 """Stretches a step, and targets drawn in each: those of one stretch say nearly the same."""
 DROPOUT = 0.4
-FIRST_STEPS, FURTHER_STEPS = 800, 220
+FIRST_STEPS, FURTHER_STEPS = 700, 180
 """Of a training from nothing, and of one that goes on from another: so that its time does not grow with the stream."""
 FIRST_RATE, FURTHER_RATE = 3e-3, 2e-3
 WARM_UP_SHARE = 0.05

@@ -37,7 +37,7 @@ class ModelSettings:
             "row_decay": 0.9, "content_decay": 0.9, "slist_decay": 0.7, "factor_decay": 0.9, "failure_weight": 0.5
         }
     )
-    queries_per_bucket: int = 1000
+    queries_per_bucket: int = 700
     tune: bool = True
     sequence: bool = True
     second_stage: bool = True
