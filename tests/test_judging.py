@@ -39,6 +39,16 @@ def test_a_gain_of_one_home_does_not_open_the_gate():
     assert not gate.ships and (gate.gain, gate.low, gate.high) == (0.5, 0.0, 1.0)
 
 
+def test_a_gain_in_most_homes_opens_the_gate_and_noise_a_loss_and_one_busy_home_do_not():
+    random = np.random.default_rng(2)
+    homes, before = np.repeat(np.arange(50), 6), random.random(300)
+    noise = random.normal(0.0, 0.1, 300)
+    gate = Gate.of(before + 0.05 + noise, before, homes)
+    assert gate.ships and 0 < gate.low < gate.gain < gate.high
+    for changed in (before + noise, before - 0.1, before, before + np.where(homes == 7, 1.0, 0.0)):
+        assert not Gate.of(changed, before, homes).ships
+
+
 def test_many_viewings_of_one_home_say_nothing_of_others():
     gate = Gate.of(np.ones(100), np.zeros(100), np.full(100, 7))
     assert not gate.ships and "one household" in gate.why
