@@ -12,8 +12,8 @@ weekends in the afternoon; one viewing in five is at any hour. Homes begin evenl
 The model job learns from the events before 60 and before 80 % of them; the fusion is fitted between and judged after, on
 the product's ranking features. The same viewings are judged under all methods: one shared profile or one for each
 member, with the context feature, with its weight held at 0, and with weights forced on it, the best of which is more
-than any fit could gain. The data as they are (hours by UTC) are judged likewise, and context_pays() says what the gate
-would do. Intervals resample homes.
+than any fit could gain. The data as they are (hours by UTC) are judged likewise, and judging.Gate says what the gate would
+do ("context_pays"). Intervals resample homes.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ import numpy as np
 from bench.dataset_titles import title_data
 from bench.onboarding import catalog_of
 from cloud.bootstrap import paired_interval
-from cloud.context_gate import context_pays
 from cloud.fusion_fit import LIST_LENGTH, FitSet, discounted_gain, fit_weights
+from cloud.judging import Gate
 from cloud.model import ModelSettings, TitleData, train
 from cloud.replay import Blocks, Query, Timeline, replay
 from cloud.signals import DAY_MS, HOUR_MS, slots_of
@@ -198,7 +198,7 @@ def measure(path: Path, model_folder: Path, work: Path, name: str) -> Iterator[d
     values = np.array(list(gains(real, titles, testing[real.success[testing]])))
     home = dataset.events.household[values[:, 0].astype(np.int64)]
     told = line(name, "as it is, hours by UTC", "ndcg_at_10_gain_of_context", "one_profile", values[:, 1] - values[:, 2], home)
-    yield told | {"context_pays": context_pays(values[:, 1], values[:, 2], home)[0]}
+    yield told | {"context_pays": Gate.of(values[:, 1], values[:, 2], home).ships}
 
 
 def line(dataset: str, data: str, metric: str, method: str, values: np.ndarray, home: np.ndarray) -> dict:

@@ -18,6 +18,8 @@ MAX_MODEL_TITLES = 4_800
 """Four float64 matrices of this side are held at the peak, 740 MB; what is watched less has sparse_rows.py."""
 BYTES_PER_ENTRY = 5
 """Of a row in the bundle: a u32 column and an i8 value."""
+LEAST_SCALE = float(np.finfo(np.float32).tiny)
+"""Rows of titles watched decades ago can be weaker than a float32 tells; they have no entries."""
 
 
 def eligible_titles(title: np.ndarray, title_count: int, min_events: int) -> np.ndarray:
@@ -117,7 +119,7 @@ def encoded_rows(rows: Iterable[tuple[int, np.ndarray, np.ndarray]], title_count
     for row, titles, line in rows:
         strongest = _largest(line, min(per_row, len(line)))
         largest = line[strongest].max(initial=0.0)
-        if largest <= 0.0:
+        if largest < 127.0 * LEAST_SCALE:
             continue
         coded = np.rint(line[strongest] * (127.0 / largest)).astype(np.int64)
         kept = coded > 0

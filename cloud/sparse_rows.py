@@ -131,7 +131,9 @@ class _Cosines:
             for line, place in enumerate(some.tolist()):
                 span = slice(together.indptr[line], together.indptr[line + 1])
                 others, shared = together.indices[span].astype(np.int64), together.data[span]
-                told = (others != place) & (shared > 0)
+                norms = self.norms[place] * self.norms[others]
+                # The product of two weights of decades ago may be 0 where neither weight is.
+                told = (others != place) & (shared > 0) & (norms > 0)
                 others, shared = others[told], shared[told]
-                cosine = shared / (self.norms[place] * self.norms[others])
+                cosine = shared / norms[told]
                 yield place, others, cosine * shared / (shared + SHRINKAGE_HOMES)

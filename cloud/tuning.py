@@ -24,7 +24,9 @@ from omega_edge.ranking import HISTORY_WINDOW
 SHORT_WINDOW_HOURS = (24, 48, 96, 168, 336, 720)
 LONG_WINDOW_FACTORS = (3.5, 7.0, 14.0)
 MAX_LONG_HOURS = 24 * 180
-HALF_LIFE_DAYS = (15.0, 30.0, 60.0, 120.0, 240.0)
+HALF_LIFE_DAYS = (15.0, 30.0, 60.0, 120.0, 240.0, 1_000.0, 4_000.0, 16_000.0)
+ALWAYS_TRIED_DAYS = 240.0
+"""Longer half-lives are tried where they are at most twice what the stream lasts: beyond, they are all the same."""
 RIDGES = (10.0, 30.0, 100.0, 300.0)
 ROW_DECAYS = (0.8, 0.9, 0.95)
 FAILURE_WEIGHTS = (0.0, 0.25, 0.5, 1.0)
@@ -53,7 +55,8 @@ def tuned(
 
     parameters = dict(settings.parameters)
     decay, failure = parameters["row_decay"], parameters["failure_weight"]
-    half_life = _best(HALF_LIFE_DAYS, lambda days: by_rows(days, settings.ridge, decay, failure))
+    tried = _half_lives(timeline.events.timestamp[:start])
+    half_life = _best(tried, lambda days: by_rows(days, settings.ridge, decay, failure))
     ridge = _best(RIDGES, lambda value: by_rows(half_life, value, decay, failure))
     final = weights(half_life, ridge)
     decay = _best(ROW_DECAYS, lambda value: judge.rows(final, chosen, value, failure))
@@ -64,6 +67,12 @@ def tuned(
         f"a failure counts {failure:g}, trends of {' and '.join(map(str, settings.trend_window_hours))} hours"
     )
     return replace(settings, half_life_days=half_life, ridge=ridge, parameters=parameters)
+
+
+def _half_lives(timestamp: np.ndarray) -> tuple[float, ...]:
+    """Days to try for what is learned from events at these times (int64[e], ascending, Unix ms)."""
+    lasted_days = (timestamp[-1] - timestamp[0]) / DAY_MS if len(timestamp) else 0.0
+    return tuple(days for days in HALF_LIFE_DAYS if days <= max(ALWAYS_TRIED_DAYS, 2.0 * lasted_days))
 
 
 def _some(timeline: Timeline, start: int, end: int) -> np.ndarray:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bench.replay import __main__ as replay_command
 from bench.replay import fetch_movielens
 from bench.replay.__main__ import main, parse_arguments
 from bench.replay.charts import steps
@@ -379,7 +380,8 @@ NEEDED = ["--dataset", "movielens", "--path", "x"]
 
 @pytest.mark.parametrize(
     "wrong",
-    [["--methods", "omega,nobody"], ["--method", "omega"], ["--processes", "0"], ["--seed", "-1"], ["more"], ["--qui"]],
+    [["--methods", "omega,nobody"], ["--method", "omega"], ["--processes", "0"], ["--seed", "-1"], ["more"], ["--qui"],
+     ["--report", "no-such-folder/page.html"]],
 )
 def test_unknown_options_and_methods_are_errors(wrong: list[str], capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as stopped:
@@ -396,6 +398,18 @@ def test_a_missing_model_and_another_format_are_named(tmp_path: Path, capsys: py
     (tmp_path / "ratings.dat").write_text("1::1::7::1\n")
     assert main(["--dataset", "movielens", "--path", str(tmp_path), "--model", str(tmp_path)]) == 2
     assert "expected a data set in the form of MovieLens" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("viewings", [[(1, 5)], [(1, 5), (2, 1)]], ids=["one viewing", "no success in the test"])
+def test_a_data_set_with_nothing_to_ask_is_named(viewings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    (tmp_path / "manifest.json").write_text("{}")
+    (tmp_path / "movies.csv").write_text("movieId,title\n" + "".join(f"{movie},A{movie}\n" for movie, _ in viewings))
+    lines = [f"1,{movie},{stars},{movie}" for movie, stars in viewings]
+    (tmp_path / "ratings.csv").write_text("\n".join(["userId,movieId,rating,timestamp", *lines]) + "\n")
+    # Before any title is described, which is minutes of a real data set and needs the text model.
+    monkeypatch.setattr(replay_command, "title_facts", lambda *given: pytest.fail("asked for the titles' vectors"))
+    assert main(["--dataset", "movielens", "--path", str(tmp_path), "--model", str(tmp_path), "--cache", str(tmp_path)]) == 2
+    assert "a first viewing that was a success; found none" in capsys.readouterr().err
 
 
 def test_only_the_two_files_are_unpacked_and_only_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,6 @@ The real parts run: the text model's vectors, bundles of the model job, brains o
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import subprocess
@@ -24,7 +23,7 @@ from bench.replay.scored import TrendsByMidnight, answer
 from bench.replay.split import FULL, RESTRICTED, Split
 from bench.replay.television import Broadcast, Home, household_lists, make_seed_store
 from bench.replay.trends import trend_message
-from bench.replay.work import families
+from bench.replay.work import candidates_of
 from cloud import sequence_training
 from cloud.model import ModelSettings
 from omega_edge.catalog import Catalog
@@ -115,9 +114,7 @@ def baselines(facts: TitleFacts) -> list[ScoredMethod]:
     """The middle configuration of each family that is fitted quickly."""
     found = []
     for name in QUICKLY_FITTED:
-        module, function = families()[name]
-        candidates_of = getattr(importlib.import_module(module), function)
-        grid = candidates_of(facts.vectors()) if name == "content" else candidates_of()
+        grid = candidates_of(name, facts.vectors())
         found.append(grid[len(grid) // 2])
     return found
 

@@ -28,21 +28,33 @@ def test_gains_are_ndcg_at_ten():
 
 
 def test_a_gate_opens_where_every_home_gains():
-    gate = Gate.of(np.full(6, 0.5), np.full(6, 0.25), np.array([1, 1, 2, 2, 3, 3]))
-    assert gate == Gate(True, 0.25, 0.25, 0.25, 6)
-    assert gate.report() == {"ships": True, "ndcg_at_10_gain": [0.25, 0.25, 0.25], "queries": 6}
+    gate = Gate.of(np.full(16, 0.5), np.full(16, 0.25), np.repeat(np.arange(8), 2))
+    assert gate == Gate(True, 0.25, 0.25, 0.25, 16)
+    assert gate.report() == {"ships": True, "ndcg_at_10_gain": [0.25, 0.25, 0.25], "queries": 16}
 
 
 def test_a_gain_of_one_home_does_not_open_the_gate():
-    """Of two homes one gains 1: drawn twice the other way, a quarter of the time, nothing is gained."""
-    gate = Gate.of(np.array([1.0, 0.0]), np.zeros(2), np.array([4, 9]))
-    assert not gate.ships and (gate.gain, gate.low, gate.high) == (0.5, 0.0, 1.0)
+    """Of eight homes one gains: a third of the resamples are without it, (7/8)^8."""
+    gate = Gate.of(np.eye(8)[0], np.zeros(8), np.arange(8) * 3)
+    assert not gate.ships and (gate.gain, gate.low) == (0.125, 0.0) and gate.high > gate.gain
 
 
-def test_many_viewings_of_one_home_say_nothing_of_others():
-    gate = Gate.of(np.ones(100), np.zeros(100), np.full(100, 7))
-    assert not gate.ships and "one household" in gate.why
+@pytest.mark.parametrize("homes", [1, 2, 7])
+def test_few_homes_say_nothing_of_others_however_they_agree(homes):
+    """A fair coin tossed twice falls the same way up half of the time."""
+    gate = Gate.of(np.ones(140), np.zeros(140), np.arange(140) % homes)
+    assert not gate.ships and f"expected 8 or more, got {homes}" in gate.why
     assert gate.report()["why"] == gate.why
+
+
+def test_a_gain_in_most_homes_opens_the_gate_and_noise_a_loss_and_one_busy_home_do_not():
+    random = np.random.default_rng(2)
+    homes, before = np.repeat(np.arange(50), 6), random.random(300)
+    noise = random.normal(0.0, 0.1, 300)
+    gate = Gate.of(before + 0.05 + noise, before, homes)
+    assert gate.ships and 0 < gate.low < gate.gain < gate.high
+    for changed in (before + noise, before - 0.1, before, before + np.where(homes == 7, 1.0, 0.0)):
+        assert not Gate.of(changed, before, homes).ships
 
 
 def test_without_a_viewing_the_gate_is_closed():

@@ -128,6 +128,15 @@ def test_equal_weights_go_to_the_lower_columns_and_no_budget_gives_no_rows():
     assert len(ease.strongest_rows(-weights, np.arange(6), 6, budget_bytes=600).columns) == 0
 
 
+@pytest.mark.parametrize("weak", [1e-60, 1e-308])
+def test_a_row_weaker_than_float32_tells_is_empty(weak):
+    """What titles of decades ago say, a half-life of weeks given; 127 divided by the weaker one is infinite."""
+    weights = np.array([[0.0, weak, weak / 2], [1.0, 0.0, 0.5], [weak, 0.0, 0.0]])
+    rows = ease.strongest_rows(weights, np.arange(3), 3, budget_bytes=600)
+    assert rows.offsets.tolist() == [0, 0, 2, 2] and rows.values.tolist() == [127, 64]
+    assert rows.scale[[0, 2]].tolist() == [0.0, 0.0] and rows.scale[1] > 0
+
+
 def test_popularity_and_trend_are_log_counts_of_their_window():
     title = np.array([0, 1, 1, 2, 2, 2])
     timestamp = np.array([0, 1, 2, 10, 11, 12]) * HOUR_MS

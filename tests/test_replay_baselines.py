@@ -10,10 +10,11 @@ import jax
 import numpy as np
 import pytest
 
-from bench.replay.baselines import content, ease, evidence, factors, families, item_knn, popularity, sasrec, slist
+from bench.replay.baselines import content, ease, evidence, factors, item_knn, popularity, sasrec, slist
 from bench.replay.baselines.item_item import ItemItem
 from bench.replay.baselines.sasrec_network import DIMENSIONS, DROPOUTS, first_parameters, loss
 from bench.replay.method import FutureRead, Past, TrendEvents
+from bench.replay.work import candidates_of, families
 from omega_edge.datasets import Events
 
 DAY_MS = 86_400_000
@@ -258,9 +259,9 @@ def test_the_future_changes_nothing_and_nothing_is_left_to_chance(name):
 
 
 def test_every_family_has_candidates_of_different_names():
-    grids = families(np.ones((6, 8), np.float32))
-    assert len(grids) == 10
-    for grid in grids.values():
+    assert len(families()) == 9
+    for family in families():
+        grid = candidates_of(family, np.ones((6, 8), np.float32))
         names = [method.name for method in grid]
         assert names and len(set(names)) == len(names)
 

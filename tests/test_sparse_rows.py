@@ -92,6 +92,15 @@ def test_a_budget_too_small_for_the_block_leaves_nothing_beyond_it(budget):
     assert not np.diff(rows.offsets.astype(np.int64))[beyond].any()
 
 
+@pytest.mark.filterwarnings("error")
+def test_weights_whose_product_is_zero_make_no_row_and_no_infinity():
+    """Two titles that six homes finished half a century before the third, with a half-life of 15 days."""
+    old = 0.5 ** (46 * 365 / 30)
+    finished = Finished(np.repeat(np.arange(6), 3), np.tile([0, 1, 2], 6), np.tile([old, old, 1.0], 6))
+    rows = rows_beyond(finished, np.zeros((1, 1)), np.array([2]), np.array([0, 1]), 3, GENEROUS_BYTES)
+    assert old > 0 and old * old == 0 and len(rows.columns) == 0 and not rows.scale.any()
+
+
 def test_a_catalogue_that_fits_the_block_has_ease_s_rows_and_one_that_does_not_more(monkeypatch):
     events, titles, settings = random_events(4, count=900), titles_of(30), ModelSettings(tune=False)
     timeline = Timeline.of(events, slots_of(events.timestamp))

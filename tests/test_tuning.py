@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -77,6 +79,20 @@ def neighbours(turn_days: float, seed: int) -> Events:
 def test_a_world_that_turns_forgets_and_one_that_stays_remembers():
     assert chosen(neighbours(25.0, 2)).half_life_days == 15.0
     assert chosen(neighbours(10 * DAYS, 2)).half_life_days >= 60.0
+
+
+def test_a_lasting_world_is_remembered_over_decades_too():
+    """The same viewings, stretched to 20 years: how long a half-life is best grows with them."""
+    lasting = neighbours(10 * DAYS, 2)
+    stretched = replace(lasting, timestamp=START_MS + (lasting.timestamp - START_MS - DAYS * DAY_MS) * 60)
+    assert chosen(stretched).half_life_days >= 1_000.0
+
+
+def test_half_lives_that_the_stream_cannot_tell_apart_are_not_tried():
+    year = START_MS + np.arange(366) * DAY_MS
+    assert tuning._half_lives(year) == (15.0, 30.0, 60.0, 120.0, 240.0)
+    assert tuning._half_lives(year * 2 - year[0])[-1] == 1_000.0
+    assert tuning._half_lives(year[:1]) == (15.0, 30.0, 60.0, 120.0, 240.0)
 
 
 def outcomes(groups: int, distaste: bool, seed: int) -> Events:

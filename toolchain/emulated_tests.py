@@ -31,7 +31,6 @@ KERNELS = ("installed", "kernels*", "scan*")
 NOT_EMULATED = {
     "bench*": "measurements of this machine",
     "bootstrap": "intervals of the model job, which runs in the cloud",
-    "context_gate": "a gate of the model job, which runs in the cloud",
     "build_bundle": "made before the television gets it",
     "cli*": "the command in hundreds of processes, each seconds of start under emulation",
     "compression": "embeds titles as the toolchain does; tiered_memory runs the encodings",

@@ -42,7 +42,7 @@ from bench.replay.work import (
 from cloud.model import ModelSettings
 from omega_edge.config import BrainConfig
 from omega_edge.datasets import FORMAT_NAMES, Dataset, read_dataset
-from omega_edge.errors import OmegaError
+from omega_edge.errors import DatasetError, OmegaError
 
 OURS_DIVERSE = "omega_diverse"
 SHIPPED_DIVERSITY = BrainConfig.__dataclass_fields__["diversity"].default
@@ -80,6 +80,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         parser.error(f"--processes: expected 1 or more, got {options.processes}")
     if options.seed < 0:
         parser.error(f"--seed: expected 0 or more, got {options.seed}")
+    if options.report is not None and not options.report.absolute().parent.is_dir():
+        parser.error(f"--report: expected a file in a folder that exists, got {options.report}")
     options.chosen = chosen
     return options
 
@@ -105,9 +107,15 @@ def product_passes(options: argparse.Namespace, split: Split, results: Results) 
 
 def replay(options: argparse.Namespace, dataset: Dataset, folder: Path, pool: Executor) -> tuple[Judge, Results]:
     """Do all of the work: train, replay, judge."""
+    blocks = QUICK_BLOCKS if options.quick else BLOCKS
+    split, results = Split(dataset.events, len(dataset.titles), blocks), Results()
+    if not split.starts[0] or not len(split.queries):
+        raise DatasetError(
+            f"{dataset.name}: expected a past to learn from and, in the newest fifth of the viewings, a first viewing that "
+            f"was a success; found none among {len(dataset.events)} viewings"
+        )
     facts = title_facts(dataset, options.model.resolve(), options.cache, say)
-    shared = Shared(dataset, facts, QUICK_BLOCKS if options.quick else BLOCKS, folder)
-    split, results = shared.split(), Results()
+    shared = Shared(dataset, facts, blocks, folder)
     say(f"{len(split.queries)} queries of {len(np.unique(split.queries.household))} households")
     file = folder / "shared.pickle"
     file.write_bytes(pickle.dumps(shared))

@@ -196,7 +196,7 @@ def _stale(lines: _Lines) -> str:
         "<h2>What staleness costs</h2><p>First, the household's newest viewings have not arrived; the questions are those of "
         "the chart above.</p>"
         f"{over_groups('NDCG@10 with viewings missing', 'viewings of the household (questions)', 'NDCG@10', missing_groups, by_missing)}"
-        "<p>Second, the days since a model was trained: all methods are trained four times over the test and age in between. "
+        "<p>Second, the days since a model was trained: all methods are trained anew before each block of the test and age in between. "
         "The groups hold other households, so the trend within a group tells more than the step from one to the next.</p>"
         f"{over_groups('NDCG@10 by age of the model', 'days since training (questions)', 'NDCG@10', age_groups, by_age)}"
     )

@@ -23,6 +23,7 @@ import numpy as np
 from bench.replay import baselines
 from bench.replay.bundles import TitleFacts, write_bundles
 from bench.replay.measures import Lists
+from bench.replay.method import ScoredMethod
 from bench.replay.scored import Answers, TrendsByMidnight, answer
 from bench.replay.split import FULL, RESTRICTED, Split
 from bench.replay.television import Broadcast, Home, household_lists, make_seed_store
@@ -80,6 +81,13 @@ def families() -> dict[str, tuple[str, str]]:
     return dict(sorted(found.items()))
 
 
+def candidates_of(family: str, vectors: np.ndarray) -> list[ScoredMethod]:
+    """A family's grid, unfitted. vectors: float32[n, d], the titles' content vectors."""
+    module, function = families()[family]
+    make = getattr(importlib.import_module(module), function)
+    return make(vectors) if "vectors" in inspect.signature(make).parameters else make()
+
+
 @contextmanager
 def workers(count: int) -> Iterator[Executor]:
     """Processes for the parts of the work."""
@@ -112,11 +120,7 @@ def _shared(file: Path) -> Shared:
 
 def family_answers(file: Path, family: str) -> Answers:
     """A family of baselines on the whole test."""
-    _shared(file)
-    module, function = families()[family]
-    candidates_of = getattr(importlib.import_module(module), function)
-    asked = inspect.signature(candidates_of).parameters
-    candidates = candidates_of(_read[file].facts.vectors()) if "vectors" in asked else candidates_of()
+    candidates = candidates_of(family, _shared(file).facts.vectors())
     return answer(_split[file], candidates, lambda what: say(f"  {family}: {what}"), (FULL, *RESTRICTED))
 
 

@@ -30,10 +30,8 @@ def solve(events: Events, title_count: int, cut_ms: int, ridge: float, age_lifet
     return TitleWeights(chosen, item_weights(together, ridge).astype(np.float32))
 
 
-def candidates(decay: bool = True) -> list[ItemItem]:
-    """The grid. decay: without it only the ridge varies, as the method was published."""
-    ages, lifetimes = (AGE_LIFETIMES_DAYS, LIFETIMES_EVENTS) if decay else ((math.inf,), (math.inf,))
-    failures = FAILURE_WEIGHTS if decay else (1.0,)
+def candidates() -> list[ItemItem]:
+    """The grid; with every lifetime infinite, and all failures counted, the method is as it was published."""
     shared: LastSolution[TitleWeights] = LastSolution()
     return [
         ItemItem(
@@ -44,7 +42,7 @@ def candidates(decay: bool = True) -> list[ItemItem]:
             shared,
         )
         for ridge in RIDGES
-        for age in ages
-        for lifetime in lifetimes
-        for failure in failures
+        for age in AGE_LIFETIMES_DAYS
+        for lifetime in LIFETIMES_EVENTS
+        for failure in FAILURE_WEIGHTS
     ]

@@ -1,39 +1,13 @@
-"""The gate of the context weight, and the simulation that the hour's worth is tested on."""
+"""The simulation that the hour's worth is tested on."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from bench.context import EVENTS_KEPT, MIN_EVENTS, simulated_homes
-from cloud.context_gate import context_pays
 from cloud.replay import Timeline
 from cloud.signals import slots_of
 from omega_edge.datasets import Events
-
-HOMES = np.repeat(np.arange(50), 6)
-
-
-def test_a_gain_in_most_homes_pays() -> None:
-    random = np.random.default_rng(1)
-    without = random.random(300)
-    pays, (mean, low, high) = context_pays(without + random.normal(0.05, 0.1, 300), without, HOMES)
-    assert pays and low > 0 and low < mean < high
-
-
-def test_noise_does_not_pay_nor_does_a_loss_nor_nothing() -> None:
-    random = np.random.default_rng(2)
-    without = random.random(300)
-    assert not context_pays(without + random.normal(0.0, 0.1, 300), without, HOMES)[0]
-    assert not context_pays(without - 0.1, without, HOMES)[0]
-    assert not context_pays(without, without, HOMES)[0]
-    assert context_pays(np.empty(0), np.empty(0), np.empty(0)) == (False, (0.0, 0.0, 0.0))
-
-
-def test_one_home_however_busy_does_not_pay() -> None:
-    without = np.zeros(300)
-    gain = np.where(HOMES == 7, 1.0, 0.0)
-    assert not context_pays(without + gain, without, HOMES)[0], "homes drawn without it have no gain"
-    assert not context_pays(without + 1.0, without, np.zeros(300))[0], "of other homes nothing is known"
 
 
 def test_simulated_members_keep_their_own_order_and_hours() -> None:
