@@ -45,11 +45,18 @@ class HomeStates:
         return tuple(content_id for owner, content_id in self._picked if owner == profile)
 
     def pick(self, profile: str, content_ids: Sequence[str]) -> None:
-        """Keep more favourites of a profile; one that is kept already stays where it is."""
+        """Keep more favourites of a profile, durably; one that is kept already stays where it is. If it raises, none is."""
         new = [(profile, content_id) for content_id in content_ids if (profile, content_id) not in self._picked]
-        self._picked = (*self._picked, *new)[-MAX_FAVOURITES:]
-        plain = [{"profile": owner, "content_id": content_id} for owner, content_id in self._picked]
-        self._memory.set_state(FAVOURITES, {"picked": plain})
+        picked = (*self._picked, *new)[-MAX_FAVOURITES:]
+        self._memory.set_state(FAVOURITES, _plain(picked))
+        try:
+            # The likes that follow outlive a killed process in the journal; without this, what they are likes of would be
+            # offered again.
+            self._memory.flush()
+        except StoreError:
+            self._memory.set_state(FAVOURITES, _plain(self._picked))
+            raise
+        self._picked = picked
 
     def note_shown(self, profile: str, shown: Sequence[Recommendation], now_ms: int) -> None:
         """A list was shown. It is logged if it could have been another one."""
@@ -97,6 +104,10 @@ def check_exported_home_states(exported: object) -> None:
     if isinstance(states, dict):
         _favourites_of(states.get(FAVOURITES))
         lists_of(states.get(EXPLORATION))
+
+
+def _plain(picked: Sequence[tuple[str, str]]) -> dict:
+    return {"picked": [{"profile": owner, "content_id": content_id} for owner, content_id in picked]}
 
 
 def _favourites_of(state: object) -> tuple[tuple[str, str], ...]:
