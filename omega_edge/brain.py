@@ -140,7 +140,7 @@ class OmegaBrain:
             self._maintenance.tell_to_stop()
         self._maintenance.join()
         with self._write_lock:
-            self._states.save_if_possible()
+            self._states.save()
             self._taken.close()
 
     # Watching ------------------------------------------------------------------------------------

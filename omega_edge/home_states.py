@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from omega_edge.errors import ProtocolError, StoreError
+from omega_edge.errors import ProtocolError, StoreError, StoreReadOnlyError
 from omega_edge.exploration import Exposure, ExposureLog, ShownList, ShownSlot, exposures_of, lists_of
 from omega_edge.memory import AgentMemory
 from omega_edge.protocol import Recommendation, check_content_id, check_profile_id
@@ -70,7 +70,9 @@ class HomeStates:
 
     def exposures(self, history_limit: int) -> list[Exposure]:
         """Every logged slot with what was watched of it within 6 hours, oldest list first."""
-        lists = self._log.lists()
+        # A list that was made while its profile was being forgotten may be noted after that.
+        known = {profile.id for profile in self._memory.profiles()}
+        lists = tuple(shown for shown in self._log.lists() if shown.profile in known)
         watched: dict[tuple[str, str], list[tuple[int, float]]] = {}
         oldest = min((shown.shown_at for shown in lists), default=0)
         for profile in {shown.profile for shown in lists}:
@@ -80,21 +82,15 @@ class HomeStates:
         return exposures_of(lists, watched)
 
     def save(self) -> None:
-        """Hand what is new to memory, which stores it with its next write."""
+        """Hand what is new to memory, which stores it with its next write. One that is read-only takes nothing: then what
+        is new stays in RAM, and fault says so, since neither reading nor closing may fail for it."""
         state = self._log.take_unsaved()
         if state is None:
             return
         try:
             self._memory.set_state(EXPLORATION, state)
-        except StoreError:
+        except StoreReadOnlyError as fault:
             self._log.save_again()
-            raise
-
-    def save_if_possible(self) -> None:
-        """save(), where a memory that takes nothing may cost what is new: at the end of a session."""
-        try:
-            self.save()
-        except StoreError as fault:
             self.fault = str(fault)
 
 
