@@ -26,11 +26,9 @@ LEARNING_RATE = 0.06
 LEAST_PER_LEAF = 50
 TRUNCATION = 20
 """Pairs are counted where one of the two stands among so many: below, an exchange changes no list of ten."""
-MAX_LISTS = 4_000
-"""Lists learned from, the newest ones."""
-LEARNED_FROM = 50
-"""Best candidates of a list that are learned from, beside the watched title: what the fusion puts lower seldom rises
-to the ten, and costs as much."""
+MAX_LISTS = 4_500
+"""Lists learned from, the newest ones, each with all its candidates: with only the better half of them and the watched
+title, to stand low would mean to be the watched one."""
 LEAST_LISTS = 300
 THREADS = 2
 """lightgbm's result does not depend on them under `deterministic`."""
@@ -76,12 +74,8 @@ def train_trees(lists: StageLists, unread: Collection[str] = ()) -> dict[str, np
         return None
     # A column of zeros is never split on.
     read = np.array([name not in unread for name in stage_input_names(FEATURES)], np.float32)
-    inputs, labels = [], []
-    for index in usable.tolist():
-        places = np.arange(len(lists.inputs[index]))
-        kept = (places < LEARNED_FROM) | (places == lists.watched[index])
-        inputs.append(lists.inputs[index][kept])
-        labels.append(places[kept] == lists.watched[index])
+    inputs = [lists.inputs[index] for index in usable.tolist()]
+    labels = [np.arange(len(lines)) == lists.watched[index] for lines, index in zip(inputs, usable.tolist(), strict=True)]
     data = lightgbm.Dataset(
         np.concatenate(inputs) * read,
         np.concatenate(labels).astype(np.int32),

@@ -10,7 +10,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from bench.replay.split import FULL, RESTRICTED, Split
 from bench.replay.television import Broadcast, Home, household_lists, make_seed_store
 from bench.replay.trends import trend_message
 from bench.replay.work import families
+from cloud import sequence_training
 from cloud.model import ModelSettings
 from omega_edge.catalog import Catalog
 from omega_edge.datasets import Dataset, DatasetTitle, Events
@@ -89,6 +90,15 @@ def replayed(dataset: Dataset, facts: TitleFacts, folder: Path, methods: Sequenc
     for method in methods:
         lists[method.name] = answer(split, [method], lambda what: None, (FULL,)).lists[FULL]
     return Replayed(split, [path.read_bytes() for path in bundles], syncs, lists)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_steps() -> Iterator[None]:
+    """An encoder learns little in so few steps; whether it knows the future does not depend on that."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sequence_training, "FIRST_STEPS", 20)
+        patch.setattr(sequence_training, "FURTHER_STEPS", 5)
+        yield
 
 
 @pytest.fixture(scope="module")

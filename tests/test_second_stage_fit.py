@@ -127,6 +127,19 @@ def test_trees_do_not_depend_on_the_number_of_threads(quick, monkeypatch):
     assert all(alone[name].tobytes() == together[name].tobytes() for name in alone)
 
 
+def test_trees_that_learned_from_a_good_order_keep_it(quick):
+    """The watched title stands deep in some lists; that must not teach that to stand deep is to be watched."""
+    rng = np.random.default_rng(11)
+    column, lists, places = INPUTS.index("rank:score"), [], np.minimum(rng.geometric(0.04, 400) - 1, 99)
+    for _ in places:
+        lines = rng.standard_normal((100, len(INPUTS))).astype(np.float32)
+        lines[:, column] = np.log1p(np.arange(100))
+        lists.append(lines)
+    known = StageLists(lists, places.astype(np.int64), np.zeros(400, np.int64), np.arange(400))
+    by_rank = np.where(places < 10, 1 / np.log2(2 + places), 0.0)
+    assert staged_gains(known, train_trees(known)).mean() > 0.8 * by_rank.mean()
+
+
 def test_gains_of_the_trees_order_are_by_hand():
     sections = tree_sections({"tree_info": [{"tree_structure": split(0, 0.0, leaf(1.0), leaf(0.0))}]})
     first, tied = np.zeros((3, len(INPUTS)), np.float32), np.zeros((3, len(INPUTS)), np.float32)
