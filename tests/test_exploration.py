@@ -152,7 +152,7 @@ def test_lists_of_a_profile_that_is_no_more_are_not_told(opened) -> None:  # noq
     assert other.exposures() == brain.exposures() != []
 
 
-def test_a_read_only_disk_takes_no_list_and_breaks_nothing(opened, small_disk) -> None:  # noqa: F811
+def test_a_read_only_disk_takes_no_list_and_breaks_nothing(small_disk, opened) -> None:  # noqa: F811
     opened(small_disk / "store").close()
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     brain = opened(small_disk / "store", exploration=0.2)

@@ -167,7 +167,7 @@ def test_picks_that_are_none_are_refused_and_nothing_is_taken(opened, picked) ->
     assert brain._views["household"].history.count == 0 and brain.export()["states"] == {}
 
 
-def test_where_the_disk_is_full_no_favourite_is_taken(opened, small_disk) -> None:  # noqa: F811
+def test_where_the_disk_is_full_no_favourite_is_taken(small_disk, opened) -> None:  # noqa: F811
     brain, ballast = opened(small_disk / "store"), small_disk / "ballast"
     brain.pick_favourites(["t000"])
     with open(ballast, "wb", buffering=0) as file, pytest.raises(OSError):
