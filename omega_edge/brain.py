@@ -140,7 +140,7 @@ class OmegaBrain:
             self._maintenance.tell_to_stop()
         self._maintenance.join()
         with self._write_lock:
-            self._states.save_if_possible()
+            self._states.save()
             self._taken.close()
 
     # Watching ------------------------------------------------------------------------------------
@@ -294,7 +294,8 @@ class OmegaBrain:
         """Take 1 to 20 titles of the catalogue that a viewer knows and likes; three to five are what a new home needs.
 
         Each counts as a like, so as an event, the first as the newest; none is offered any more. Raises ConfigError for
-        a title that the catalogue does not hold, or whose age rating the profile may not see; then none is taken.
+        a title that the catalogue does not hold, or whose age rating the profile may not see; then none is taken, nor
+        where StoreError (full, read-only) says that they cannot be kept.
         """
         with self._write_lock:
             check_favourites(self._catalog, self._policy, self._view(profile), content_ids, self._clock())

@@ -430,7 +430,8 @@ def stage_input_names(features: list[str] | tuple[str, ...]) -> list[str]:
 
 
 def _check_sequence(sections: dict[str, np.ndarray], meta: dict) -> None:
-    """Numbers so small that no float on the way to a state and a score overflows."""
+    """Numbers so small that no float of a state and a score is infinite or NaN: the most that can overflow on the way is the
+    square sum of a norm, and what is divided by that is 0."""
     for name, array in sorted(sections.items()):
         if array.dtype == np.int8:
             if np.any(array == -128):

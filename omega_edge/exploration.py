@@ -151,7 +151,8 @@ def lists_of(state: object) -> tuple[ShownList, ...]:
         raise refuse("exploration state", "an object with the list `lists`", state)
     if len(state["lists"]) > LISTS_KEPT:
         raise refuse("exploration state: lists", f"at most {LISTS_KEPT}", len(state["lists"]))
-    return tuple(map(_shown_list, state["lists"]))
+    # Of a list whose last logged title was forgotten there is nothing left to tell.
+    return tuple(shown for shown in map(_shown_list, state["lists"]) if shown.slots)
 
 
 def _shown_list(value: object) -> ShownList:

@@ -152,12 +152,15 @@ def _sum_of_vectors(keeper: Keeper, skill: Skill, kept: list[Episode]) -> np.nda
 
 
 def _without(value: object, content_id: str) -> object:
-    """A plain value less what names a title: an item that is the id, or a list or dict that directly holds it."""
+    """A plain value less what names a title: an item that is the id, or a list or dict that directly holds it.
+
+    What stands under "profile" names a profile, which may be called as a title is.
+    """
     if isinstance(value, dict):
         return {
             key: _without(item, content_id)
             for key, item in value.items()
-            if key != content_id and not _names(item, content_id)
+            if key == "profile" or (key != content_id and not _names(item, content_id))
         }
     if isinstance(value, list):
         return [_without(item, content_id) for item in value if not _names(item, content_id)]
@@ -166,7 +169,7 @@ def _without(value: object, content_id: str) -> object:
 
 def _names(item: object, content_id: str) -> bool:
     if isinstance(item, dict):
-        return content_id in item.values()
+        return any(value == content_id for key, value in item.items() if key != "profile")
     if isinstance(item, list):
         return content_id in item
     return item == content_id

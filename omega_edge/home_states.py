@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from omega_edge.errors import ProtocolError, StoreError
+from omega_edge.errors import ProtocolError, StoreError, StoreReadOnlyError
 from omega_edge.exploration import Exposure, ExposureLog, ShownList, ShownSlot, exposures_of, lists_of
 from omega_edge.memory import AgentMemory
 from omega_edge.protocol import Recommendation, check_content_id, check_profile_id
@@ -45,11 +45,18 @@ class HomeStates:
         return tuple(content_id for owner, content_id in self._picked if owner == profile)
 
     def pick(self, profile: str, content_ids: Sequence[str]) -> None:
-        """Keep more favourites of a profile; one that is kept already stays where it is."""
+        """Keep more favourites of a profile, durably; one that is kept already stays where it is. If it raises, none is."""
         new = [(profile, content_id) for content_id in content_ids if (profile, content_id) not in self._picked]
-        self._picked = (*self._picked, *new)[-MAX_FAVOURITES:]
-        plain = [{"profile": owner, "content_id": content_id} for owner, content_id in self._picked]
-        self._memory.set_state(FAVOURITES, {"picked": plain})
+        picked = (*self._picked, *new)[-MAX_FAVOURITES:]
+        self._memory.set_state(FAVOURITES, _plain(picked))
+        try:
+            # The likes that follow outlive a killed process in the journal; without this, what they are likes of would be
+            # offered again.
+            self._memory.flush()
+        except StoreError:
+            self._memory.set_state(FAVOURITES, _plain(self._picked))
+            raise
+        self._picked = picked
 
     def note_shown(self, profile: str, shown: Sequence[Recommendation], now_ms: int) -> None:
         """A list was shown. It is logged if it could have been another one."""
@@ -63,7 +70,9 @@ class HomeStates:
 
     def exposures(self, history_limit: int) -> list[Exposure]:
         """Every logged slot with what was watched of it within 6 hours, oldest list first."""
-        lists = self._log.lists()
+        # A list that was made while its profile was being forgotten may be noted after that.
+        known = {profile.id for profile in self._memory.profiles()}
+        lists = tuple(shown for shown in self._log.lists() if shown.profile in known)
         watched: dict[tuple[str, str], list[tuple[int, float]]] = {}
         oldest = min((shown.shown_at for shown in lists), default=0)
         for profile in {shown.profile for shown in lists}:
@@ -73,21 +82,15 @@ class HomeStates:
         return exposures_of(lists, watched)
 
     def save(self) -> None:
-        """Hand what is new to memory, which stores it with its next write."""
+        """Hand what is new to memory, which stores it with its next write. One that is read-only takes nothing: then what
+        is new stays in RAM, and fault says so, since neither reading nor closing may fail for it."""
         state = self._log.take_unsaved()
         if state is None:
             return
         try:
             self._memory.set_state(EXPLORATION, state)
-        except StoreError:
+        except StoreReadOnlyError as fault:
             self._log.save_again()
-            raise
-
-    def save_if_possible(self) -> None:
-        """save(), where a memory that takes nothing may cost what is new: at the end of a session."""
-        try:
-            self.save()
-        except StoreError as fault:
             self.fault = str(fault)
 
 
@@ -97,6 +100,10 @@ def check_exported_home_states(exported: object) -> None:
     if isinstance(states, dict):
         _favourites_of(states.get(FAVOURITES))
         lists_of(states.get(EXPLORATION))
+
+
+def _plain(picked: Sequence[tuple[str, str]]) -> dict:
+    return {"picked": [{"profile": owner, "content_id": content_id} for owner, content_id in picked]}
 
 
 def _favourites_of(state: object) -> tuple[tuple[str, str], ...]:

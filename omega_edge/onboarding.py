@@ -39,7 +39,8 @@ def check_favourites(
 ) -> None:
     """ConfigError unless the picked titles are 1 to MAX_PICKS different ones of the catalogue that the profile's age limit
     allows."""
-    if isinstance(content_ids, str) or not 1 <= len(content_ids) <= MAX_PICKS:
+    listed = isinstance(content_ids, Sequence) and not isinstance(content_ids, str)
+    if not listed or not 1 <= len(content_ids) <= MAX_PICKS:
         raise ConfigError(f"favourites: expected a list of 1 to {MAX_PICKS} content ids, got {content_ids!r}")
     for content_id in content_ids:
         row = catalog.row_of(check_content_id("favourites", content_id))

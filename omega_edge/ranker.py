@@ -87,7 +87,7 @@ class _Candidates:
 @dataclass(frozen=True, slots=True)
 class _Plan:
     """What a list reads. given: features, ascending; weighing: those of them with a weight, and weights float32 of these;
-    staged: whether the second stage orders it."""
+    staged: whether the second stage orders it if no genre is wished for."""
 
     given: tuple[int, ...]
     weighing: tuple[int, ...]
@@ -163,7 +163,9 @@ class Ranker:
         fused, weights = tuple(present[feature] for feature in plan.weighing), plan.weights
         if moment.mood_genre >= 0:
             fused, weights = (*fused, present[WISHED]), np.append(weights, np.float32(MOOD_WEIGHT))
-        wanted = max(wanted, CANDIDATES) if plan.staged else wanted
+        # The trees learned from lists without a wish and would order most of it away: a wish is granted as it was asked.
+        serves = plan.staged and moment.mood_genre < 0
+        wanted = max(wanted, CANDIDATES) if serves else wanted
         rows, raw = np.empty(wanted, np.uint32), np.empty(wanted, np.float32)
         found = kernels.fuse_top_k(fused, weights, allowed, wanted, rows, raw)
         rows, raw = rows[:found], raw[:found]
@@ -171,7 +173,7 @@ class Ranker:
         for feature, row in present.items():
             row.take(rows, out=values[feature], mode="clip")
         staged = None
-        if plan.staged and found > 1:
+        if serves and found > 1:
             table = np.empty((STAGE_ROWS, min(found, CANDIDATES)), np.float32)
             table[:SCORE], table[SCORE] = values[:SCORE, :CANDIDATES], raw[:CANDIDATES]
             staged = self._stage.scores(table, rows[:CANDIDATES], history)

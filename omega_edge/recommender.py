@@ -52,7 +52,8 @@ class Explanation:
 
     place_by_score, place_in_second_stage: where it stands, from 1, among what the profile may be offered now, by its score
     and after the second stage, before the list is spread for variety; both None where the second stage does not order
-    it: there is none for a history of this length, or the title is not among the best that it reads.
+    it: there is none for a history of this length, a genre was wished for, or the title is not among the best that it
+    reads.
     """
 
     content_id: str

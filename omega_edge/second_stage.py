@@ -10,7 +10,8 @@ What the trees ask of a candidate is named in the bundle, from these inputs:
     success_rate      share of successes among the events of the window; .5 without events
 
 The sum of the trees' leaves (gradient-boosted by LambdaMART: Burges, "From RankNet to LambdaRank to LambdaMART", 2010)
-orders the candidates and says nothing else: score, confidence and reasons stay the fusion's.
+orders the candidates and says nothing else: score, confidence and reasons stay the fusion's. Where a genre is wished for
+the fusion's order stands: no list that the trees learned from knew of a wish.
 """
 
 from __future__ import annotations

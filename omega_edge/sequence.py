@@ -1,9 +1,9 @@
 """The sequence encoder on the television: from the order of what was watched to a direction among the titles.
 
-One self-attentive block over the newest 64 events inside the catalogue (SASRec of Kang and McAuley, 2018, with a bias by
-distance for each head instead of positions). Only the newest event asks, and an event's key and value depend on nothing
-but its title and outcome: they are computed once, and what the encoder would say without one event costs little more
-than its feed-forward part. kernels.h has the arithmetic.
+One self-attentive block over those of the newest 65 events that are inside the catalogue, at most 64 of them (SASRec
+of Kang and McAuley, 2018, with a bias by distance for each head instead of positions). Only the newest event asks, and
+an event's key and value depend on nothing but its title and outcome: they are computed once, and what the encoder would
+say without one event costs little more than its feed-forward part. kernels.h has the arithmetic.
 """
 
 from __future__ import annotations

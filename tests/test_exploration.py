@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections import Counter
 from random import Random
 
@@ -17,6 +18,7 @@ from omega_edge.protocol import Profile, ViewContext
 from omega_edge.second_stage import CANDIDATES
 from tests.brains import EVENING, Clock, bundle, listed, opened, viewing, watch  # noqa: F401
 from tests.synthetic import NOW_MS
+from tests.test_memory import small_disk  # noqa: F401
 
 HOUR_MS = 3_600_000
 
@@ -129,6 +131,37 @@ def test_the_log_is_bounded_lasts_is_exported_and_forgotten(opened) -> None:  # 
     assert restored.exposures() == kept
     brain.forget(everything=True)
     assert brain.exposures() == []
+
+
+def test_a_list_whose_only_logged_title_is_forgotten_goes_with_it(opened) -> None:  # noqa: F811
+    """What is left has no chances to tell: writing it with the next list failed, and so did closing."""
+    brain = opened(exploration=0.2)
+    brain.forget(content_id=brain.recommend(EVENING, 4)[3].content_id)
+    assert brain.exposures() == []
+    brain.recommend(EVENING, 6)
+    brain.close()
+    assert [each.position for each in opened(exploration=0.2).exposures()] == [4, 5, 6]
+
+
+def test_lists_of_a_profile_that_is_no_more_are_not_told(opened) -> None:  # noqa: F811
+    brain, other = opened(exploration=0.2), opened("other")
+    brain.recommend(EVENING, 5)
+    exported = brain.export()
+    (shown,) = exported["states"]["exploration"]["lists"]
+    other.import_export({**exported, "states": {"exploration": {"lists": [{**shown, "profile": "gone"}, shown]}}})
+    assert other.exposures() == brain.exposures() != []
+
+
+def test_a_read_only_disk_takes_no_list_and_breaks_nothing(small_disk, opened) -> None:  # noqa: F811
+    opened(small_disk / "store").close()
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    brain = opened(small_disk / "store", exploration=0.2)
+    assert len(brain.recommend(EVENING, 5)) == 5
+    brain.maintain()
+    brain.flush()
+    assert brain.export()["states"] == {} and len(brain.exposures()) == 2
+    assert any(fault.startswith("favourites and explored lists: ") for fault in brain.stats()["degraded"])
+    brain.close()
 
 
 @pytest.mark.parametrize(

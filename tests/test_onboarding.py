@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 
 from cloud.onboarding import LISTED, PICKS, first_picks, onboarding_titles
-from omega_edge.errors import ConfigError
+from omega_edge.errors import ConfigError, StoreFullError
 from omega_edge.protocol import Profile, ViewContext
 from omega_edge.ranking import bucket_of
 from tests.brains import bundle, listed, opened, viewing  # noqa: F401
 from tests.synthetic import catalog_of
+from tests.test_memory import small_disk  # noqa: F401
 
 
 def world(homes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -137,9 +140,53 @@ def test_favourites_last_and_are_forgotten(opened) -> None:  # noqa: F811
     assert picked[2] in listed(restored, 100, context) and picked[1] not in listed(restored, 100, context)
 
 
-@pytest.mark.parametrize("picked", [[], ["t000"] * 2, ["nowhere"], "t000", [f"t{row:03d}" for row in range(21)]])
+def test_favourites_outlive_a_killed_process_as_their_likes_do(opened, tmp_path) -> None:  # noqa: F811
+    brain = opened()
+    picked = [title.content_id for title in brain.onboarding()[:5]]
+    brain.pick_favourites(picked)
+    shutil.copytree(tmp_path / "store", tmp_path / "killed")  # what a killed process leaves
+    after = opened("killed")
+    assert after._views["household"].history.count == 5 and not set(picked) & set(listed(after, 100))
+
+
+def test_a_title_called_as_a_profile_is_forgotten_alone(opened) -> None:  # noqa: F811
+    brain = opened()
+    brain.pick_favourites(["t003", "t004"])
+    brain.forget(content_id="household")
+    assert not {"t003", "t004"} & set(listed(brain, 100))
+
+
+@pytest.mark.parametrize(
+    "picked",
+    [[], ["t000"] * 2, ["nowhere"], "t000", [f"t{row:03d}" for row in range(21)], None, {"t000", "t001"}],
+)
 def test_picks_that_are_none_are_refused_and_nothing_is_taken(opened, picked) -> None:  # noqa: F811
     brain = opened()
     with pytest.raises(ConfigError, match="favourites: expected"):
         brain.pick_favourites(picked)
     assert brain._views["household"].history.count == 0 and brain.export()["states"] == {}
+
+
+def test_where_the_disk_is_full_no_favourite_is_taken(small_disk, opened) -> None:  # noqa: F811
+    brain, ballast = opened(small_disk / "store"), small_disk / "ballast"
+    brain.pick_favourites(["t000"])
+    with open(ballast, "wb", buffering=0) as file, pytest.raises(OSError):
+        while True:
+            file.write(bytes(4096))
+    with pytest.raises(StoreFullError):
+        for first in range(0, 100, 20):
+            brain.pick_favourites([content_id for content_id in every_id() if content_id not in kept(brain)][:20])
+    taken = kept(brain)
+    assert brain._views["household"].history.count == len(taken)
+    ballast.unlink()
+    brain.flush()
+    assert kept(brain) == taken
+
+
+def every_id() -> list[str]:
+    catalog = catalog_of(120)
+    return [catalog.content_id(row) for row in range(120)]
+
+
+def kept(brain) -> list[str]:
+    return [each["content_id"] for each in brain._memory.get_state("favourites")["picked"]]

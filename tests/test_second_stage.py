@@ -69,9 +69,11 @@ def plain_scores(catalog: Catalog, inputs: dict[str, list[float]], count: int) -
 
 
 def plain_order(catalog: Catalog, history: History, moment: Moment, mask: np.ndarray, k: int) -> list[int]:
-    """The list without diversity: fusion, then the best 100 of it by the trees, then the rest."""
+    """The list without diversity: fusion, then, where nothing is wished for, the best 100 of it by the trees, then the rest."""
     raw = ranking.raw_scores(ranking.features(catalog, history, moment, PARAMETERS), catalog.fusion, history.count, moment)
     fused = sorted(np.flatnonzero(mask).tolist(), key=lambda row: (-raw[row], row))
+    if moment.mood_genre >= 0:
+        return fused[:k]
     best = fused[:100]
     scores = plain_scores(catalog, plain_inputs(catalog, history, moment, best), len(best))
     order = sorted(range(len(best)), key=lambda place: (-scores[place], place))
@@ -116,6 +118,20 @@ def test_the_list_is_the_fusion_s_best_hundred_in_the_order_of_the_trees(events:
         np.testing.assert_array_equal(ranked.raw, ranking.raw_scores(matrix, catalog.fusion, events, moment)[ranked.rows])
         read = [feature for feature in range(len(FEATURES)) if ranked.features[feature].any()]
         np.testing.assert_array_equal(ranked.features[read], matrix[read][:, ranked.rows])
+
+
+def test_a_wish_is_granted_as_without_a_second_stage() -> None:
+    """Trees that knew of none put other genres among the first ten."""
+    catalog = staged_catalog()
+    plain, ours = Ranker(Catalog.from_sections(*sections_of(160))), Ranker(catalog)
+    history, mask = random_history(catalog, 12, seed=1), everything(catalog)
+    for genre in range(len(catalog.genres)):
+        wish = Moment(slot=2, mood_genre=genre)
+        assert ours.rank(history, wish, mask, 10, 0.1).rows.tolist() == plain.rank(history, wish, mask, 10, 0.1).rows.tolist()
+        assert ours.places(history, wish, mask, 0) is None
+    assert ours.rank(history, Moment(slot=2), mask, 10, 0.1).rows.tolist() != plain.rank(
+        history, Moment(slot=2), mask, 10, 0.1
+    ).rows.tolist()
 
 
 def test_trees_that_say_nothing_keep_the_order_of_the_fusion() -> None:
