@@ -359,17 +359,6 @@ class TestBadDisks:
         with open_memory(folder, clock) as memory:
             assert memory.event_count(HOME) == taken + 1
 
-    def test_a_flush_that_a_full_disk_refuses_makes_what_was_recorded_durable(self, small_disk, clock):
-        with open_memory(small_disk / "store", clock) as memory:
-            with open(small_disk / "ballast", "wb", buffering=0) as file, pytest.raises(OSError):
-                while True:
-                    file.write(bytes(4096))
-            memory.record(event(1))
-            memory.set_state("beside the journal", {"text": "x" * 400_000})
-            with pytest.raises(StoreFullError):
-                memory.flush()
-            assert memory.stats()["unsynced_records"] == 0
-
     def test_what_a_full_disk_left_in_the_journal_is_there_at_the_next_open(self, small_disk, clock):
         folder, ballast = small_disk / "store", small_disk / "ballast"
         with open_memory(folder, clock) as memory:
