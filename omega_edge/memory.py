@@ -165,9 +165,9 @@ class AgentMemory:
         """Return when everything recorded so far is durable. Raises StoreError if it cannot be made so."""
         with self._lock:
             keeper = self._open_keeper()
+            self._sync()  # first: a full disk may refuse the commit, and what was recorded lasts all the same
             if keeper.changed_beside_journal and not keeper.store.read_only:
                 keeper.commit()
-            self._sync()
 
     def checkpoint(self) -> None:
         """Move what the journal holds into the database, in one transaction. If it raises, nothing is lost."""
@@ -206,7 +206,7 @@ class AgentMemory:
             try:
                 self.flush()
             except StoreFullError:
-                self._sync()
+                pass
             finally:
                 self._closed = True
                 self._keeper.store.close()

@@ -12,7 +12,7 @@ import pytest
 from cloud.off_policy import estimate
 from omega_edge.brain import OmegaBrain
 from omega_edge.config import BrainConfig
-from omega_edge.errors import ConfigError, ProtocolError
+from omega_edge.errors import ConfigError, ProtocolError, StoreFullError
 from omega_edge.exploration import LISTS_KEPT, NEVER_EXPLORED, draw
 from omega_edge.protocol import Profile, ViewContext
 from omega_edge.second_stage import CANDIDATES
@@ -162,6 +162,20 @@ def test_a_read_only_disk_takes_no_list_and_breaks_nothing(small_disk, opened) -
     assert brain.export()["states"] == {} and len(brain.exposures()) == 2
     assert any(fault.startswith("favourites and explored lists: ") for fault in brain.stats()["degraded"])
     brain.close()
+
+
+def test_viewings_last_on_a_full_disk_that_takes_no_list(small_disk, opened) -> None:  # noqa: F811
+    brain, ballast = opened(small_disk / "store", exploration=0.2), small_disk / "ballast"
+    with open(ballast, "wb", buffering=0) as file, pytest.raises(OSError):
+        while True:
+            file.write(bytes(4096))
+    brain.observe(viewing(1))
+    brain._memory.set_state("beside", {"text": "x" * 400_000})
+    brain.recommend(EVENING, 20)
+    with pytest.raises(StoreFullError):
+        brain.flush()
+    assert brain.stats()["memory"]["unsynced_records"] == 0
+    ballast.unlink()
 
 
 @pytest.mark.parametrize(
