@@ -103,12 +103,14 @@ def _leading_titles(query: Query) -> np.ndarray:
     fitted = query.matrix[list(FITTED)]
     chosen = np.zeros(len(unseen), bool)
     for values in (*fitted, fitted.sum(axis=0)):
-        values = np.where(unseen, values, 0.0)
+        # Of most features 0 says nothing; what the encoder says of its best titles may lie below.
+        told = unseen & (values != 0)
         if len(values) > CANDIDATES_PER_FEATURE:
-            leading = np.argpartition(-values, CANDIDATES_PER_FEATURE)[:CANDIDATES_PER_FEATURE]
-            chosen[leading[values[leading] > 0]] = True
+            best = np.where(unseen, values, -np.inf)
+            leading = np.argpartition(-best, CANDIDATES_PER_FEATURE)[:CANDIDATES_PER_FEATURE]
+            chosen[leading[told[leading]]] = True
         else:
-            chosen |= values > 0
+            chosen |= told
     chosen[query.title] = False
     return np.concatenate(([query.title], np.flatnonzero(chosen)))
 

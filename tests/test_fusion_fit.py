@@ -16,7 +16,7 @@ from cloud.fusion_fit import (
     rank_of_first,
 )
 from cloud.replay import Query
-from omega_edge.ranking import CONTENT_RECENT, CONTEXT, FEATURES, PATTERNS, ROWS, TREND_SHORT
+from omega_edge.ranking import CONTENT_RECENT, CONTEXT, FEATURES, PATTERNS, ROWS, SEQUENCE, TREND_SHORT
 
 
 def query_of(matrix: np.ndarray, title: int, success: bool = True, bucket: int = 3, seen: tuple[int, ...] = ()) -> Query:
@@ -42,6 +42,19 @@ def planted(deciding: dict[int, float], queries: int, seed: int, bucket: int = 3
         truth = sum(weight * matrix[feature] for feature, weight in deciding.items())
         found.add(query_of(matrix, int(np.argmax(truth)), bucket=bucket))
     return found
+
+
+def test_titles_that_lead_below_zero_are_candidates_and_seen_or_silent_ones_are_not():
+    """An encoder's values can all be below 0; without its best titles the watched one would stand alone at the top."""
+    matrix = np.zeros((len(FEATURES), 200), np.float32)
+    matrix[SEQUENCE] = -np.linspace(1, 5, 200)
+    found = FitSet()
+    found.add(query_of(matrix, 120, seen=(0, 3)))
+    assert found.rows[0].tolist() == [120, 1, 2, *range(4, 62)]
+    matrix[SEQUENCE, 20:] = 0
+    few = FitSet()
+    few.add(query_of(matrix[:, :40], 5, seen=(0, 3)))
+    assert few.rows[0].tolist() == [5, 1, 2, 4, *range(6, 20)]
 
 
 def test_the_ascent_finds_what_decides():
