@@ -16,7 +16,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -288,11 +288,12 @@ class _Job:
             Gate.of(reordered[mine], plain[mine], households[mine])
             for mine in (buckets == bucket for bucket in range(BUCKETS))
         ]
-        # Good for all, it serves all but those whom it surely harms; else only those for whom it is surely good.
-        serves = [one.high >= 0.0 if gate.ships else one.ships for one in each]
-        served = np.where(np.array(serves)[buckets], reordered, plain) if len(plain) else plain
-        gate = replace(gate, ships=any(serves))
-        return _Tried(left_out, fitted[-1], plain, served, gate, serves if any(serves) else None)
+        if not gate.ships:
+            return _Tried(left_out, fitted[-1], plain, plain, gate, None)
+        # Good for all together, it serves all but those whom it surely harms. A bucket judged alone would ship on noise.
+        serves = [one.high >= 0.0 for one in each]
+        served = np.where(np.array(serves)[buckets], reordered, plain)
+        return _Tried(left_out, fitted[-1], plain, served, gate, serves)
 
     def _staged(self, fitting: FitSet, judged: FitSet, weights: np.ndarray, sequence: bool) -> np.ndarray | None:
         """NDCG@10 float64[q] of the judged viewings in the order of a second stage; None where none can be learned."""

@@ -87,9 +87,11 @@ def train_encoder(
     if len(chosen) > MAX_TITLES:
         counts = np.bincount(title, weight, title_count)[chosen]
         chosen = np.sort(chosen[np.argsort(-counts, kind="stable")[:MAX_TITLES]])
+    # Numbered as the stream brings them, so that other numbers of the same titles and homes train the same encoder.
     columns = np.full(title_count, -1, np.int64)
-    columns[chosen] = np.arange(len(chosen))
-    stretches = _Stretches.of(household, columns[title], success, weight)
+    columns[chosen[np.argsort(_first_places(title, title_count)[chosen], kind="stable")]] = np.arange(len(chosen))
+    met = _first_places(household, int(household.max(initial=0)) + 1)[household]
+    stretches = _Stretches.of(met, columns[title], success, weight)
     if stretches.target_count < LEAST_TARGETS:
         return None
     jax = _jax()
@@ -99,6 +101,13 @@ def train_encoder(
     steps, rate = (FIRST_STEPS, FIRST_RATE) if before is None else (FURTHER_STEPS, FURTHER_RATE)
     trained = _descend(jax, parameters, len(chosen), stretches, steps, rate, seed, progress)
     return Encoder(columns, trained)
+
+
+def _first_places(values: np.ndarray, count: int) -> np.ndarray:
+    """int64[count]: the place of the first of each value 0 to count - 1 among values, len(values) where there is none."""
+    places = np.full(count, len(values), np.int64)
+    places[values[::-1]] = np.arange(len(values))[::-1]
+    return places
 
 
 def _jax() -> ModuleType:
