@@ -272,7 +272,8 @@ static float leaf_of(const problem *p, int32_t at, size_t candidate)
     if (at < 0)
         return p->forest.leaves[~at];
     const float value = p->features[p->forest.feature[at] * p->n + candidate];
-    const int second = value > p->forest.threshold[at] || value != value;
+    const float threshold = p->forest.threshold[at];
+    const int second = value > threshold || value != value || threshold != threshold;
     return leaf_of(p, p->forest.children[2 * at + second], candidate);
 }
 
