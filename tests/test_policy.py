@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from omega_edge.brain import OmegaBrain
-from omega_edge.catalog import write_bundle
+from omega_edge.catalog import Catalog, write_bundle
 from omega_edge.config import BrainConfig
 from omega_edge.policy import Household, Policy, Withheld
 from omega_edge.protocol import MAX_TIMESTAMP_MS, Profile, ViewContext, ViewingEvent
@@ -45,6 +45,19 @@ def test_allowed_agrees_with_withheld_for_every_title() -> None:
         assert counted == {
             reason.value: reasons.count(reason) for reason in Withheld if reason is not Withheld.UNKNOWN
         }
+
+
+def test_what_is_on_offer_is_right_at_every_moment_in_any_order() -> None:
+    """A policy keeps what was on offer last until a title comes or goes."""
+    sections, meta = sections_of(TITLES)
+    rng = np.random.default_rng(4)
+    start = rng.integers(0, 30, TITLES)
+    end = np.where(rng.random(TITLES) < 0.3, MAX_TIMESTAMP_MS, start + rng.integers(0, 12, TITLES))
+    sections |= {"available_from": start.astype(np.int64), "available_until": end.astype(np.int64)}
+    policy = Policy(Catalog.from_sections(sections, meta))
+    for now_ms in (*range(50), *rng.integers(0, 45, 200).tolist(), MAX_TIMESTAMP_MS, MAX_TIMESTAMP_MS - 1, 0):
+        expected = {row for row in range(TITLES) if start[row] <= now_ms < end[row]}
+        assert unpacked(policy.allowed(household(), now_ms)) == expected, now_ms
 
 
 def test_each_reason_is_given_for_its_cause() -> None:

@@ -353,3 +353,44 @@ class TestEmbeddingText:
 
 def test_protocol_errors_are_caught_as_omega_errors_and_value_errors():
     assert issubclass(ProtocolError, OmegaError) and issubclass(ProtocolError, ValueError)
+
+
+TEXTS = (
+    "a", "Zoë", "a b", " a", "a ", "", " ", "\t", "a\n", "\x7f", "a\x1f", "\u0085", "a\u0085", "\u2003", "\ud800", "é" * 32,
+    "é" * 33, "a" * 64, "a" * 65, "a" * 512, "a" * 513, "a" * 1024, "a" * 1025, None, 5, b"a", ("a",),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=repr)
+@pytest.mark.parametrize(
+    ("message", "field", "most"),
+    [
+        (ReasonEvent, "content_id", 64),
+        (ReasonEvent, "content_title", 512),
+        (Recommendation, "content_id", 64),
+        (Recommendation, "content_title", 512),
+        (Recommendation, "reason", 1024),
+    ],
+)
+def test_plain_text_is_checked_faster_and_not_otherwise(message: type, field: str, most: int, text: object) -> None:
+    fields = VALID[message] | {field: text}
+    try:
+        protocol.check_text(f"{message.__name__}.{field}", text, most)
+    except ProtocolError as refused:
+        with pytest.raises(ProtocolError) as raised:
+            message(**fields)
+        assert str(raised.value) == str(refused)
+    else:
+        assert getattr(message(**fields), field) == text
+
+
+@pytest.mark.parametrize("share", [0, 1, 0.0, -0.0, 1.0, 0.5, 1.0000001, -1e-9, math.nan, math.inf, True, "0.5", None])
+@pytest.mark.parametrize("field", ["score", "confidence"])
+def test_a_share_of_a_list_is_a_float_from_0_to_1(field: str, share: object) -> None:
+    fields = VALID[Recommendation] | {field: share}
+    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= 1:
+        with pytest.raises(ProtocolError, match=f"Recommendation.{field}: expected a number from 0 to 1"):
+            Recommendation(**fields)
+    else:
+        found = getattr(Recommendation(**fields), field)
+        assert type(found) is float and found == share and math.copysign(1, found) == 1
