@@ -1,4 +1,5 @@
-"""Messages between viewer, television and cloud: types, constants, limits, validation.
+"""Messages between viewer, television and cloud: types and validation. Terms and limits are those of terms.py, what
+messages are made of is in patterns.py; both are public here.
 
 Every message is a frozen dataclass that checks itself when it is made, so a message that exists is valid.
 Times are integer Unix milliseconds, UTC. Nothing here imports numpy or reads a clock.
@@ -6,15 +7,52 @@ Times are integer Unix milliseconds, UTC. Nothing here imports numpy or reads a 
 
 from __future__ import annotations
 
-import enum
 import math
-import re
-import sys
-from array import array
 from dataclasses import dataclass
-from datetime import UTC, datetime, tzinfo
 
 from omega_edge.errors import ProtocolError
+from omega_edge.patterns import FinishedTitle, TitleReference, TrendSignal, ViewingPattern
+from omega_edge.terms import (
+    COUNT_CATEGORIES,
+    COUNT_EPSILON,
+    DAY_MS,
+    DEFAULT_PROFILE,
+    DEVICE_ID_BYTES,
+    EMBEDDING_BYTES,
+    EMBEDDING_DIMENSIONS,
+    MAX_AGE_RATING,
+    MAX_CONTENT_ID_BYTES,
+    MAX_DOWNLOAD_BYTES,
+    MAX_DURATION_SECONDS,
+    MAX_MOOD_HINT_BYTES,
+    MAX_PATTERNS_PER_DELTA,
+    MAX_RECENT_WATCHES,
+    MAX_REFERENCES_PER_PATTERN,
+    MAX_SIMILAR_PATTERNS,
+    MAX_SYNC_INTERVAL_SECONDS,
+    MAX_TIMESTAMP_MS,
+    MAX_TITLE_BYTES,
+    MAX_TITLES_FINISHED_PER_PAGE,
+    MAX_TREND_SIGNALS,
+    MAX_UPLOAD_BYTES,
+    MAX_WINDOW_HOURS,
+    MIN_QUALITY_THRESHOLD,
+    MIN_SYNC_INTERVAL_SECONDS,
+    PATTERN_CODE_BYTES,
+    PROTOCOL_VERSION,
+    SUCCESS_THRESHOLD,
+    U32_MAX,
+    U64_MAX,
+    FeedbackKind,
+    TimeOfDay,
+    check_content_id,
+    check_embedding,
+    check_profile_id,
+    check_timestamp,
+    local_day,
+    parse_feedback_kind,
+    time_of_day,
+)
 from omega_edge.validation import (
     are_plain,
     check_distinct,
@@ -29,110 +67,62 @@ from omega_edge.validation import (
     refuse,
 )
 
-PROTOCOL_VERSION = 1
-EMBEDDING_DIMENSIONS = 384
-SUCCESS_THRESHOLD = 0.7
-"""Watching 70 % of a title is success."""
-MIN_QUALITY_THRESHOLD = 0.7
-"""Only patterns with at least this success rate are shared."""
-
-MAX_CONTENT_ID_BYTES = 64
-MAX_TITLE_BYTES = 512
-MAX_RECENT_WATCHES = 5
-MAX_MOOD_HINT_BYTES = 64
-MAX_DURATION_SECONDS = 7 * 24 * 3600
-MAX_TIMESTAMP_MS = (1 << 47) - 1
-"""Year 6429: far past any clock fault, and exact in a float64."""
-MAX_REFERENCES_PER_PATTERN = 8
-MAX_PATTERNS_PER_DELTA = 64
-MAX_TITLES_FINISHED_PER_PAGE = 600
-MAX_SIMILAR_PATTERNS = 100
-MAX_TREND_SIGNALS = 500
-MAX_WINDOW_HOURS = 24 * 366
-MAX_UPLOAD_BYTES = 2048
-MAX_DOWNLOAD_BYTES = 6144
-MIN_SYNC_INTERVAL_SECONDS = 60
-MAX_SYNC_INTERVAL_SECONDS = 24 * 3600
-DEVICE_ID_BYTES = 16
-MAX_AGE_RATING = 21
-DEFAULT_PROFILE = "household"
-
-EMBEDDING_BYTES = EMBEDDING_DIMENSIONS * 4
-_UNIT_NORM_TOLERANCE = 1e-3
-_PROFILE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
-_U32_MAX = (1 << 32) - 1
-_U64_MAX = (1 << 64) - 1
-
-
-class TimeOfDay(str, enum.Enum):
-    """Part of the local day: morning 5–12, afternoon 12–17, evening 17–22, else night."""
-
-    MORNING = "morning"
-    AFTERNOON = "afternoon"
-    EVENING = "evening"
-    NIGHT = "night"
-
-
-class FeedbackKind(str, enum.Enum):
-    """What a viewer says about a title, apart from watching it."""
-
-    LIKE = "like"
-    DISLIKE = "dislike"
-    NOT_NOW = "not_now"
-    NEVER = "never"
-
-
-def time_of_day(hour: int) -> TimeOfDay:
-    """Part of the day that the local hour (0–23) falls into; ProtocolError for another hour."""
-    check_integer("hour", hour, 0, 23)
-    if 5 <= hour < 12:
-        return TimeOfDay.MORNING
-    if 12 <= hour < 17:
-        return TimeOfDay.AFTERNOON
-    if 17 <= hour < 22:
-        return TimeOfDay.EVENING
-    return TimeOfDay.NIGHT
-
-
-def local_day(timestamp_ms: int, zone: tzinfo) -> tuple[TimeOfDay, int]:
-    """Part of the day and day of the week (Monday is 0) of a moment in a time zone."""
-    local = datetime.fromtimestamp(check_timestamp("timestamp", timestamp_ms) / 1000, UTC).astimezone(zone)
-    return time_of_day(local.hour), local.weekday()
-
-
-def check_content_id(field: str, value: object) -> str:
-    """A content id: 1 to 64 bytes of UTF-8 without control characters."""
-    return check_text(field, value, MAX_CONTENT_ID_BYTES)
-
-
-def check_timestamp(field: str, value: object) -> int:
-    """A moment: integer Unix milliseconds, 0 to MAX_TIMESTAMP_MS."""
-    return check_integer(field, value, 0, MAX_TIMESTAMP_MS)
-
-
-def check_profile_id(field: str, value: object) -> str:
-    """A profile id: 1 to 32 letters, digits, dots, underscores or hyphens, a letter or digit first."""
-    if not isinstance(value, str) or not _PROFILE_ID.fullmatch(value):
-        raise refuse(field, "1 to 32 letters, digits, '.', '_' or '-', a letter or digit first", value)
-    return value
-
-
-def check_embedding(field: str, value: object) -> bytes:
-    """Little-endian float32[384] of unit norm, as bytes; else ProtocolError."""
-    if not isinstance(value, bytes) or len(value) != EMBEDDING_BYTES:
-        raise refuse(field, f"{EMBEDDING_BYTES} bytes (little-endian float32[{EMBEDDING_DIMENSIONS}])", value)
-    numbers = array("f", value)
-    if sys.byteorder != "little":
-        numbers.byteswap()
-    norm = math.hypot(*numbers)
-    if not abs(norm - 1.0) <= _UNIT_NORM_TOLERANCE:
-        raise refuse(field, "a vector of norm 1", norm)
-    return value
-
-
-def parse_feedback_kind(value: object) -> FeedbackKind:
-    """FeedbackKind from itself or its text; "not now" with a blank is accepted too."""
-    return check_enum("kind", value.replace(" ", "_") if isinstance(value, str) else value, FeedbackKind)
+__all__ = [
+    "COUNT_CATEGORIES",
+    "COUNT_EPSILON",
+    "DAY_MS",
+    "DEFAULT_PROFILE",
+    "DEVICE_ID_BYTES",
+    "EMBEDDING_BYTES",
+    "EMBEDDING_DIMENSIONS",
+    "MAX_AGE_RATING",
+    "MAX_CONTENT_ID_BYTES",
+    "MAX_DOWNLOAD_BYTES",
+    "MAX_DURATION_SECONDS",
+    "MAX_MOOD_HINT_BYTES",
+    "MAX_PATTERNS_PER_DELTA",
+    "MAX_RECENT_WATCHES",
+    "MAX_REFERENCES_PER_PATTERN",
+    "MAX_SIMILAR_PATTERNS",
+    "MAX_SYNC_INTERVAL_SECONDS",
+    "MAX_TIMESTAMP_MS",
+    "MAX_TITLES_FINISHED_PER_PAGE",
+    "MAX_TITLE_BYTES",
+    "MAX_TREND_SIGNALS",
+    "MAX_UPLOAD_BYTES",
+    "MAX_WINDOW_HOURS",
+    "MIN_QUALITY_THRESHOLD",
+    "MIN_SYNC_INTERVAL_SECONDS",
+    "PATTERN_CODE_BYTES",
+    "PROTOCOL_VERSION",
+    "SUCCESS_THRESHOLD",
+    "U32_MAX",
+    "U64_MAX",
+    "CountReport",
+    "FeedbackKind",
+    "FinishedTitle",
+    "GlobalPatterns",
+    "PatternDelta",
+    "Profile",
+    "ReasonEvent",
+    "Recommendation",
+    "SyncRequest",
+    "SyncResponse",
+    "TimeOfDay",
+    "TitleReference",
+    "TrendSignal",
+    "ViewContext",
+    "ViewingEvent",
+    "ViewingPattern",
+    "check_content_id",
+    "check_embedding",
+    "check_profile_id",
+    "check_timestamp",
+    "local_day",
+    "parse_feedback_kind",
+    "time_of_day",
+    "title_embedding_text",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,70 +211,15 @@ def title_embedding_text(name: str, year: int | None, genres: tuple[str, ...]) -
 
 
 @dataclass(frozen=True, slots=True)
-class TitleReference:
-    """A catalogue title and its weight (0–1) in a pattern."""
-
-    content_id: str
-    weight: float
-
-    def __post_init__(self) -> None:
-        check_content_id("TitleReference.content_id", self.content_id)
-        object.__setattr__(self, "weight", check_share("TitleReference.weight", self.weight))
-
-
-@dataclass(frozen=True, slots=True)
-class ViewingPattern:
-    """Something a household, or many, like: an embedding or a weighted mixture of titles, and how it went.
-
-    id: u32, unique within a device epoch. Exactly one of embedding (unit float32[384], little-endian bytes)
-    and references (1 to 8 titles, each once) is given. updated_at may lie before created_at: clocks of televisions
-    jump, and nothing orders by them.
-    """
-
-    id: int
-    success_rate: float
-    sample_count: int
-    created_at: int
-    updated_at: int
-    embedding: bytes | None = None
-    references: tuple[TitleReference, ...] = ()
-
-    def __post_init__(self) -> None:
-        check_integer("ViewingPattern.id", self.id, 0, _U32_MAX)
-        object.__setattr__(self, "success_rate", check_share("ViewingPattern.success_rate", self.success_rate))
-        check_integer("ViewingPattern.sample_count", self.sample_count, 1, _U32_MAX)
-        check_timestamp("ViewingPattern.created_at", self.created_at)
-        check_timestamp("ViewingPattern.updated_at", self.updated_at)
-        check_tuple("ViewingPattern.references", self.references, TitleReference, MAX_REFERENCES_PER_PATTERN)
-        if (self.embedding is None) == (not self.references):
-            raise ProtocolError("ViewingPattern: expected an embedding or references, and not both")
-        if self.embedding is not None:
-            check_embedding("ViewingPattern.embedding", self.embedding)
-            return
-        if not any(reference.weight > 0 for reference in self.references):
-            raise ProtocolError("ViewingPattern.references: expected a weight above 0, all are 0")
-        check_distinct("ViewingPattern.references", [reference.content_id for reference in self.references])
-
-
-@dataclass(frozen=True, slots=True)
-class FinishedTitle:
-    """A title watched with success, and when."""
-
-    content_id: str
-    finished_at: int
-
-    def __post_init__(self) -> None:
-        check_content_id("FinishedTitle.content_id", self.content_id)
-        check_timestamp("FinishedTitle.finished_at", self.finished_at)
-
-
-@dataclass(frozen=True, slots=True)
 class PatternDelta:
     """What changed on this television since the cloud last acknowledged.
 
     titles_finished: in the order of finishing. patterns_added, patterns_updated: only with a success rate of at least
     MIN_QUALITY_THRESHOLD. patterns_removed: ids of patterns that left the shared set. A pattern id is named once.
     local_version: the television's own counter, never the cloud's. more_pages: further titles_finished wait.
+    snapshot: patterns_added is the whole shared set, to stand in the place of what the cloud holds; then patterns_updated
+    and patterns_removed are empty. shared_set_hash: u64 over the whole shared set once this delta is applied (see
+    codes.set_hash); None on pages that more_pages follow.
     """
 
     local_version: int
@@ -293,9 +228,11 @@ class PatternDelta:
     patterns_updated: tuple[ViewingPattern, ...] = ()
     patterns_removed: tuple[int, ...] = ()
     more_pages: bool = False
+    snapshot: bool = False
+    shared_set_hash: int | None = None
 
     def __post_init__(self) -> None:
-        check_integer("PatternDelta.local_version", self.local_version, 0, _U64_MAX)
+        check_integer("PatternDelta.local_version", self.local_version, 0, U64_MAX)
         check_tuple(
             "PatternDelta.titles_finished", self.titles_finished, FinishedTitle, MAX_TITLES_FINISHED_PER_PAGE
         )
@@ -303,8 +240,13 @@ class PatternDelta:
         check_tuple("PatternDelta.patterns_updated", self.patterns_updated, ViewingPattern, MAX_PATTERNS_PER_DELTA)
         check_tuple("PatternDelta.patterns_removed", self.patterns_removed, int, MAX_PATTERNS_PER_DELTA)
         for pattern_id in self.patterns_removed:
-            check_integer("PatternDelta.patterns_removed", pattern_id, 0, _U32_MAX)
+            check_integer("PatternDelta.patterns_removed", pattern_id, 0, U32_MAX)
         check_type("PatternDelta.more_pages", self.more_pages, bool)
+        check_type("PatternDelta.snapshot", self.snapshot, bool)
+        if self.snapshot and (self.patterns_updated or self.patterns_removed):
+            raise ProtocolError("PatternDelta.snapshot: expected the whole set in patterns_added, got changes beside it")
+        if self.shared_set_hash is not None:
+            check_integer("PatternDelta.shared_set_hash", self.shared_set_hash, 0, U64_MAX)
         shared = (*self.patterns_added, *self.patterns_updated)
         for pattern in shared:
             if pattern.success_rate < MIN_QUALITY_THRESHOLD:
@@ -316,23 +258,28 @@ class PatternDelta:
     @property
     def empty(self) -> bool:
         """Whether there is nothing to tell the cloud."""
-        return not (self.titles_finished or self.patterns_added or self.patterns_updated or self.patterns_removed)
+        changes = self.titles_finished or self.patterns_added or self.patterns_updated or self.patterns_removed
+        return not (changes or self.snapshot)
 
 
 @dataclass(frozen=True, slots=True)
-class TrendSignal:
-    """How much a title is watched now: score (0 or more) over a window of window_hours."""
+class CountReport:
+    """The mode `counts`: one deliberately falsified title of a day, by optimised local hashing.
 
-    content_id: str
-    score: float
-    window_hours: int
+    day: whole days since 1970, UTC. seed: u32, which hash function was drawn. value: 0 to COUNT_CATEGORIES - 1, the hash of
+    what was finished that day (or of nothing), told truly with probability e^eps / (e^eps + COUNT_CATEGORIES - 1) for
+    eps = COUNT_EPSILON, else any other value alike (Wang, Blocki, Li, Jha, "Locally Differentially Private Protocols for
+    Frequency Estimation", 2017).
+    """
+
+    day: int
+    seed: int
+    value: int
 
     def __post_init__(self) -> None:
-        check_content_id("TrendSignal.content_id", self.content_id)
-        object.__setattr__(self, "score", check_finite("TrendSignal.score", self.score))
-        if self.score < 0:
-            raise refuse("TrendSignal.score", "0 or more", self.score)
-        check_integer("TrendSignal.window_hours", self.window_hours, 1, MAX_WINDOW_HOURS)
+        check_integer("CountReport.day", self.day, 0, MAX_TIMESTAMP_MS // DAY_MS)
+        check_integer("CountReport.seed", self.seed, 0, U32_MAX)
+        check_integer("CountReport.value", self.value, 0, COUNT_CATEGORIES - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,7 +294,7 @@ class GlobalPatterns:
     trending: tuple[TrendSignal, ...] = ()
 
     def __post_init__(self) -> None:
-        check_integer("GlobalPatterns.global_version", self.global_version, 0, _U64_MAX)
+        check_integer("GlobalPatterns.global_version", self.global_version, 0, U64_MAX)
         check_tuple("GlobalPatterns.similar", self.similar, ViewingPattern, MAX_SIMILAR_PATTERNS)
         check_tuple("GlobalPatterns.trending", self.trending, TrendSignal, MAX_TREND_SIGNALS)
         check_distinct("GlobalPatterns.similar", [pattern.id for pattern in self.similar])
@@ -420,12 +367,13 @@ class Recommendation:
 
 @dataclass(frozen=True, slots=True)
 class SyncRequest:
-    """Television to cloud. In the sharing mode `receive` every optional field is None.
+    """Television to cloud. In the sharing mode `receive` every optional field is None, and erase is False.
 
     device_id: 16 random bytes. epoch: random u64, new after a wipe or restore. server_time_seen: the server's
     clock at the last response. global_version_seen: the cloud's counter at the last response. device_id and epoch
     come together; server_time_seen and delta only beside them, since a time in milliseconds that is sent back
-    would by itself link one anonymous sync to the last.
+    would by itself link one anonymous sync to the last. count_report: only in the mode `counts`, at most one a day, without
+    delta and server_time_seen. erase: forget everything of this device; it comes alone beside device_id and epoch.
     """
 
     version: int = PROTOCOL_VERSION
@@ -434,28 +382,43 @@ class SyncRequest:
     epoch: int | None = None
     server_time_seen: int | None = None
     delta: PatternDelta | None = None
+    count_report: CountReport | None = None
+    erase: bool = False
 
     def __post_init__(self) -> None:
         check_integer("SyncRequest.version", self.version, 1, 255)
-        check_integer("SyncRequest.global_version_seen", self.global_version_seen, 0, _U64_MAX)
+        check_integer("SyncRequest.global_version_seen", self.global_version_seen, 0, U64_MAX)
         if self.device_id is not None and not (
             isinstance(self.device_id, bytes) and len(self.device_id) == DEVICE_ID_BYTES
         ):
             raise refuse("SyncRequest.device_id", f"{DEVICE_ID_BYTES} bytes", self.device_id)
         if self.epoch is not None:
-            check_integer("SyncRequest.epoch", self.epoch, 0, _U64_MAX)
+            check_integer("SyncRequest.epoch", self.epoch, 0, U64_MAX)
         if self.server_time_seen is not None:
             check_timestamp("SyncRequest.server_time_seen", self.server_time_seen)
         check_optional("SyncRequest.delta", self.delta, PatternDelta)
         if (self.device_id is None) != (self.epoch is None):
             raise ProtocolError("SyncRequest: expected device_id and epoch together, or neither")
-        if self.device_id is None and (self.delta is not None or self.server_time_seen is not None):
-            raise ProtocolError("SyncRequest: expected device_id and epoch beside delta and server_time_seen")
+        check_optional("SyncRequest.count_report", self.count_report, CountReport)
+        check_type("SyncRequest.erase", self.erase, bool)
+        told = (self.delta is not None, self.count_report is not None, self.erase)
+        if self.device_id is None and (any(told) or self.server_time_seen is not None):
+            raise ProtocolError(
+                "SyncRequest: expected device_id and epoch beside delta, server_time_seen, count_report and erase"
+            )
+        if sum(told) > 1 or (self.server_time_seen is not None and (self.erase or self.count_report is not None)):
+            raise ProtocolError(
+                "SyncRequest: expected at most one of delta, count_report and erase, server_time_seen with delta only"
+            )
 
 
 @dataclass(frozen=True, slots=True)
 class SyncResponse:
     """Cloud to television. acknowledged_local_version: the delta that is now durable, or None.
+
+    catalog_version: of the newest bundle of the television's lineage, where there is one. reset: nothing was taken; begin a
+    new epoch under a new device id and send everything again. snapshot_wanted: the shared sets differ; send the whole set
+    with a later sync. erased: everything of this device is gone. counted: the count report is durable.
 
     global_version: what the television has once patterns are applied, so the patterns' own; without patterns it
     has all there is already.
@@ -467,10 +430,15 @@ class SyncResponse:
     version: int = PROTOCOL_VERSION
     patterns: GlobalPatterns | None = None
     acknowledged_local_version: int | None = None
+    catalog_version: int | None = None
+    reset: bool = False
+    snapshot_wanted: bool = False
+    erased: bool = False
+    counted: bool = False
 
     def __post_init__(self) -> None:
         check_integer("SyncResponse.version", self.version, 1, 255)
-        check_integer("SyncResponse.global_version", self.global_version, 0, _U64_MAX)
+        check_integer("SyncResponse.global_version", self.global_version, 0, U64_MAX)
         check_integer(
             "SyncResponse.next_sync_secs", self.next_sync_secs, MIN_SYNC_INTERVAL_SECONDS, MAX_SYNC_INTERVAL_SECONDS
         )
@@ -482,4 +450,10 @@ class SyncResponse:
                 self.patterns.global_version,
             )
         if self.acknowledged_local_version is not None:
-            check_integer("SyncResponse.acknowledged_local_version", self.acknowledged_local_version, 0, _U64_MAX)
+            check_integer("SyncResponse.acknowledged_local_version", self.acknowledged_local_version, 0, U64_MAX)
+        if self.catalog_version is not None:
+            check_integer("SyncResponse.catalog_version", self.catalog_version, 0, U32_MAX)
+        for field in ("reset", "snapshot_wanted", "erased", "counted"):
+            check_type(f"SyncResponse.{field}", getattr(self, field), bool)
+        if self.reset and (self.acknowledged_local_version is not None or self.snapshot_wanted or self.erased or self.counted):
+            raise ProtocolError("SyncResponse.reset: expected nothing acknowledged beside it")

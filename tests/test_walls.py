@@ -21,11 +21,13 @@ import omega_edge
 PROJECT = Path(__file__).resolve().parent.parent
 
 ROOMS = {
-    "protocol": "errors validation protocol",
+    "protocol": "errors validation terms patterns protocol randomised",
     "wire": "frame columns paging wire",
     "kernels": "_simd _simd._kernels",
     "quantiser": "quantiser",
-    "catalog": "bundle catalog_checks catalog",
+    "codes": "codes",
+    "signing": "signing",
+    "catalog": "bundle bundle_delta catalog_checks catalog",
     "datasets": "datasets",
     "inference": "tokenizer inference",
     "vectors": (
@@ -41,6 +43,7 @@ ROOMS = {
     "brain": (
         "config exploration onboarding home_states maintenance knowledge profile_view sharing recommender title_vectors brain"
     ),
+    "sync": "sync sync_* updates",
     "doors": "configuration cli cli_* demo demo_* doctor __main__",
     "public names": "",
 }
@@ -51,16 +54,19 @@ MAY_IMPORT = {
     "wire": "protocol",
     "kernels": "",
     "quantiser": "protocol",
+    "codes": "protocol quantiser catalog",
+    "signing": "protocol",
     "catalog": "protocol wire quantiser",
     "datasets": "protocol",
     "inference": "protocol",
     "vectors": "protocol kernels quantiser",
     "memory": "protocol quantiser vectors",
     "ranking": "protocol catalog kernels",
-    "brain": "protocol kernels quantiser catalog inference vectors memory ranking",
-    "doors": "protocol kernels catalog datasets inference memory brain public_names",
-    "public names": "protocol catalog inference vectors memory brain",
-    "cloud": "protocol kernels quantiser catalog datasets ranking",
+    "brain": "protocol kernels quantiser codes catalog inference vectors memory ranking",
+    "sync": "protocol wire signing catalog",
+    "doors": "protocol kernels catalog datasets inference memory brain signing sync public_names",
+    "public names": "protocol catalog inference vectors memory brain sync",
+    "cloud": "protocol wire kernels quantiser codes signing catalog datasets ranking",
 }
 """Rooms that a room may import, besides itself."""
 
@@ -69,16 +75,19 @@ THIRD_PARTY = {
     "wire": "cbor2 zstandard",
     "kernels": "numpy",
     "quantiser": "numpy",
-    "catalog": "numpy",
+    "codes": "numpy",
+    "signing": "nacl cbor2",
+    "catalog": "numpy zstandard",
     "datasets": "numpy",
     "inference": "numpy onnxruntime",
     "vectors": "numpy",
     "memory": "numpy lmdb cbor2",
     "ranking": "numpy",
     "brain": "numpy",
+    "sync": "aiohttp cbor2",
     "doors": "numpy",
     "public names": "",
-    "cloud": "numpy jax lightgbm scipy",
+    "cloud": "numpy jax lightgbm scipy aiohttp uvloop lmdb cbor2 zstandard usearch nacl prometheus_client",
 }
 """Packages of others that a room may import."""
 

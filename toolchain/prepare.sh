@@ -15,7 +15,7 @@ readonly MINIMUM_PYTHON=3.11
 readonly CORE_INPUTS=(pyproject.toml setup.py requirements.lock omega_edge/_simd/*.{pyx,pxd,pxi,h} omega_edge/_simd/[!_]*.c)
 readonly MODEL_INPUTS=(requirements.lock toolchain/export_model.py omega_edge/inference.py omega_edge/tokenizer.py)
 readonly BUNDLE_INPUTS=("$DATA_SET"/* requirements-model.lock toolchain/{build_bundle,title_rules}.py cloud/*.py
-    omega_edge/{bundle,catalog,catalog_checks,datasets,inference,protocol,quantiser,ranking,second_stage,sequence,tokenizer,validation,vectors}.py)
+    omega_edge/{bundle,catalog,catalog_checks,datasets,inference,patterns,protocol,quantiser,ranking,second_stage,sequence,terms,tokenizer,validation,vectors}.py)
 
 export OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 # onnxruntime reports its use unless told not to; the product tells it too.
