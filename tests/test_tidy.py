@@ -31,7 +31,7 @@ BANNED_NAMES = {"utils", "util", "common", "helpers", "helper", "misc"}
 # Spelt in two parts, so that this file does not contain them.
 BANNED_WORDS = [left + right for left, right in (("TO", "DO"), ("FIX", "ME"), ("XX", "X"), ("HA", "CK"))]
 BANNED_PATHS = [left + right for left, right in (("/wo", "rk/"), ("/ro", "ot/"), ("/ho", "me/"), ("/Us", "ers/"))]
-MAY_PRINT = re.compile(r"omega_edge/(cli|demo|doctor)\w*\.py|(toolchain|bench)/.*")
+MAY_PRINT = re.compile(r"omega_edge/(cli|demo|doctor)\w*\.py|cloud/(__main__|\w+_command)\.py|(toolchain|bench)/.*")
 
 
 def shown(path: Path) -> str:
