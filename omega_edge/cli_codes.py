@@ -29,6 +29,7 @@ EXIT_BY_ERROR: tuple[tuple[type[Exception], int], ...] = (
     (errors.StoreError, EXIT_IO),
     (errors.ModelUnavailable, EXIT_UNAVAILABLE),
     (errors.CatalogError, EXIT_DATA),
+    (errors.SignatureError, EXIT_DATA),
     (errors.DatasetError, EXIT_DATA),
     (errors.ProtocolError, EXIT_DATA),
     (errors.ConfigError, EXIT_CONFIG),

@@ -20,6 +20,10 @@ class CatalogError(OmegaError):
     """A catalogue bundle is missing, damaged, foreign, or lacks what was asked of it."""
 
 
+class SignatureError(OmegaError):
+    """A signed object is changed, of another kind, or signed by no trusted key."""
+
+
 class DatasetError(OmegaError, ValueError):
     """A data set is missing, of no known format, or has too many unusable lines to be trusted."""
 
