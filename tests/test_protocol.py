@@ -16,7 +16,10 @@ from hypothesis import strategies as st
 from omega_edge import protocol
 from omega_edge.errors import OmegaError, ProtocolError
 from omega_edge.protocol import (
+    COUNT_CATEGORIES,
+    DAY_MS,
     MAX_TIMESTAMP_MS,
+    CountReport,
     FeedbackKind,
     FinishedTitle,
     GlobalPatterns,
@@ -52,14 +55,15 @@ VALID: dict[type, dict[str, object]] = {
     TitleReference: {"content_id": "tt1", "weight": 0.5},
     ViewingPattern: {
         "id": 1, "success_rate": 0.8, "sample_count": 3, "created_at": 5, "updated_at": 4, "embedding": None,
-        "references": (TitleReference("a", 0.5), TitleReference("b", 0)),
+        "references": (TitleReference("a", 0.5), TitleReference("b", 0)), "code": None, "codebook": None,
     },
     FinishedTitle: {"content_id": "tt1", "finished_at": 1},
     PatternDelta: {
         "local_version": 1, "titles_finished": (FinishedTitle("a", 2), FinishedTitle("a", 1)),
         "patterns_added": (PATTERN,), "patterns_updated": (dataclasses.replace(PATTERN, id=2),),
-        "patterns_removed": (3,), "more_pages": True,
+        "patterns_removed": (3,), "more_pages": True, "snapshot": False, "shared_set_hash": 7,
     },
+    CountReport: {"day": 19_675, "seed": 5, "value": 55},
     TrendSignal: {"content_id": "tt1", "score": 3.5, "window_hours": 48},
     GlobalPatterns: {"global_version": 4, "similar": (PATTERN,), "trending": (TREND, TrendSignal("a", 0.5, 336))},
     ReasonEvent: {"content_id": "tt1", "content_title": "Arrival", "timestamp": 1, "drop": -0.5},
@@ -69,11 +73,12 @@ VALID: dict[type, dict[str, object]] = {
     },
     SyncRequest: {
         "version": 1, "global_version_seen": 5, "device_id": bytes(16), "epoch": 7, "server_time_seen": 3,
-        "delta": PatternDelta(1),
+        "delta": PatternDelta(1), "count_report": None, "erase": False,
     },
     SyncResponse: {
         "global_version": 4, "next_sync_secs": 300, "server_time": 1, "version": 1, "patterns": GlobalPatterns(4),
-        "acknowledged_local_version": 2,
+        "acknowledged_local_version": 2, "catalog_version": 3, "reset": False, "snapshot_wanted": True, "erased": False,
+        "counted": True,
     },
 }
 """One full, valid set of fields for every message."""
@@ -84,6 +89,8 @@ COUNT_WRONG = (-1, 1.0, "1", None, True, 10**5000, math.nan)
 TIME_WRONG = (*COUNT_WRONG, MAX_TIMESTAMP_MS + 1)
 U32_WRONG = (*COUNT_WRONG, 1 << 32)
 U64_WRONG = (*COUNT_WRONG, 1 << 64)
+U64_WRONG_OPTIONAL = tuple(wrong for wrong in U64_WRONG if wrong is not None)
+FLAG_WRONG = (None, 1, "true", b"")
 
 WRONG: dict[type, dict[str, tuple]] = {
     Profile: {
@@ -109,6 +116,7 @@ WRONG: dict[type, dict[str, tuple]] = {
             (TitleReference("a", 1), TitleReference("a", 0.5)),
             tuple(TitleReference(str(number), 1) for number in range(9)),
         ),
+        "code": (bytes(48), b"", bytes(47), "x"), "codebook": (0, 1, "1", True),
     },
     FinishedTitle: {"content_id": (*TEXT_WRONG, "a" * 65), "finished_at": TIME_WRONG},
     PatternDelta: {
@@ -120,7 +128,10 @@ WRONG: dict[type, dict[str, tuple]] = {
         ),
         "patterns_updated": (None, (1,), (PATTERN,), (dataclasses.replace(PATTERN, id=2, success_rate=0.0),)),
         "patterns_removed": (None, [3], (3, 3), (1,), (2,), (-1,), (True,), (1 << 32,), tuple(range(10, 75))),
-        "more_pages": (None, 1, "true"),
+        "more_pages": FLAG_WRONG, "snapshot": (*FLAG_WRONG, True), "shared_set_hash": U64_WRONG_OPTIONAL,
+    },
+    CountReport: {
+        "day": (*COUNT_WRONG, MAX_TIMESTAMP_MS // DAY_MS + 1), "seed": U32_WRONG, "value": (*COUNT_WRONG, COUNT_CATEGORIES),
     },
     TrendSignal: {
         "content_id": TEXT_WRONG, "score": (-0.1, math.nan, math.inf, -math.inf, 10**400, "1", None, True),
@@ -149,11 +160,14 @@ WRONG: dict[type, dict[str, tuple]] = {
         "version": (*COUNT_WRONG, 0, 256), "global_version_seen": U64_WRONG,
         "device_id": (None, b"", bytes(15), bytes(17), bytearray(16), "0" * 16), "epoch": (*COUNT_WRONG, 1 << 64),
         "server_time_seen": (-1, 1.0, True, MAX_TIMESTAMP_MS + 1), "delta": ({}, 1),
+        "count_report": ({}, 1, CountReport(1, 2, 3)), "erase": (*FLAG_WRONG, True),
     },
     SyncResponse: {
         "global_version": (*U64_WRONG, 3), "next_sync_secs": (*COUNT_WRONG, 59, 86_401), "server_time": TIME_WRONG,
         "version": (*COUNT_WRONG, 0, 256), "patterns": ({}, GlobalPatterns(5)),
         "acknowledged_local_version": (-1, 1.0, True, 1 << 64),
+        "catalog_version": (-1, 1.0, True, "1", 1 << 32), "reset": (*FLAG_WRONG, True), "snapshot_wanted": FLAG_WRONG,
+        "erased": FLAG_WRONG, "counted": FLAG_WRONG,
     },
 }
 
@@ -242,6 +256,8 @@ class TestBoundaries:
         assert PatternDelta(5).empty and PatternDelta(5, more_pages=True).empty
         for field in ("titles_finished", "patterns_added", "patterns_updated", "patterns_removed"):
             assert not PatternDelta(5, **{field: VALID[PatternDelta][field]}).empty
+        assert not PatternDelta(5, snapshot=True).empty, "the empty set is news where another was held"
+        assert PatternDelta(5, shared_set_hash=0).empty
 
 
 class TestEmbeddings:
@@ -264,9 +280,17 @@ class TestEmbeddings:
         with pytest.raises(ProtocolError, match=f"expected 1536 bytes .* got {size} bytes"):
             ViewingPattern(1, 1, 1, 0, 0, embedding=bytes(size))
 
-    def test_both_forms_or_neither_are_refused(self):
-        for fields in ({}, {"embedding": UNIT, "references": (TitleReference("a", 1),)}):
-            with pytest.raises(ProtocolError, match="an embedding or references, and not both"):
+    def test_a_code_and_its_codebook_come_together(self):
+        assert ViewingPattern(1, 1, 1, 0, 0, code=bytes(48), codebook=(1 << 32) - 1).code == bytes(48)
+        for fields in ({"code": bytes(48)}, {"codebook": 1, "references": PATTERN.references}):
+            with pytest.raises(ProtocolError, match="code and codebook together"):
+                ViewingPattern(1, 1, 1, 0, 0, **fields)
+
+    def test_two_forms_or_none_are_refused(self):
+        coded = {"code": bytes(48), "codebook": 1}
+        for fields in ({}, {"embedding": UNIT, "references": PATTERN.references}, coded | {"references": PATTERN.references},
+                       coded | {"embedding": UNIT}):  # fmt: skip
+            with pytest.raises(ProtocolError, match="exactly one of embedding, references and code"):
                 ViewingPattern(1, 1, 1, 0, 0, **fields)
 
 
@@ -275,11 +299,38 @@ class TestAnonymity:
 
     @pytest.mark.parametrize(
         "fields",
-        [{"epoch": 1}, {"device_id": bytes(16)}, {"server_time_seen": 1}, {"delta": PatternDelta(1)}],
+        [
+            {"epoch": 1}, {"device_id": bytes(16)}, {"server_time_seen": 1}, {"delta": PatternDelta(1)}, {"erase": True},
+            {"count_report": CountReport(1, 2, 3)},
+        ],
     )
     def test_no_identifying_field_comes_alone(self, fields):
         with pytest.raises(ProtocolError, match="expected device_id and epoch"):
             SyncRequest(**fields)
+
+
+class TestOneThingToTell:
+    """A count report and an erasure come alone: no viewing beside the falsified title, nothing new beside the end."""
+
+    @pytest.mark.parametrize("alone", [{"erase": True}, {"count_report": CountReport(1, 2, 3)}])
+    @pytest.mark.parametrize("beside", [{"delta": PatternDelta(1)}, {"server_time_seen": 1}])
+    def test_together_they_are_refused(self, alone, beside):
+        SyncRequest(device_id=bytes(16), epoch=1, **alone)
+        with pytest.raises(ProtocolError, match="at most one of delta, count_report and erase"):
+            SyncRequest(device_id=bytes(16), epoch=1, **alone, **beside)
+
+    @pytest.mark.parametrize(
+        "beside", [{"acknowledged_local_version": 1}, {"snapshot_wanted": True}, {"erased": True}, {"counted": True}]
+    )
+    def test_a_reset_acknowledges_nothing(self, beside):
+        assert SyncResponse(1, 300, 0, reset=True).reset
+        with pytest.raises(ProtocolError, match="expected nothing acknowledged"):
+            SyncResponse(1, 300, 0, reset=True, **beside)
+
+    @pytest.mark.parametrize("beside", [{"patterns_updated": (PATTERN,)}, {"patterns_removed": (1,)}])
+    def test_a_snapshot_is_whole(self, beside):
+        with pytest.raises(ProtocolError, match="expected the whole set"):
+            PatternDelta(1, snapshot=True, **beside)
 
 
 class TestDay:
