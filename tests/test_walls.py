@@ -21,7 +21,7 @@ import omega_edge
 PROJECT = Path(__file__).resolve().parent.parent
 
 ROOMS = {
-    "protocol": "errors validation terms patterns protocol randomised",
+    "protocol": "errors validation terms patterns protocol randomised sync_identity",
     "wire": "frame columns paging wire",
     "kernels": "_simd _simd._kernels",
     "quantiser": "quantiser",
@@ -47,7 +47,8 @@ ROOMS = {
     "doors": "configuration cli cli_* demo demo_* doctor __main__",
     "public names": "",
 }
-"""Modules of omega_edge by room, * standing for any ending; the package itself is the room of the public names."""
+"""Modules of omega_edge by room, * standing for any ending unless a room names the module in full; the package itself is
+the room of the public names."""
 
 MAY_IMPORT = {
     "protocol": "",
@@ -128,7 +129,9 @@ def room_of(module: str) -> str:
     package, _, inner = module.partition(".")
     if package != "omega_edge":
         return package
-    rooms = [room for room, modules in ROOMS.items() if any(fnmatchcase(inner, name) for name in modules.split())]
+    rooms = [room for room, modules in ROOMS.items() if inner in modules.split()] or [
+        room for room, modules in ROOMS.items() if any(fnmatchcase(inner, name) for name in modules.split())
+    ]
     assert len(rooms) == 1 or not inner, f"{module}: expected one room for it in ROOMS, found {rooms}"
     return rooms[0] if inner else "public names"
 

@@ -96,7 +96,7 @@ households take minutes each under emulation."""
 
 RUNS = (
     Run("encodings of vectors", "cortex-a72", ("tier_policy", "tiered_memory"), ENCODED),
-    Run("messages and wire", "cortex-a72", ("protocol", "wire*")),
+    Run("messages and wire", "cortex-a72", ("protocol", "randomised", "wire*")),
     Run("memory", "cortex-a53", ("memory", "memory_faults", "memory_household_data", "memory_model", "memory_tiers")),
     Run("store and bundle", "cortex-a76", ("journal", "store", "catalog*", "datasets")),
     Run("brain", "cortex-a72", ("brain*", "policy", "onboarding", "variety")),

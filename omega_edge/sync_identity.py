@@ -1,0 +1,60 @@
+"""Who a sync request is from: the device's token, and the proof over the request's body that it holds the token.
+
+The shard holds one key for all devices and derives each token from it, so it keeps no table of tokens. A request's
+proof covers the whole body, so nothing in it, the device id and the epoch included, can be another's.
+Used by television and cloud; only the standard library is imported.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import re
+
+from omega_edge.errors import ConfigError
+from omega_edge.terms import DEVICE_ID_BYTES
+
+SCHEME = "Omega"
+MAC_BYTES = 16
+MIN_KEY_BYTES, MAX_KEY_BYTES = 16, 64
+_HEADER = re.compile(rf"{SCHEME} ([A-Za-z0-9_-]{{43}})", re.ASCII)
+
+
+def read_device_key(text: str) -> bytes:
+    """The key of 16 to 64 bytes that its hexadecimal digits stand for; ConfigError, without the text, for others."""
+    try:
+        key = bytes.fromhex(text.strip())
+    except ValueError:
+        key = b""
+    if not MIN_KEY_BYTES <= len(key) <= MAX_KEY_BYTES:
+        raise ConfigError(
+            f"device key: expected {2 * MIN_KEY_BYTES} to {2 * MAX_KEY_BYTES} hexadecimal digits, got other text; "
+            "`openssl rand -hex 32` makes one"
+        )
+    return key
+
+
+def device_token(key: bytes, device_id: bytes) -> bytes:
+    """The 32-byte token of a device (id of 16 bytes) under the shards' key."""
+    return hmac.digest(key, device_id, hashlib.sha256)
+
+
+def request_mac(token: bytes, body: bytes) -> bytes:
+    """The 16-byte proof that whoever sends this body holds the token."""
+    return hmac.digest(token, body, hashlib.sha256)[:MAC_BYTES]
+
+
+def authorization(device_id: bytes, token: bytes, body: bytes) -> str:
+    """The value of the header Authorization for this body: "Omega " and 43 characters of base64url."""
+    proof = base64.urlsafe_b64encode(device_id + request_mac(token, body))
+    return f"{SCHEME} {proof.rstrip(b'=').decode('ascii')}"
+
+
+def parse_authorization(header: str) -> tuple[bytes, bytes] | None:
+    """Device id and proof of a header that authorization() could have made; None for any other text."""
+    found = _HEADER.fullmatch(header)
+    if found is None:
+        return None
+    proof = base64.urlsafe_b64decode(found[1] + "=")
+    return proof[:DEVICE_ID_BYTES], proof[DEVICE_ID_BYTES:]
