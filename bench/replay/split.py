@@ -68,7 +68,7 @@ class Queries:
         return np.sort(np.concatenate(kept)) if kept else np.empty(0, np.int64)
 
 
-def _drawn(household: np.ndarray, event: np.ndarray) -> np.ndarray:
+def drawn(household: np.ndarray, event: np.ndarray) -> np.ndarray:
     """int64[m], ascending: which of some viewings (their households int[q] and indices int64[q]) are asked for."""
     kept = np.ones(len(event), bool)
     order = np.argsort(household, kind="stable")
@@ -126,7 +126,7 @@ class Split:
         timeline, events = self._timeline, self.events
         found = np.flatnonzero(timeline.first & timeline.success)
         found = found[(found >= starts[0]) & (found < end)]
-        found = found[_drawn(events.household[found], found)]
+        found = found[drawn(events.household[found], found)]
         now_ms = events.timestamp[found]
         return Queries(
             event=found,
