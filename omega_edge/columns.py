@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Protocol
 
-from omega_edge.errors import CatalogError, ProtocolError
+from omega_edge.errors import CatalogError, LineageError, ProtocolError
 from omega_edge.protocol import MAX_TIMESTAMP_MS
 
 STEP_MS = 15 * 60 * 1000
@@ -140,9 +140,9 @@ class TitleReader:
         if lineage is None:
             return
         if titles is None:
-            raise ProtocolError(f"lineage: expected titles as text, got numbers of {lineage.hex()}: open its catalogue")
+            raise LineageError(f"lineage: expected titles as text, got numbers of {lineage.hex()}: open its catalogue")
         if lineage != lineage_bytes(titles):
-            raise ProtocolError(f"lineage: expected {titles.lineage}, got {lineage.hex()}: the catalogues differ")
+            raise LineageError(f"lineage: expected {titles.lineage}, got {lineage.hex()}: the catalogues differ")
         self._titles = titles
 
     def read(self, name: str, column: list, max_count: int) -> list[str]:
@@ -178,7 +178,7 @@ class TitleReader:
         try:
             return self._titles.content_id(row)
         except (IndexError, CatalogError) as error:
-            raise ProtocolError(f"{name}: expected a title of the catalogue, got number {row}: {error}") from None
+            raise LineageError(f"{name}: expected a title of the catalogue, got number {row}: {error}") from None
 
 
 def lineage_bytes(titles: TitleNumbering) -> bytes:

@@ -12,6 +12,10 @@ class ProtocolError(OmegaError, ValueError):
     """A message, or the bytes of one, is outside what the protocol allows."""
 
 
+class LineageError(ProtocolError):
+    """Titles travel as numbers that the reader's catalogue does not know: of another lineage, or past its end."""
+
+
 class ConfigError(OmegaError, ValueError):
     """An option or argument is unknown, or its value is not acceptable."""
 
