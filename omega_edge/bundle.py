@@ -79,8 +79,8 @@ def read(
     mapped = _map_file(path)
     damaged = {}
     with memoryview(mapped) as view:
-        entries = _read_table(path, view)
-        _check_layout(path, view, entries)
+        entries = table_of(path, view, len(view))
+        _check_gaps(path, view, entries)
         for entry in entries:
             try:
                 _check_section(path, view, entry, known)
@@ -128,7 +128,12 @@ def write(path: str | os.PathLike[str], sections: dict[str, np.ndarray], optiona
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
-    directory = os.open(target.parent, os.O_RDONLY)
+    sync_folder(target.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    directory = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(directory)
     finally:
@@ -162,19 +167,25 @@ def _damaged(path: str | os.PathLike[str], what: str) -> CatalogError:
     return CatalogError(f"{path}: {what}; fetch or build the bundle again")
 
 
-def _read_table(path: str | os.PathLike[str], view: memoryview) -> tuple[SectionEntry, ...]:
-    _magic, version, count, length, _reserved, digest = _HEADER.unpack_from(view)
+def table_of(path: str | os.PathLike[str], view: memoryview | bytes, size: int) -> tuple[SectionEntry, ...]:
+    """The sections of a bundle of so many bytes, by its beginning, which holds at least the table: every one lies where the
+    format says, inside the file, and its length is that of its shape. path: named by the CatalogError on a fault."""
+    if len(view) < _HEADER.size:
+        raise _truncated(path, len(view), f"at least {_HEADER.size}")
+    magic, version, count, length, _reserved, digest = _HEADER.unpack_from(view)
+    if magic != MAGIC:
+        raise _damaged(path, f"not a catalogue bundle: expected the first bytes {MAGIC!r}, got {magic!r}")
     if version != FORMAT_VERSION:
         raise CatalogError(
             f"{path}: format version {version}, this program reads {FORMAT_VERSION}; "
             + ("update Omega Edge" if version > FORMAT_VERSION else "build the bundle again")
         )
-    if len(view) < length:
-        raise _truncated(path, len(view), length)
-    if len(view) > length:
-        raise _damaged(path, f"damaged: {len(view)} bytes, its header says {length}")
-    table_end = _HEADER.size + count * _ENTRY.size
-    if count > MAX_SECTIONS or table_end > length:
+    if size < length:
+        raise _truncated(path, size, length)
+    if size > length:
+        raise _damaged(path, f"damaged: {size} bytes, its header says {length}")
+    table_end = head_bytes(count)
+    if count > MAX_SECTIONS or table_end > len(view):
         raise _damaged(path, f"section table damaged: {count} sections do not fit")
     hasher = hashlib.sha256(view[:_SIGNED_HEADER_BYTES])
     hasher.update(view[_HEADER.size : table_end])
@@ -186,7 +197,13 @@ def _read_table(path: str | os.PathLike[str], view: memoryview) -> tuple[Section
     names = [entry.name for entry in entries]
     if len(set(names)) != count:
         raise _damaged(path, "section table damaged: a section is listed twice")
+    _check_places(path, entries, size)
     return entries
+
+
+def head_bytes(sections: int) -> int:
+    """Bytes of the header and the table of so many sections."""
+    return _HEADER.size + sections * _ENTRY.size
 
 
 def _unpacked(path: str | os.PathLike[str], fields: tuple) -> SectionEntry:
@@ -200,20 +217,25 @@ def _unpacked(path: str | os.PathLike[str], fields: tuple) -> SectionEntry:
     return SectionEntry(name, dtype, tuple(shape[:dimensions]), bool(flags & REQUIRED), offset, length, digest)
 
 
-def _check_layout(path: str | os.PathLike[str], view: memoryview, entries: tuple[SectionEntry, ...]) -> None:
-    """Every section lies where the format says, inside the file, and its length is that of its shape."""
-    end = _HEADER.size + len(entries) * _ENTRY.size
+def _check_places(path: str | os.PathLike[str], entries: tuple[SectionEntry, ...], size: int) -> None:
+    end = head_bytes(len(entries))
     for entry in entries:
-        start = _aligned(end)
+        start = aligned(end)
         if entry.length != math.prod(entry.shape) * np.dtype(entry.dtype).itemsize:
             raise _damaged(path, f"section {entry.name}: {entry.length} bytes do not make {entry.dtype}{entry.shape}")
-        if entry.offset != start or start + entry.length > len(view):
+        if entry.offset != start or start + entry.length > size:
             raise _damaged(path, f"section {entry.name}: lies at {entry.offset}, expected {start} inside the file")
-        if any(view[end:start]):
-            raise _damaged(path, f"damaged: the bytes before section {entry.name} are not zero")
         end = start + entry.length
-    if end != len(view):
-        raise _damaged(path, f"damaged: {len(view) - end} bytes after the last section")
+    if end != size:
+        raise _damaged(path, f"damaged: {size - end} bytes after the last section")
+
+
+def _check_gaps(path: str | os.PathLike[str], view: memoryview, entries: tuple[SectionEntry, ...]) -> None:
+    end = head_bytes(len(entries))
+    for entry in entries:
+        if any(view[end : entry.offset]):
+            raise _damaged(path, f"damaged: the bytes before section {entry.name} are not zero")
+        end = entry.offset + entry.length
 
 
 def _check_section(path: str | os.PathLike[str], view: memoryview, entry: SectionEntry, known: frozenset[str]) -> None:
@@ -223,7 +245,8 @@ def _check_section(path: str | os.PathLike[str], view: memoryview, entry: Sectio
         raise _Damaged(f"section {entry.name} damaged: its checksum does not match")
 
 
-def _aligned(offset: int) -> int:
+def aligned(offset: int) -> int:
+    """The next place where a section may begin."""
     return -(-offset // ALIGNMENT) * ALIGNMENT
 
 
@@ -233,14 +256,14 @@ def _lay_out(
     if len(sections) > MAX_SECTIONS:
         raise ValueError(f"expected at most {MAX_SECTIONS} sections, got {len(sections)}")
     entries, blobs = [], []
-    end = _HEADER.size + len(sections) * _ENTRY.size
+    end = head_bytes(len(sections))
     for name in sorted(sections):
         array = np.ascontiguousarray(sections[name])
         array = array.astype(array.dtype.newbyteorder("<"), copy=False).reshape(np.shape(sections[name]))
         if not _NAME.fullmatch(name) or array.dtype.str not in _DTYPES or array.ndim > 4:
             raise ValueError(f"section {name!r}: a bundle cannot hold {array.dtype.str}{array.shape} under this name")
         blob = array.tobytes()
-        offset = _aligned(end)
+        offset = aligned(end)
         digest = hashlib.sha256(blob).digest()
         entries.append(
             SectionEntry(name, array.dtype.str, array.shape, name not in optional, offset, len(blob), digest)

@@ -96,6 +96,7 @@ households take minutes each under emulation."""
 
 RUNS = (
     Run("encodings of vectors", "cortex-a72", ("tier_policy", "tiered_memory"), ENCODED),
+    Run("bundle deltas", "cortex-a72", ("bundle_delta",), ("byte_for_byte", "arrangement", "refused_before")),
     Run("messages and wire", "cortex-a72", ("protocol", "randomised", "wire*")),
     Run("memory", "cortex-a53", ("memory", "memory_faults", "memory_household_data", "memory_model", "memory_tiers")),
     Run("store and bundle", "cortex-a76", ("journal", "store", "catalog*", "datasets")),
