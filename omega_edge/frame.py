@@ -58,6 +58,12 @@ def pack(kind: int, fields: dict[int, object], max_bytes: int) -> bytes | None:
     return frame if len(frame) <= max_bytes else None
 
 
+def pack_raw(kind: int, fields: dict[int, object], max_bytes: int) -> bytes | None:
+    """The frame of a message whose body stays as it is, or None where it would exceed max_bytes."""
+    frame = bytes((FORMAT_VERSION, kind, BODY_RAW, DICTIONARY_NONE)) + cbor2.dumps(fields, canonical=True)
+    return frame if len(frame) <= max_bytes else None
+
+
 def unpack(data: bytes, kind: int, max_bytes: int) -> dict[int, object]:
     """The fields of a frame of this kind, at most max_bytes long; ProtocolError for any other bytes.
 

@@ -28,48 +28,41 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from omega_edge import frame, paging
-from omega_edge.columns import (
-    LINEAGE_BYTES,
-    TitleNumbering,
-    TitlePacker,
-    TitleReader,
-    pack_times,
-    pack_varints,
-    read_times,
-    read_varints,
-)
+from omega_edge.columns import TitleNumbering, TitlePacker, pack_times, pack_varints, read_times, read_varints
 from omega_edge.errors import ProtocolError
 from omega_edge.protocol import (
     DEFAULT_PROFILE,
-    EMBEDDING_BYTES,
     MAX_DOWNLOAD_BYTES,
     MAX_PATTERNS_PER_DELTA,
     MAX_RECENT_WATCHES,
-    MAX_REFERENCES_PER_PATTERN,
-    MAX_SIMILAR_PATTERNS,
     MAX_TITLES_FINISHED_PER_PAGE,
-    MAX_TREND_SIGNALS,
     MAX_UPLOAD_BYTES,
+    U32_MAX,
+    CountReport,
     FinishedTitle,
     GlobalPatterns,
     PatternDelta,
     SyncRequest,
     SyncResponse,
     TimeOfDay,
-    TitleReference,
-    TrendSignal,
     ViewContext,
     ViewingEvent,
-    ViewingPattern,
+)
+from omega_edge.wire_fields import Fields, check_length
+from omega_edge.wire_patterns import (
+    pack_global_patterns,
+    pack_patterns,
+    read_global_patterns,
+    read_patterns,
 )
 
 KIND_REQUEST, KIND_RESPONSE, KIND_DELTA, KIND_GLOBAL_PATTERNS, KIND_EVENT = 1, 2, 3, 4, 5
 
-RATE_STEPS = 250
-WEIGHT_STEPS = 255
-SCORE_STEPS = 65_535
+HASH_BYTES = 8
 USUAL_TITLE_GAP_STEPS = 48
 """Twelve hours: a title from 4 hours before to 27:45 hours after the last one takes one byte of time."""
+RESPONSE_BYTES = 64
+"""More than the fullest response takes beside a frame of patterns."""
 PAGE_SLACK_BYTES = 32
 """Left free in pages: zstd does a little better or worse with the request that a page will really travel in."""
 
@@ -83,111 +76,6 @@ _FULLEST_REQUEST = SyncRequest(
 """The request that pages are tried in: every field at its full width, and digits that zstd finds no pattern in."""
 
 _TIMES_OF_DAY = (TimeOfDay.MORNING, TimeOfDay.AFTERNOON, TimeOfDay.EVENING, TimeOfDay.NIGHT)
-_U32_MAX = (1 << 32) - 1
-_REQUIRED = object()
-
-
-class _Fields:
-    """The fields of one map of a message, taken by key with their type checked."""
-
-    def __init__(self, name: str, fields: object) -> None:
-        # A key of true or 1.0 equals 1 in Python; only integers are keys here.
-        if type(fields) is not dict or not all(type(key) is int for key in fields):
-            raise ProtocolError(f"{name}: expected a map with integer keys, got another {type(fields).__name__}")
-        self._name = name
-        self._fields = fields
-
-    def take(self, key: int, field: str, *kinds: type, default: object = _REQUIRED) -> object:
-        """The value of a key, of exactly one of these types; the default, if there is one, for an absent key."""
-        if key not in self._fields:
-            if default is _REQUIRED:
-                raise ProtocolError(f"{self._name}.{field}: expected key {key}, which is missing")
-            return default
-        value = self._fields[key]
-        if type(value) not in kinds:
-            expected = " or ".join(kind.__name__ for kind in kinds)
-            raise ProtocolError(f"{self._name}.{field}: expected {expected}, got {type(value).__name__}")
-        return value
-
-    def reader(self, key: int, titles: TitleNumbering | None) -> TitleReader:
-        """The reader of the map's title columns, from the lineage under this key."""
-        lineage = self.take(key, "lineage", bytes, default=None)
-        if lineage is not None and len(lineage) != LINEAGE_BYTES:
-            raise ProtocolError(f"{self._name}.lineage: expected {LINEAGE_BYTES} bytes, got {len(lineage)}")
-        return TitleReader(lineage, titles)
-
-
-def _steps(share: float, steps: int) -> int:
-    """A share (0 to 1) in whole steps; one above 0 is never rounded to 0."""
-    return max(round(share * steps), 1 if share > 0 else 0)
-
-
-def _pack_patterns(patterns: Sequence[ViewingPattern], packer: TitlePacker) -> dict[int, object]:
-    references = [reference for pattern in patterns for reference in pattern.references]
-    fields: dict[int, object] = {
-        1: pack_varints(pattern.id for pattern in patterns),
-        2: bytes(round(pattern.success_rate * RATE_STEPS) for pattern in patterns),
-        3: pack_varints(pattern.sample_count for pattern in patterns),
-        4: pack_times([pattern.created_at for pattern in patterns]),
-        5: pack_times([pattern.updated_at for pattern in patterns]),
-        6: bytes(len(pattern.references) for pattern in patterns),
-    }
-    if references:
-        fields[7] = packer.pack([reference.content_id for reference in references])
-        fields[8] = bytes(_steps(reference.weight, WEIGHT_STEPS) for reference in references)
-    if any(pattern.embedding is not None for pattern in patterns):
-        fields[9] = b"".join(pattern.embedding or b"" for pattern in patterns)
-    return fields
-
-
-def _read_patterns(name: str, value: object, reader: TitleReader, max_count: int) -> tuple[ViewingPattern, ...]:
-    fields = _Fields(name, value)
-    ids = read_varints(f"{name}.id", fields.take(1, "id", bytes), max_count, _U32_MAX)
-    counts = fields.take(6, "reference_counts", bytes)
-    if any(count > MAX_REFERENCES_PER_PATTERN for count in counts):
-        raise ProtocolError(f"{name}.references: expected at most {MAX_REFERENCES_PER_PATTERN} a pattern, got more")
-    weights = fields.take(8, "weights", bytes, default=b"")
-    cited = reader.read(f"{name}.references", fields.take(7, "references", list, default=[]), len(weights))
-    embeddings = fields.take(9, "embeddings", bytes, default=b"")
-    columns = {
-        "success_rate": fields.take(2, "success_rate", bytes),
-        "sample_count": read_varints(
-            f"{name}.sample_count", fields.take(3, "sample_count", bytes), max_count, _U32_MAX
-        ),
-        "created_at": read_times(f"{name}.created_at", fields.take(4, "created_at", bytes), max_count),
-        "updated_at": read_times(f"{name}.updated_at", fields.take(5, "updated_at", bytes), max_count),
-        "reference_counts": counts,
-    }
-    for column, values in columns.items():
-        _check_length(f"{name}.{column}", values, len(ids))
-    _check_length(f"{name}.references", cited, sum(counts))
-    _check_length(f"{name}.weights", weights, sum(counts))
-    _check_length(f"{name}.embeddings", embeddings, counts.count(0) * EMBEDDING_BYTES)
-    patterns, reference, vector = [], 0, 0
-    for place, count in enumerate(counts):
-        patterns.append(
-            ViewingPattern(
-                id=ids[place],
-                success_rate=columns["success_rate"][place] / RATE_STEPS,
-                sample_count=columns["sample_count"][place],
-                created_at=columns["created_at"][place],
-                updated_at=columns["updated_at"][place],
-                embedding=None if count else embeddings[vector : vector + EMBEDDING_BYTES],
-                references=tuple(
-                    TitleReference(cited[index], weights[index] / WEIGHT_STEPS)
-                    for index in range(reference, reference + count)
-                ),
-            )
-        )
-        reference += count
-        vector += 0 if count else EMBEDDING_BYTES
-    return tuple(patterns)
-
-
-def _check_length(name: str, values: Sequence, expected: int) -> None:
-    if len(values) != expected:
-        raise ProtocolError(f"{name}: expected {expected} values or bytes in the column, got {len(values)}")
-
 
 def _pack_delta(delta: PatternDelta, titles: TitleNumbering | None) -> dict[int, object]:
     packer = TitlePacker(titles)
@@ -196,20 +84,24 @@ def _pack_delta(delta: PatternDelta, titles: TitleNumbering | None) -> dict[int,
         fields[2] = packer.pack([title.content_id for title in delta.titles_finished])
         fields[3] = pack_times([title.finished_at for title in delta.titles_finished], USUAL_TITLE_GAP_STEPS)
     if delta.patterns_added:
-        fields[4] = _pack_patterns(delta.patterns_added, packer)
+        fields[4] = pack_patterns(delta.patterns_added, packer)
     if delta.patterns_updated:
-        fields[5] = _pack_patterns(delta.patterns_updated, packer)
+        fields[5] = pack_patterns(delta.patterns_updated, packer)
     if delta.patterns_removed:
         fields[6] = pack_varints(delta.patterns_removed)
     if delta.more_pages:
         fields[7] = True
     if packer.numbered:
         fields[8] = packer.lineage()
+    if delta.snapshot:
+        fields[9] = True
+    if delta.shared_set_hash is not None:
+        fields[10] = delta.shared_set_hash.to_bytes(HASH_BYTES, "little")
     return fields
 
 
 def _read_delta(value: object, titles: TitleNumbering | None) -> PatternDelta:
-    fields = _Fields("PatternDelta", value)
+    fields = Fields("PatternDelta", value)
     reader = fields.reader(8, titles)
     finished_at = read_times(
         "PatternDelta.finished_at",
@@ -220,65 +112,37 @@ def _read_delta(value: object, titles: TitleNumbering | None) -> PatternDelta:
     finished = reader.read(
         "PatternDelta.titles_finished", fields.take(2, "titles_finished", list, default=[]), MAX_TITLES_FINISHED_PER_PAGE
     )
-    _check_length("PatternDelta.titles_finished", finished, len(finished_at))
+    check_length("PatternDelta.titles_finished", finished, len(finished_at))
     removed = fields.take(6, "patterns_removed", bytes, default=b"")
     patterns = {}
     for key, name in ((4, "patterns_added"), (5, "patterns_updated")):
         columns = fields.take(key, name, dict, default=None)
         patterns[name] = (
-            _read_patterns(f"PatternDelta.{name}", columns, reader, MAX_PATTERNS_PER_DELTA) if columns is not None else ()
+            read_patterns(f"PatternDelta.{name}", columns, reader, MAX_PATTERNS_PER_DELTA) if columns is not None else ()
         )
     return PatternDelta(
         local_version=fields.take(1, "local_version", int),
         titles_finished=tuple(map(FinishedTitle, finished, finished_at)),
         patterns_removed=tuple(
-            read_varints("PatternDelta.patterns_removed", removed, MAX_PATTERNS_PER_DELTA, _U32_MAX)
+            read_varints("PatternDelta.patterns_removed", removed, MAX_PATTERNS_PER_DELTA, U32_MAX)
         ),
         more_pages=fields.take(7, "more_pages", bool, default=False),
+        snapshot=fields.take(9, "snapshot", bool, default=False),
+        shared_set_hash=_read_hash(fields.take(10, "shared_set_hash", bytes, default=None)),
         **patterns,
     )
 
 
-def _pack_global_patterns(patterns: GlobalPatterns, titles: TitleNumbering | None) -> dict[int, object]:
-    packer = TitlePacker(titles)
-    fields: dict[int, object] = {1: patterns.global_version}
-    if patterns.similar:
-        fields[2] = _pack_patterns(patterns.similar, packer)
-    if patterns.trending:
-        highest = max(signal.score for signal in patterns.trending)
-        steps = [round(signal.score / highest * SCORE_STEPS) if highest else 0 for signal in patterns.trending]
-        fields[3] = packer.pack([signal.content_id for signal in patterns.trending])
-        fields[4] = highest
-        fields[5] = b"".join(step.to_bytes(2, "little") for step in steps)
-        fields[6] = pack_varints(signal.window_hours for signal in patterns.trending)
-    if packer.numbered:
-        fields[7] = packer.lineage()
-    return fields
+def _read_hash(value: bytes | None) -> int | None:
+    if value is None:
+        return None
+    check_length("PatternDelta.shared_set_hash", value, HASH_BYTES)
+    return int.from_bytes(value, "little")
 
 
-def _read_global_patterns(value: object, titles: TitleNumbering | None) -> GlobalPatterns:
-    fields = _Fields("GlobalPatterns", value)
-    reader = fields.reader(7, titles)
-    similar = fields.take(2, "similar", dict, default=None)
-    trending = reader.read("GlobalPatterns.trending", fields.take(3, "trending", list, default=[]), MAX_TREND_SIGNALS)
-    highest = fields.take(4, "highest_score", float, int) if trending else 0.0
-    steps = fields.take(5, "scores", bytes, default=b"")
-    windows = read_varints(
-        "GlobalPatterns.window_hours", fields.take(6, "window_hours", bytes, default=b""), MAX_TREND_SIGNALS, _U32_MAX
-    )
-    _check_length("GlobalPatterns.scores", steps, 2 * len(trending))
-    _check_length("GlobalPatterns.window_hours", windows, len(trending))
-    shares = (int.from_bytes(steps[at : at + 2], "little") / SCORE_STEPS for at in range(0, len(steps), 2))
-    return GlobalPatterns(
-        global_version=fields.take(1, "global_version", int),
-        similar=(
-            _read_patterns("GlobalPatterns.similar", similar, reader, MAX_SIMILAR_PATTERNS) if similar is not None else ()
-        ),
-        trending=tuple(
-            TrendSignal(content_id, highest * share, window)
-            for content_id, share, window in zip(trending, shares, windows, strict=True)
-        ),
-    )
+def _read_count_report(value: object) -> CountReport:
+    fields = Fields("CountReport", value)
+    return CountReport(fields.take(1, "day", int), fields.take(2, "seed", int), fields.take(3, "value", int))
 
 
 def _pack_request(request: SyncRequest, titles: TitleNumbering | None) -> dict[int, object]:
@@ -289,20 +153,29 @@ def _pack_request(request: SyncRequest, titles: TitleNumbering | None) -> dict[i
         4: request.epoch,
         5: request.server_time_seen,
         6: None if request.delta is None else _pack_delta(request.delta, titles),
+        8: request.erase,
     }
-    return {key: value for key, value in fields.items() if value is not None}
+    if request.count_report is not None:
+        report = request.count_report
+        fields[7] = {1: report.day, 2: report.seed, 3: report.value}
+    return {key: value for key, value in fields.items() if value is not None and value is not False}
 
 
-def _pack_response(response: SyncResponse, titles: TitleNumbering | None) -> dict[int, object]:
+def _pack_response(response: SyncResponse) -> dict[int, object]:
+    """The fields of a response but its patterns."""
     fields: dict[int, object] = {
         1: response.version,
         2: response.global_version,
         3: response.next_sync_secs,
         4: response.server_time,
         5: response.acknowledged_local_version,
-        6: None if response.patterns is None else _pack_global_patterns(response.patterns, titles),
+        8: response.catalog_version,
+        9: response.reset,
+        10: response.snapshot_wanted,
+        11: response.erased,
+        12: response.counted,
     }
-    return {key: value for key, value in fields.items() if value is not None}
+    return {key: value for key, value in fields.items() if value is not None and value is not False}
 
 
 def encode_request(request: SyncRequest, titles: TitleNumbering | None = None) -> bytes:
@@ -321,16 +194,18 @@ def encode_request(request: SyncRequest, titles: TitleNumbering | None = None) -
 
 def decode_request(data: bytes, titles: TitleNumbering | None = None) -> SyncRequest:
     """The SyncRequest of these bytes; ProtocolError for any others."""
-    fields = _Fields("SyncRequest", frame.unpack(data, KIND_REQUEST, MAX_UPLOAD_BYTES))
-    device_id = fields.take(3, "device_id", bytes, default=None)
+    fields = Fields("SyncRequest", frame.unpack(data, KIND_REQUEST, MAX_UPLOAD_BYTES))
     delta = fields.take(6, "delta", dict, default=None)
+    report = fields.take(7, "count_report", dict, default=None)
     return SyncRequest(
         version=fields.take(1, "version", int),
         global_version_seen=fields.take(2, "global_version_seen", int),
-        device_id=device_id,
+        device_id=fields.take(3, "device_id", bytes, default=None),
         epoch=fields.take(4, "epoch", int, default=None),
         server_time_seen=fields.take(5, "server_time_seen", int, default=None),
         delta=None if delta is None else _read_delta(delta, titles),
+        count_report=None if report is None else _read_count_report(report),
+        erase=fields.take(8, "erase", bool, default=False),
     )
 
 
@@ -338,7 +213,9 @@ def encode_response(response: SyncResponse, titles: TitleNumbering | None = None
     """A SyncResponse as at most MAX_DOWNLOAD_BYTES; ProtocolError saying what to leave out where it takes more."""
 
     def packed(patterns: GlobalPatterns | None) -> bytes | None:
-        fields = _pack_response(replace(response, patterns=patterns), titles)
+        fields = _pack_response(response)
+        if patterns is not None:
+            fields[6] = pack_global_patterns(patterns, titles)
         return frame.pack(KIND_RESPONSE, fields, MAX_DOWNLOAD_BYTES)
 
     data = packed(response.patterns)
@@ -349,17 +226,46 @@ def encode_response(response: SyncResponse, titles: TitleNumbering | None = None
     return data
 
 
+def encode_response_with(response: SyncResponse, patterns_frame: bytes) -> bytes:
+    """A SyncResponse without patterns and, unchanged, the frame that encode_global_patterns made of some.
+
+    The frame's global_version is to be the response's: a television refuses another. Nothing is deflated here, so this
+    is cheap. ProtocolError where both together exceed MAX_DOWNLOAD_BYTES; RESPONSE_BYTES are enough for the rest.
+    """
+    if response.patterns is not None:
+        raise ProtocolError("SyncResponse.patterns: expected None beside a frame of patterns, got patterns too")
+    data = frame.pack_raw(KIND_RESPONSE, _pack_response(response) | {7: patterns_frame}, MAX_DOWNLOAD_BYTES)
+    if data is None:
+        raise ProtocolError(
+            f"SyncResponse: expected a frame of patterns of at most {MAX_DOWNLOAD_BYTES - RESPONSE_BYTES} bytes, "
+            f"got {len(patterns_frame)}; make one with fewer patterns"
+        )
+    return data
+
+
 def decode_response(data: bytes, titles: TitleNumbering | None = None) -> SyncResponse:
     """The SyncResponse of these bytes; ProtocolError for any others."""
-    fields = _Fields("SyncResponse", frame.unpack(data, KIND_RESPONSE, MAX_DOWNLOAD_BYTES))
+    fields = Fields("SyncResponse", frame.unpack(data, KIND_RESPONSE, MAX_DOWNLOAD_BYTES))
     patterns = fields.take(6, "patterns", dict, default=None)
+    framed = fields.take(7, "patterns_frame", bytes, default=None)
+    if patterns is not None and framed is not None:
+        raise ProtocolError("SyncResponse: expected patterns as a map or as a frame, got both")
+    if patterns is not None:
+        patterns = read_global_patterns(patterns, titles)
+    elif framed is not None:
+        patterns = decode_global_patterns(framed, titles)
     return SyncResponse(
         version=fields.take(1, "version", int),
         global_version=fields.take(2, "global_version", int),
         next_sync_secs=fields.take(3, "next_sync_secs", int),
         server_time=fields.take(4, "server_time", int),
+        patterns=patterns,
         acknowledged_local_version=fields.take(5, "acknowledged_local_version", int, default=None),
-        patterns=None if patterns is None else _read_global_patterns(patterns, titles),
+        catalog_version=fields.take(8, "catalog_version", int, default=None),
+        reset=fields.take(9, "reset", bool, default=False),
+        snapshot_wanted=fields.take(10, "snapshot_wanted", bool, default=False),
+        erased=fields.take(11, "erased", bool, default=False),
+        counted=fields.take(12, "counted", bool, default=False),
     )
 
 
@@ -412,7 +318,7 @@ def encode_global_patterns(patterns: GlobalPatterns, titles: TitleNumbering | No
     """GlobalPatterns as at most MAX_DOWNLOAD_BYTES; ProtocolError saying what to leave out where they take more."""
 
     def packed(patterns: GlobalPatterns) -> bytes | None:
-        return frame.pack(KIND_GLOBAL_PATTERNS, _pack_global_patterns(patterns, titles), MAX_DOWNLOAD_BYTES)
+        return frame.pack(KIND_GLOBAL_PATTERNS, pack_global_patterns(patterns, titles), MAX_DOWNLOAD_BYTES)
 
     data = packed(patterns)
     if data is None:
@@ -424,7 +330,7 @@ def encode_global_patterns(patterns: GlobalPatterns, titles: TitleNumbering | No
 
 def decode_global_patterns(data: bytes, titles: TitleNumbering | None = None) -> GlobalPatterns:
     """The GlobalPatterns of these bytes; ProtocolError for any others."""
-    return _read_global_patterns(frame.unpack(data, KIND_GLOBAL_PATTERNS, MAX_DOWNLOAD_BYTES), titles)
+    return read_global_patterns(frame.unpack(data, KIND_GLOBAL_PATTERNS, MAX_DOWNLOAD_BYTES), titles)
 
 
 def encode_event(event: ViewingEvent, titles: TitleNumbering | None = None) -> bytes:
@@ -457,11 +363,11 @@ def encode_event(event: ViewingEvent, titles: TitleNumbering | None = None) -> b
 
 def decode_event(data: bytes, titles: TitleNumbering | None = None) -> ViewingEvent:
     """The ViewingEvent of these bytes; ProtocolError for any others."""
-    fields = _Fields("ViewingEvent", frame.unpack(data, KIND_EVENT, MAX_UPLOAD_BYTES))
+    fields = Fields("ViewingEvent", frame.unpack(data, KIND_EVENT, MAX_UPLOAD_BYTES))
     reader = fields.reader(7, titles)
     content_ids = reader.read("ViewingEvent.content_id", fields.take(1, "content_id", list), 1)
-    _check_length("ViewingEvent.content_id", content_ids, 1)
-    context = _Fields("ViewContext", fields.take(6, "context", dict))
+    check_length("ViewingEvent.content_id", content_ids, 1)
+    context = Fields("ViewContext", fields.take(6, "context", dict))
     part = context.take(1, "time_of_day", int)
     if not 0 <= part < len(_TIMES_OF_DAY):
         raise ProtocolError(f"ViewContext.time_of_day: expected 0 to {len(_TIMES_OF_DAY) - 1}, got another")

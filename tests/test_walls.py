@@ -22,7 +22,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 ROOMS = {
     "protocol": "errors validation terms patterns protocol randomised sync_identity",
-    "wire": "frame columns paging wire",
+    "wire": "frame columns paging wire wire_*",
     "kernels": "_simd _simd._kernels",
     "quantiser": "quantiser",
     "codes": "codes",

@@ -122,7 +122,8 @@ def assert_patterns_close(sent: Sequence[ViewingPattern], received: Sequence[Vie
     """All fields equal but for the tolerances that wire.py states."""
     assert len(sent) == len(received)
     for before, after in zip(sent, received, strict=True):
-        assert (after.id, after.sample_count, after.embedding) == (before.id, before.sample_count, before.embedding)
+        for field in ("id", "sample_count", "embedding", "code", "codebook"):
+            assert getattr(after, field) == getattr(before, field)
         assert (after.created_at, after.updated_at) == (quarter(before.created_at), quarter(before.updated_at))
         assert abs(after.success_rate - before.success_rate) <= 1 / 500 + 1e-12
         assert (before.success_rate >= 0.7) <= (after.success_rate >= 0.7)
@@ -138,7 +139,7 @@ def assert_delta_close(sent: PatternDelta, received: PatternDelta) -> None:
     )
     assert_patterns_close(sent.patterns_added, received.patterns_added)
     assert_patterns_close(sent.patterns_updated, received.patterns_updated)
-    for field in ("local_version", "patterns_removed", "more_pages"):
+    for field in ("local_version", "patterns_removed", "more_pages", "snapshot", "shared_set_hash"):
         assert getattr(received, field) == getattr(sent, field)
 
 

@@ -9,8 +9,11 @@ from pathlib import Path
 from hypothesis import strategies as st
 
 from omega_edge.protocol import (
+    COUNT_CATEGORIES,
+    DAY_MS,
     EMBEDDING_DIMENSIONS,
     MAX_TIMESTAMP_MS,
+    CountReport,
     FinishedTitle,
     GlobalPatterns,
     PatternDelta,
@@ -153,7 +156,7 @@ def references(draw: st.DrawFn) -> tuple[TitleReference, ...]:
 
 
 def patterns(pattern_id: int, lowest_rate: float = 0.0) -> st.SearchStrategy[ViewingPattern]:
-    """A pattern of this id, with references or, less often, an embedding."""
+    """A pattern of this id, with references or, less often, a code or an embedding."""
     common = {
         "id": st.just(pattern_id),
         "success_rate": st.floats(lowest_rate, 1),
@@ -164,6 +167,7 @@ def patterns(pattern_id: int, lowest_rate: float = 0.0) -> st.SearchStrategy[Vie
     return st.one_of(
         st.builds(ViewingPattern, **common, references=references()),
         st.builds(ViewingPattern, **common, references=references()),
+        st.builds(ViewingPattern, **common, code=st.binary(min_size=48, max_size=48), codebook=st.integers(0, 2) | u32),
         st.builds(ViewingPattern, **common, embedding=embeddings()),
     )
 
@@ -171,7 +175,8 @@ def patterns(pattern_id: int, lowest_rate: float = 0.0) -> st.SearchStrategy[Vie
 @st.composite
 def deltas(draw: st.DrawFn) -> PatternDelta:
     ids = draw(st.lists(u32, max_size=6, unique=True))
-    added, updated = draw(st.integers(0, 3)), draw(st.integers(0, 3))
+    snapshot = draw(st.booleans())
+    added, updated = (6, 0) if snapshot else (draw(st.integers(0, 3)), draw(st.integers(0, 3)))
     return PatternDelta(
         local_version=draw(u64),
         titles_finished=tuple(draw(st.lists(st.builds(FinishedTitle, content_ids, moments), max_size=12))),
@@ -179,6 +184,8 @@ def deltas(draw: st.DrawFn) -> PatternDelta:
         patterns_updated=tuple(draw(patterns(pattern_id, 0.7)) for pattern_id in ids[added : added + updated]),
         patterns_removed=tuple(ids[added + updated :]),
         more_pages=draw(st.booleans()),
+        snapshot=snapshot,
+        shared_set_hash=draw(st.none() | u64),
     )
 
 
@@ -195,18 +202,36 @@ def global_patterns(draw: st.DrawFn) -> GlobalPatterns:
     )
 
 
+count_reports = st.builds(
+    CountReport, st.integers(0, MAX_TIMESTAMP_MS // DAY_MS), u32, st.integers(0, COUNT_CATEGORIES - 1)
+)
+
+
 @st.composite
 def requests(draw: st.DrawFn) -> SyncRequest:
-    if draw(st.integers(0, 4)) == 0:
-        return SyncRequest(draw(st.integers(1, 255)), draw(u64))
+    versions = {"version": draw(st.integers(1, 255)), "global_version_seen": draw(u64)}
+    told = draw(st.sampled_from(["nothing", "no delta", "delta", "delta", "delta", "count report", "erasure"]))
+    if told == "nothing":
+        return SyncRequest(**versions)
+    device = versions | {"device_id": draw(st.binary(min_size=16, max_size=16)), "epoch": draw(u64)}
+    if told == "count report":
+        return SyncRequest(**device, count_report=draw(count_reports))
+    if told == "erasure":
+        return SyncRequest(**device, erase=True)
     return SyncRequest(
-        version=draw(st.integers(1, 255)),
-        global_version_seen=draw(u64),
-        device_id=draw(st.binary(min_size=16, max_size=16)),
-        epoch=draw(u64),
+        **device,
         server_time_seen=draw(st.none() | moments),
-        delta=draw(st.none() | deltas()),
+        delta=draw(deltas()) if told == "delta" else None,
     )
+
+
+acknowledgements = st.one_of(
+    st.just({"reset": True}),
+    st.fixed_dictionaries(
+        {"acknowledged_local_version": st.none() | u64},
+        optional={field: st.booleans() for field in ("snapshot_wanted", "erased", "counted")},
+    ),
+)
 
 
 @st.composite
@@ -218,7 +243,8 @@ def responses(draw: st.DrawFn) -> SyncResponse:
         next_sync_secs=draw(st.integers(60, 86_400)),
         server_time=draw(moments),
         patterns=patterns,
-        acknowledged_local_version=draw(st.none() | u64),
+        catalog_version=draw(st.none() | u32),
+        **draw(acknowledgements),
     )
 
 
