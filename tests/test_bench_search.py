@@ -271,12 +271,12 @@ def test_ranking_is_compared_with_the_better_of_numpys_ways() -> None:
 
 
 def test_a_method_that_ends_early_is_named_with_its_last_words(tmp_path: Path) -> None:
-    """usearch is no package of the product's environment: its process fails as a broken peer's would."""
+    """hnswlib is no package of the product's environment: its process fails as a broken peer's would."""
     folder = make(tmp_path, "uniform", 60, lambda: None, 3, "")
-    plan = Plan(tmp_path, Path(sys.executable), 1, 0.01, 0.01, None, "usearch exact")
+    plan = Plan(tmp_path, Path(sys.executable), 1, 0.01, 0.01, None, "hnswlib HNSW")
     said: list[str] = []
     case = run_case("uniform", folder, plan, "version", said.append)
-    assert "usearch" in case.faults["usearch exact"] and not case.methods
+    assert "hnswlib" in case.faults["hnswlib HNSW"] and not case.methods
     assert any("FAILED" in text for text in said)
 
 

@@ -96,7 +96,8 @@ def test_an_encoder_that_pays_ships_with_its_fusion(ordered):
 
 def test_stages_that_do_not_pay_leave_no_sections():
     titles = titles_of(TITLES)
-    made = train(titles, world(2, order=False), SETTINGS)
+    # By chance one world of chance in forty passes a gate, which another one is differs by processor; this one is far from it.
+    made = train(titles, world(4, order=False), SETTINGS)
     assert not any(gate["ships"] for gate in made.report["gates"].values())
     assert not any(name.startswith(("sequence_", "second_stage_")) for name in made.sections)
     assert "second_stage_inputs" not in made.meta
