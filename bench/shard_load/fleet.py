@@ -1,0 +1,172 @@
+"""Simulated televisions: who they are, what they send next, what was acknowledged. Requests are cheap to make.
+
+A request's frame is encoded once for each list of titles, by the product's own encoder, around placeholders of fixed width;
+for a device its id, epoch, version and the server time of its last reply are put in their place, and the whole is signed.
+So the bytes on the wire are those that a television sends, at the cost of a join and two hashes.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from omega_edge import wire
+from omega_edge.columns import STEP_MS, TitleNumbering
+from omega_edge.protocol import DAY_MS, DEVICE_ID_BYTES, FinishedTitle, PatternDelta, SyncRequest
+from omega_edge.sync_identity import authorization, device_token
+
+LIST_LOG_SPREAD = math.log(27) / 2.326
+"""Titles in a list: the exponential of a normal number of mean 0 and this spread: a median of 1, and 27 at the 99th
+percentile, as the lists have that households finish between two syncs.
+"""
+MAX_LIST = 50
+FIRST_VERSION = 70_000
+"""Local versions start here, so that each is five bytes of CBOR."""
+NEWEST_DAYS = 90
+
+_DEVICE = bytes.fromhex("a14f83c95be2706d12d8f43b960ec57a")
+_EPOCH, _SERVER_TIME, _VERSION = 0x9D3A51E7C2846FB0, 0x01815A7C93E2, 0x5B1D93C6
+_U64, _U32 = struct.Struct(">Q").pack, struct.Struct(">I").pack
+_PLACEHOLDERS = (_DEVICE, _U64(_EPOCH), _U64(_SERVER_TIME), _U32(_VERSION))
+_PATH = "/api/v1/sync"
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A list of finished titles, and the frames that carry it, cut at what differs between devices.
+
+    first: the pieces of the frame of a device that has not seen a server time; later: those for all others.
+    """
+
+    rows: tuple[int, ...]
+    finished_ms: tuple[int, ...]
+    first: tuple[bytes, ...]
+    later: tuple[bytes, ...]
+
+
+def list_length(chosen: random.Random) -> int:
+    """How many titles a sync tells of, 1 to MAX_LIST."""
+    return min(MAX_LIST, max(1, round(math.exp(chosen.gauss(0.0, LIST_LOG_SPREAD)))))
+
+
+def draw_pages(titles: TitleNumbering, title_count: int, count: int, now_ms: int, seed: int) -> list[Page]:
+    """Pages of random titles, the popular ones (low numbers) more often, finished in the NEWEST_DAYS before now_ms.
+
+    A list whose frame zstd makes smaller is drawn anew: nothing can be put into it. That is rare, since title numbers
+    hardly compress.
+    """
+    chosen = random.Random(seed)
+    pages: list[Page] = []
+    while len(pages) < count:
+        length, rows = list_length(chosen), {}
+        while len(rows) < length:
+            rows[int((title_count + 1) ** chosen.random()) - 1] = None
+        newest = (now_ms - chosen.randrange(NEWEST_DAYS * DAY_MS)) // STEP_MS
+        finished_ms = tuple((newest - 8 * back) * STEP_MS for back in reversed(range(length)))
+        finished = map(FinishedTitle, map(titles.content_id, rows), finished_ms)
+        delta = PatternDelta(_VERSION, tuple(finished))
+        first, later = (
+            wire.encode_request(
+                SyncRequest(device_id=_DEVICE, epoch=_EPOCH, server_time_seen=seen, delta=delta), titles
+            )
+            for seen in (None, _SERVER_TIME)
+        )
+        if _is_raw(first) and _is_raw(later):
+            pages.append(Page(tuple(rows), finished_ms, _cut(first), _cut(later)))
+    return pages
+
+
+def _is_raw(frame: bytes) -> bool:
+    return frame[2] == 0
+
+
+def _cut(frame: bytes) -> tuple[bytes, ...]:
+    """The pieces of a frame around the placeholders that it has, in their order."""
+    pieces = []
+    for placeholder in _PLACEHOLDERS:
+        before, found, after = frame.partition(placeholder)
+        if found:
+            pieces.append(before)
+            frame = after
+    return (*pieces, frame)
+
+
+class Fleet:
+    """Devices by number, 0 to count - 1, each with the page that it sends next.
+
+    A device's request stays the same bytes until it is acknowledged, as a television's does.
+    """
+
+    def __init__(self, count: int, pages: list[Page], device_key: bytes, seed: int) -> None:
+        chosen = random.Random(seed)
+        self.pages = pages
+        self.device_ids = [chosen.randbytes(DEVICE_ID_BYTES) for _ in range(count)]
+        self.versions = [FIRST_VERSION] * count
+        """The highest version acknowledged."""
+        self.acknowledged = [0] * count
+        """How many pages of the device were acknowledged; with its number that says which."""
+        self.server_times = [0] * count
+        self._tokens = [device_token(device_key, device_id) for device_id in self.device_ids]
+        self._epochs = [_U64(chosen.getrandbits(64) | 1 << 63) for _ in range(count)]
+        self._requests: list[bytes | None] = [None] * count
+
+    def __len__(self) -> int:
+        return len(self.device_ids)
+
+    def page_number(self, device: int, sent_before: int) -> int:
+        """Which page a device sends after so many others."""
+        return (device * 7_919 + sent_before * 104_729) % len(self.pages)
+
+    def next_page(self, device: int) -> Page:
+        """The page that the device sends next."""
+        return self.pages[self.page_number(device, self.acknowledged[device])]
+
+    def next_version(self, device: int) -> int:
+        """The local version that the next acknowledgement must name: one more for each title."""
+        return self.versions[device] + len(self.next_page(device).rows)
+
+    def request(self, device: int) -> bytes:
+        """The whole HTTP request that the device sends next."""
+        made = self._requests[device]
+        if made is None:
+            made = self._requests[device] = self._make_request(device)
+        return made
+
+    def _make_request(self, device: int) -> bytes:
+        page, device_id, server_time = self.next_page(device), self.device_ids[device], self.server_times[device]
+        version = _U32(self.next_version(device))
+        if server_time:
+            head, to_epoch, to_time, to_version, rest = page.later
+            parts = (
+                head,
+                device_id,
+                to_epoch,
+                self._epochs[device],
+                to_time,
+                _U64(server_time),
+                to_version,
+                version,
+                rest,
+            )
+        else:
+            head, to_epoch, to_version, rest = page.first
+            parts = (head, device_id, to_epoch, self._epochs[device], to_version, version, rest)
+        body = b"".join(parts)
+        signed = authorization(device_id, self._tokens[device], body)
+        return b"POST %b HTTP/1.1\r\nHost: shard\r\nAuthorization: %b\r\nContent-Length: %d\r\n\r\n%b" % (
+            _PATH.encode(), signed.encode(), len(body), body,
+        )  # fmt: skip
+
+    def acknowledge(self, device: int, server_time: int) -> None:
+        """The shard has made the device's page durable and said so at this time of its clock."""
+        self.versions[device] = self.next_version(device)
+        self.acknowledged[device] += 1
+        self.server_times[device] = server_time
+        self._requests[device] = None
+
+    def acknowledged_pages(self, device: int) -> Iterator[Page]:
+        """The pages of a device that were acknowledged, in the order of sending."""
+        return (self.pages[self.page_number(device, sent)] for sent in range(self.acknowledged[device]))
