@@ -263,6 +263,16 @@ class Catalog:
         place = int(ids.searchsorted(key)) if len(key) <= ids.itemsize else self.count
         return int(self._id_order[place]) if place < self.count and ids[place] == key else -1
 
+    def continues(self, older: Catalog) -> bool:
+        """Whether this catalogue numbers every title of an older one as that did: its lineage, no title lost or moved."""
+        end = int(older._id_offsets[-1])
+        return (
+            self.lineage == older.lineage
+            and self.count >= older.count
+            and np.array_equal(self._id_offsets[: older.count + 1], older._id_offsets)
+            and np.array_equal(self._id_bytes[:end], older._id_bytes)
+        )
+
     def content_id(self, row: int) -> str:
         """Id of the title at a row. IndexError outside 0 to count - 1."""
         return self._id(self._checked(row)).decode("utf-8")

@@ -22,12 +22,12 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 ROOMS = {
     "protocol": "errors validation terms patterns protocol randomised sync_identity",
-    "wire": "frame columns paging wire wire_*",
+    "wire": "frame columns halfbytes paging wire wire_*",
     "kernels": "_simd _simd._kernels",
     "quantiser": "quantiser",
     "codes": "codes",
     "signing": "signing",
-    "catalog": "bundle bundle_delta catalog_checks catalog",
+    "catalog": "bundle bundle_delta catalog_checks catalog manifest",
     "datasets": "datasets",
     "inference": "tokenizer inference",
     "vectors": (
@@ -41,7 +41,8 @@ ROOMS = {
     ),
     "ranking": "ranking sequence left_out second_stage ranker policy reasons",
     "brain": (
-        "config exploration onboarding home_states maintenance knowledge profile_view sharing recommender title_vectors brain"
+        "config exploration onboarding home_states maintenance knowledge profile_view sharing sharing_identity sharing_log "
+        "collective recommender title_vectors brain"
     ),
     "sync": "sync sync_* updates",
     "doors": "configuration cli cli_* demo demo_* doctor __main__",
