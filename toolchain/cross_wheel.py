@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from toolchain.elf import ElfError
@@ -91,19 +92,29 @@ def build_wheel(headers: Path, out: Path, compiler: str = COMPILER) -> Path:
         raise BuildError(f"{headers}: expected the folder of a Python for {MACHINE} with Python.h in it")
     if shutil.which(compiler) is None:
         raise BuildError(f"{compiler}: no such compiler; on Debian: apt-get install gcc-aarch64-linux-gnu")
+    environment = build_environment(headers.resolve(), compiler)
+    return wheel_of_a_copy(out, environment, [f"--config-settings=--build-option=--plat-name={PLATFORM}"], check_wheel)
+
+
+def wheel_of_a_copy(
+    out: Path, environment: dict[str, str], options: list[str], check: Callable[[Path], object] = lambda wheel: None
+) -> Path:
+    """Build the wheel from a copy of the sources, check it, move it into `out`, which is made; returns its path.
+
+    options are pip's. Raises BuildError if pip fails, and what `check` raises; then `out` is as it was.
+    """
     with tempfile.TemporaryDirectory(prefix="omega-edge-") as name:
         folder = Path(name)
         copy_sources(folder)
         command = [sys.executable, "-m", "pip", "wheel", "-q", "--disable-pip-version-check", "--no-input", "--no-index"]
-        command += ["--no-deps", "--no-build-isolation", f"--config-settings=--build-option=--plat-name={PLATFORM}", "-w", "made", "."]
-        environment = build_environment(headers.resolve(), compiler)
+        command += ["--no-deps", "--no-build-isolation", *options, "-w", "made", "."]
         done = subprocess.run(command, cwd=folder, env=environment, umask=0o022, stdout=sys.stderr, check=False)
         if done.returncode:
             raise BuildError(f"pip wheel ended with {done.returncode}; what it said stands above")
         made = sorted((folder / "made").glob("*.whl"))
         if len(made) != 1:
             raise BuildError(f"expected one wheel, found {[path.name for path in made]}")
-        check_wheel(made[0])
+        check(made[0])
         out.mkdir(parents=True, exist_ok=True)
         partial = out / f".{made[0].name}.partial"
         shutil.copyfile(made[0], partial)

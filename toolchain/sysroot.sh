@@ -59,15 +59,21 @@ debian_mirror() {  # the first source of this machine that has the suite; nothin
     { apt-get update --print-uris 2>/dev/null || true; } | sed -n "s|^'\(.*\)/dists/$SUITE/InRelease'.*|\1|p" | sed -n 1p
 }
 
-make_sysroot() {
-    local mirror packages package
+download_debian() {  # architecture, folder, packages... : fetched with all that they need, checked, into var/cache/apt/archives
+    local architecture=$1 folder=$2 mirror packages
+    shift 2
     mirror=${OMEGA_DEBIAN_MIRROR:-$(debian_mirror)}
-    printf -v packages '%s,' "${SYSROOT_PACKAGES[@]}"
+    printf -v packages '%s,' "$@"
+    # shellcheck disable=SC2086  # no argument where there is no mirror
+    PATH=$PATH:/usr/sbin:/sbin debootstrap --download-only --arch="$architecture" --variant=minbase \
+        --include="${packages%,}" "$SUITE" "$folder" $mirror
+}
+
+make_sysroot() {
+    local package
     rm -rf -- "$SYSROOT" "$SYSROOT.new" "$ARM/packages"
     mkdir -p "$SYSROOT.new" || return
-    # shellcheck disable=SC2086  # no argument where there is no mirror
-    PATH=$PATH:/usr/sbin:/sbin debootstrap --download-only --arch=arm64 --variant=minbase --include="${packages%,}" \
-        "$SUITE" "$ARM/packages" $mirror || return
+    download_debian arm64 "$ARM/packages" "${SYSROOT_PACKAGES[@]}" || return
     for package in "$ARM"/packages/var/cache/apt/archives/*.deb; do
         dpkg-deb -x "$package" "$SYSROOT.new" || return
     done
@@ -113,13 +119,17 @@ make_site() {
         mv -- "$SITE.new" "$SITE"
 }
 
-install_for_television() {  # folder, arguments of pip install...
-    local folder=$1
-    shift
+install_for_television() { install_wheels_for aarch64 "$@"; }  # folder, arguments of pip install...
+
+install_wheels_for() {  # machine as the kernel names it, folder, arguments of pip install... : for Debian's Python 3.11 there
+    local machine=$1 folder=$2 platform platforms=()
+    shift 2
+    for platform in manylinux_2_28 manylinux_2_27 manylinux_2_17 manylinux2014 linux; do
+        platforms+=(--platform "${platform}_$machine")
+    done
     .venv/bin/python -m pip install --disable-pip-version-check --no-input --progress-bar off --no-deps \
         --only-binary=:all: --python-version 3.11 --implementation cp --abi cp311 --abi abi3 --abi none \
-        --platform manylinux_2_28_aarch64 --platform manylinux_2_27_aarch64 --platform manylinux_2_17_aarch64 \
-        --platform manylinux2014_aarch64 --target "$folder" "$@"
+        "${platforms[@]}" --target "$folder" "$@"
 }
 
 prepare_sysroot() {
