@@ -33,6 +33,7 @@ MAX_COUNTS_BYTES = 64 << 20
 MAX_TITLES = 1 << 24
 MAX_DAYS = 400
 MAX_DAY = MAX_TIMESTAMP_MS // DAY_MS
+MAX_NOTES = 1_000
 MAX_SUMMED = 10_000
 """Sources in one sum."""
 
@@ -168,8 +169,8 @@ def decode(payload: bytes) -> Counts:
         type(name) is str and SOURCE.fullmatch(name) and type(number) is int for name, number in summed.items()
     ):
         raise ProtocolError("counts.source: expected up to 32 lower-case letters, digits and hyphens a source, got others")
-    if len(notes) > 16 or not all(type(key) is type(value) is int for key, value in notes.items()):
-        raise ProtocolError("counts.notes: expected up to 16 integers by number, got others")
+    if len(notes) > MAX_NOTES or not all(type(key) is type(value) is int for key, value in notes.items()):
+        raise ProtocolError("counts.notes: expected integers by number, not many, got others")
     title_count = objects.take_integer(fields, 4, "title_count", 0, MAX_TITLES)
     return Counts(
         source,

@@ -307,6 +307,7 @@ class Publication:
         if not SOURCE.fullmatch(source):
             raise ConfigError(f"source: expected up to 32 lower-case letters, digits and hyphens, got {source!r}")
         self.folder, self.source, self._key = folder, source, key
+        self._given = 0
         folder.mkdir(parents=True, exist_ok=True)
         for left_over in folder.glob(".*.new"):
             left_over.unlink(missing_ok=True)
@@ -321,13 +322,13 @@ class Publication:
                     path.unlink(missing_ok=True)
 
     def next_sequence(self, now_ms: int) -> int:
-        """Above every sequence of this source so far, even where its folder was lost: the clock's milliseconds, or one more
-        than the last."""
-        return max(self.index.sequence + 1, now_ms)
+        """Above every sequence of this source so far, each time, even where its folder was lost: the clock's milliseconds, or
+        one more than the last."""
+        self._given = max(self._given + 1, self.index.sequence + 1, now_ms)
+        return self._given
 
-    def payload(self, name: str) -> bytes | None:
-        """The payload of one's own object, None where there is none that is sound."""
-        entry = self.index.entries.get(name)
+    def stored(self, name: str, entry: Entry | None) -> bytes | None:
+        """The payload of one's own object, of index.entries or put() since; None where there is none that is sound."""
         try:
             found = None if entry is None else read_object(self._reader, name, entry, self._trusted)
         except (SignatureError, SourceUnavailable):
