@@ -5,11 +5,13 @@
     lists.LINEAGE.SHARD.DAY.PART           lists.py, relayed untouched
     collective                             collective.py, made by the hub
     patterns                               global patterns, made by the model job
-    bundles/LINEAGE/manifest, …            catalogue bundles, made by the model job
+    bundles/LINEAGE/manifest, …            catalogue bundles, made by the model job; in the index as manifest.LINEAGE
 
 Every file is written beside its place, synced and renamed, so a reader and a killed writer's successor find the old or
 the new one whole. Objects carry a sequence inside their signature: a reader never goes back. Over HTTP the objects are at
-…/api/v1/federation/NAME, bundles at …/api/v1/bundles/LINEAGE/FILE.
+…/api/v1/federation/NAME, bundles at …/api/v1/bundles/LINEAGE/FILE, for whoever asks: so counts, which no threshold has seen
+yet, and lists, which are viewing histories, are encrypted (XSalsa20-Poly1305) under the operator's federation secret. The
+nonce is a keyed hash of what is encrypted, so that equal payloads give equal bytes, and no nonce serves two.
 """
 
 from __future__ import annotations
@@ -23,6 +25,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
+
+from nacl.bindings import crypto_secretbox_NONCEBYTES
+from nacl.exceptions import CryptoError
+from nacl.secret import SecretBox
 
 from cloud import counts as counts_
 from cloud import lists as lists_
@@ -49,6 +55,9 @@ MAX_BYTES = {
     "manifest": MAX_SMALL_BYTES,
 }
 """Of a whole object by its kind."""
+ENCRYPTED = ("counts", "lists")
+"""Kinds that only holders of the federation secret can read."""
+MIN_SECRET_BYTES = 16
 TIMEOUT_SECONDS = 10.0
 
 _CHUNK_BYTES = 1 << 20
@@ -174,35 +183,72 @@ def read_index(reader: Reader, trusted: Collection[bytes]) -> Index | None:
     return None if data is None else decode_index(signing.unseal(data, INDEX, trusted, MAX_INDEX_BYTES))
 
 
-def read_object(reader: Reader, name: str, entry: Entry, trusted: Collection[bytes]) -> tuple[bytes, bytes] | None:
-    """(the whole object, its payload), verified; None where there is none. Raises SourceUnavailable and SignatureError."""
-    data = reader.read(name, MAX_BYTES[entry.kind])
-    return None if data is None else (data, signing.unseal(data, entry.kind, trusted, MAX_BYTES[entry.kind]))
+def read_object(
+    reader: Reader, name: str, kind: str, trusted: Collection[bytes], secret: bytes
+) -> tuple[bytes, bytes] | None:
+    """(the whole object, its payload), verified and decrypted; None where there is none. Raises SourceUnavailable and
+    SignatureError."""
+    data = reader.read(name, MAX_BYTES[kind])
+    return None if data is None else (data, opened(data, kind, trusted, secret))
 
 
-def read_lists(location: str | os.PathLike[str], trusted: Collection[bytes], lineage: str | None = None) -> Lists:
+def sealed(kind: str, payload: bytes, key: SigningKey, secret: bytes) -> bytes:
+    """The signed object of a payload, encrypted where its kind is."""
+    if kind in ENCRYPTED:
+        nonce = hashlib.blake2b(payload, digest_size=crypto_secretbox_NONCEBYTES, key=_derived(secret, b"nonce")).digest()
+        payload = bytes(SecretBox(_derived(secret, b"box")).encrypt(payload, nonce))
+    return signing.seal(kind, payload, key)
+
+
+def opened(data: bytes, kind: str, trusted: Collection[bytes], secret: bytes) -> bytes:
+    """The payload of a signed object, decrypted where its kind is. Raises SignatureError for any other bytes."""
+    payload = signing.unseal(data, kind, trusted, MAX_BYTES[kind])
+    if kind not in ENCRYPTED:
+        return payload
+    try:
+        return SecretBox(_derived(secret, b"box")).decrypt(payload)
+    except (CryptoError, ValueError):
+        raise SignatureError(f"{kind}: expected it encrypted under this FEDERATION_SECRET, got other bytes") from None
+
+
+def check_secret(secret: bytes) -> bytes:
+    """The federation secret, if it is long enough. Raises ConfigError."""
+    if len(secret) < MIN_SECRET_BYTES:
+        raise ConfigError(f"FEDERATION_SECRET: expected {MIN_SECRET_BYTES} bytes or more, got {len(secret)}")
+    return secret
+
+
+def _derived(secret: bytes, purpose: bytes) -> bytes:
+    return hashlib.blake2b(check_secret(secret), digest_size=32, person=b"omega " + purpose).digest()
+
+
+def read_lists(
+    location: str | os.PathLike[str], trusted: Collection[bytes], secret: bytes, lineage: str | None = None
+) -> Lists:
     """The lists of all homes in the publication of a hub or region, folder or URL; see lists.Lists for the arrays.
 
-    trusted: public keys (signing.read_public_keys) of the shards. lineage: of whose titles, where there may be several;
+    trusted: public keys (signing.read_public_keys) of the shards and of who publishes. secret: the federation's. lineage: of whose titles, where there may be several;
     None: of the only one. Empty lists where nothing is published. Raises SourceUnavailable, SignatureError, ProtocolError.
     """
-    return lists_.union(read_segments(location, trusted, lineage))
+    return lists_.union(read_segments(location, trusted, secret, lineage))
 
 
 def read_segments(
-    location: str | os.PathLike[str], trusted: Collection[bytes], lineage: str | None = None
+    location: str | os.PathLike[str], trusted: Collection[bytes], secret: bytes, lineage: str | None = None
 ) -> Iterator[Segment]:
     """The segments that read_lists() unites, one after the other."""
     reader = reader_of(location)
     index = read_index(reader, trusted)
     for name, entry in sorted(index.entries.items()) if index is not None else ():
         if entry.kind == "lists" and (lineage is None or name.split(".")[1] == lineage):
-            found = read_object(reader, name, entry, trusted)
+            found = read_object(reader, name, "lists", trusted, secret)
             if found is not None:  # else it was withdrawn since the index was read
                 yield decode_segment(name, found[1])
 
 
-def read_counts(location: str | os.PathLike[str], trusted: Collection[bytes], lineage: str | None = None) -> Counts | None:
+def read_counts(
+    location: str | os.PathLike[str], trusted: Collection[bytes], secret: bytes, lineage: str | None = None
+) -> Counts | None:
     """The counts in the publication of a hub, region or shard, folder or URL; None where there are none.
 
     lineage: of whose titles; None: of the only one. Raises ProtocolError where there are several, SourceUnavailable and
@@ -216,7 +262,7 @@ def read_counts(location: str | os.PathLike[str], trusted: Collection[bytes], li
         return None
     if len(names) > 1:
         raise ProtocolError(f"counts: expected those of one lineage, got {', '.join(sorted(names))}; choose one")
-    found = read_object(reader, names[0], index.entries[names[0]], trusted)
+    found = read_object(reader, names[0], "counts", trusted, secret)
     return None if found is None else decode_counts(names[0], found[1])
 
 
@@ -259,8 +305,8 @@ def _entry(name: object, value: object) -> Entry:
     if type(name) is not str or not OBJECT.fullmatch(name) or type(value) is not list or len(value) != 3:
         raise ProtocolError("index.entries: expected [kind, sequence, digest] under a name, got something else")
     kind, sequence, digest = value
-    known = kind in ("counts", "lists", "collective", "patterns") and name.split(".")[0] == kind
-    parts = {"counts": 2, "lists": 5}.get(kind, 1)
+    known = kind in ("counts", "lists", "collective", "patterns", "manifest") and name.split(".")[0] == kind
+    parts = {"counts": 2, "lists": 5, "manifest": 2}.get(kind, 1)
     if not known or name.count(".") + 1 != parts or type(sequence) is not int or not 0 <= sequence <= U64_MAX:
         raise ProtocolError(f"index.entries: expected a name that begins with its kind, and a sequence, got {name}")
     if type(digest) is not bytes or len(digest) != _HASH_BYTES:
@@ -299,14 +345,14 @@ class Publication:
     Others (the model job) may put files into the folder too; only what commit() is told of is in the index.
     """
 
-    def __init__(self, folder: Path, source: str, key: SigningKey) -> None:
+    def __init__(self, folder: Path, source: str, key: SigningKey, secret: bytes) -> None:
         """Open or make the folder. Raises ConfigError for a source of another form.
 
         An index that this key did not sign counts as none: everything is then written anew.
         """
         if not SOURCE.fullmatch(source):
             raise ConfigError(f"source: expected up to 32 lower-case letters, digits and hyphens, got {source!r}")
-        self.folder, self.source, self._key = folder, source, key
+        self.folder, self.source, self._key, self.secret = folder, source, key, check_secret(secret)
         self._given = 0
         folder.mkdir(parents=True, exist_ok=True)
         for left_over in folder.glob(".*.new"):
@@ -330,14 +376,14 @@ class Publication:
     def stored(self, name: str, entry: Entry | None) -> bytes | None:
         """The payload of one's own object, of index.entries or put() since; None where there is none that is sound."""
         try:
-            found = None if entry is None else read_object(self._reader, name, entry, self._trusted)
+            found = None if entry is None else read_object(self._reader, name, entry.kind, self._trusted, self.secret)
         except (SignatureError, SourceUnavailable):
             return None
         return None if found is None else found[1]
 
     def put(self, name: str, kind: str, sequence: int, payload: bytes) -> Entry:
         """Sign and write an object; it is published with the next commit()."""
-        return self.relay(name, kind, sequence, signing.seal(kind, payload, self._key))
+        return self.relay(name, kind, sequence, sealed(kind, payload, self._key, self.secret))
 
     def relay(self, name: str, kind: str, sequence: int, data: bytes) -> Entry:
         """Write an object that another signed, and the caller verified, as it is."""
