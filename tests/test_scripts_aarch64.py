@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import signal
 import subprocess
+import sys
+import time
 import tomllib
 from pathlib import Path
 
 import pytest
 
-from tests.test_scripts import PREPARE, ROOT, bare, bare_path, bash  # noqa: F401  bare_path is a fixture
+from tests.test_scripts import PREPARE, ROOT, bare, bare_path, bash, wait_for  # noqa: F401  bare_path is a fixture
 
 SOURCED = f"source {ROOT}/toolchain/sysroot.sh\nsource {ROOT}/toolchain/aarch64.sh\n"
 
@@ -114,6 +118,32 @@ def test_no_check_of_the_core_is_passed_over_in_silence(tmp_path: Path, output: 
     assert (result.returncode, message in result.stderr) == (code, True), result.stderr
 
 
+def test_all_run_side_by_side_and_one_that_fails_fails_them_all(tmp_path: Path) -> None:
+    steps = ["first", "touch first; until [ -e second ]; do sleep 0.02; done", "second", "touch second; echo said; exit 3"]
+    command = [sys.executable, "-m", "toolchain.side_by_side", "--log", tmp_path / "logs", *steps, "third", "touch third"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "second" in done.stderr and "exit code 3" in done.stderr and "    said" in done.stderr
+    assert (tmp_path / "third").exists() and "first ...." in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_ends_the_runner_ends_all_that_it_started(tmp_path: Path, number: int) -> None:
+    step = "sleep 60 & echo $! >pid.partial; mv pid.partial pid; wait"
+    command = [sys.executable, "-m", "toolchain.side_by_side", "--log", tmp_path / "logs", "a step", step, "never", "touch never"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen([*command, "second", "sleep 60"], cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
+    wait_for(tmp_path / "pid")
+    child = int((tmp_path / "pid").read_text())
+    process.send_signal(number)
+    assert process.wait(timeout=20) == 128 + number
+    deadline = time.monotonic() + 20
+    while Path(f"/proc/{child}").exists() and "Z" not in Path(f"/proc/{child}/stat").read_text().split()[2]:
+        assert time.monotonic() < deadline, "the step's own child is left running"
+        time.sleep(0.02)
+
+
 def test_a_folder_without_checks_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "report").touch()
     assert bash(SOURCED + "every_check_passed . report", tmp_path).returncode == 66
@@ -124,8 +154,9 @@ def test_what_check_leaves_out_is_run_with_aarch64() -> None:
         options = tomllib.load(file)["tool"]["pytest"]["ini_options"]
     assert options["addopts"].endswith("-m 'not with_aarch64'")
     assert [marker.partition(":")[0] for marker in options["markers"]] == ["with_aarch64"]
-    steps = bash(SOURCED + "declare -f check_aarch64", ROOT).stdout
-    assert re.search(r"pytest .*-m with_aarch64 .*\|\| exit", steps)
+    steps = bash(SOURCED + "declare -f check_aarch64 check_marked", ROOT).stdout
+    assert re.search(r'checks\+=\(".*" check_marked\)', steps) and re.search(r'together "\$\{checks\[@\]\}" \|\| exit', steps)
+    assert re.search(r"pytest .*-m with_aarch64 ", steps)
 
 
 def test_the_core_is_sanitized_here_and_on_the_television(tmp_path: Path) -> None:

@@ -3,13 +3,13 @@
 
 readonly WHEELS=$ARM/wheels
 readonly INSTALLED=$ARM/installed
-# A toolchain file of cross/ and a processor to run its checks on.
+# A toolchain file of cross/ and the processors to run its checks on.
 readonly NATIVE_CHECKS=(
-    "aarch64 cortex-a53" "aarch64 cortex-a72" "aarch64 cortex-a76"
-    "armv7-hardfloat cortex-a9" "armv7-hardfloat cortex-a15"
-    "armv7-softfp cortex-a9" "armv7-softfp cortex-a15"
+    "aarch64 cortex-a53 cortex-a72 cortex-a76"
+    "armv7-hardfloat cortex-a9 cortex-a15"
+    "armv7-softfp cortex-a9 cortex-a15"
 )
-# The same, or "here": with AddressSanitizer and UndefinedBehaviorSanitizer.
+# A toolchain file and a processor, or "here": with AddressSanitizer and UndefinedBehaviorSanitizer.
 readonly SANITIZED_CHECKS=("here" "aarch64 cortex-a76")
 
 build_wheel() {  # folder: builds and checks the wheel there, alone
@@ -17,9 +17,8 @@ build_wheel() {  # folder: builds and checks the wheel there, alone
     .venv/bin/python -m toolchain.cross_wheel --python-headers "$SYSROOT/usr/include/python3.11" --out "$1"
 }
 
-build_wheel_again() {  # the same inputs must give the same bytes
+same_wheel_again() {  # the same inputs must have given the same bytes
     local first second
-    build_wheel "$ARM/wheels.again" || return
     first=("$WHEELS"/*.whl)
     second=("$ARM"/wheels.again/*.whl)
     cmp -- "${first[0]}" "${second[0]}" || return
@@ -31,9 +30,13 @@ install_wheel() {
     install_for_television "$INSTALLED" --no-index "$WHEELS"/*.whl
 }
 
-check_native() {  # toolchain file, processor: builds the C core by CMake alone and runs its checks
-    check_core_in "native-$1" "$2" -DCMAKE_TOOLCHAIN_FILE="$PWD/cross/$1.cmake" -DOMEGA_QEMU_CPU="$2" \
-        -DOMEGA_PROBLEMS=100
+check_native() {  # toolchain file, processors... : builds the C core by CMake alone and runs its checks on each
+    local file=$1 cpu
+    shift
+    for cpu in "$@"; do
+        check_core_in "native-$file" "$cpu" -DCMAKE_TOOLCHAIN_FILE="$PWD/cross/$file.cmake" -DOMEGA_QEMU_CPU="$cpu" \
+            -DOMEGA_PROBLEMS=100 || return
+    done
 }
 
 check_sanitized() {  # as check_native under AddressSanitizer and UBSan; with "here" and nothing more, on this machine
@@ -69,34 +72,42 @@ every_check_passed() {  # folder with programs, what ctest printed: ctest is con
     [[ $found -eq 1 ]] || fail 66 "expected programs that check the C core in $1, found none"
 }
 
+check_marked() {  # the tests that ./check leaves out
+    local marked
+    mapfile -t marked < <(grep -l 'mark\.with_aarch64' tests/test_*.py)
+    .venv/bin/python -m pytest -q -p no:cacheprovider -m with_aarch64 "${marked[@]}"
+}
+
+together() {  # title, function with its arguments in one word... : two at a time, each in a shell that has sourced this
+    local words=()
+    while [[ $# -gt 0 ]]; do
+        words+=("$1" "set -euo pipefail; source toolchain/prepare.sh; source toolchain/sysroot.sh; source toolchain/aarch64.sh; $2")
+        shift 2
+    done
+    .venv/bin/python -m toolchain.side_by_side --log build/logs "${words[@]}"
+}
+
 check_aarch64() {  # in the project's root, prepared
-    local started entry words marked
+    local started entry checks=()
     started=$(microseconds)
     take_lock build/aarch64.lock
     require_cross
     prepare_sysroot
     prepare_site
     say "wheel"
-    timed "wheel, checked" build_wheel "$WHEELS" || exit
+    together "wheel, checked" "build_wheel $WHEELS" "wheel again" "build_wheel $ARM/wheels.again" || exit
+    timed "wheels, equal bytes" same_wheel_again || exit
     .venv/bin/python -m toolchain.wheel_check "$WHEELS"/*.whl >&2
-    timed "wheel again, equal bytes" build_wheel_again || exit
     timed "wheel, installed" install_wheel || exit
-    say "C core without Python"
-    for entry in "${NATIVE_CHECKS[@]}"; do
-        read -ra words <<<"$entry"
-        timed "${words[0]} on ${words[1]}" check_native "${words[@]}" || exit
-    done
-    for entry in "${SANITIZED_CHECKS[@]}"; do
-        read -ra words <<<"$entry"
-        timed "sanitized, ${words[*]}" check_sanitized "${words[@]}" || exit
-    done
-    say "tests of the tools, and beside other libraries, on this machine"
-    mapfile -t marked < <(grep -l 'mark\.with_aarch64' tests/test_*.py)
-    .venv/bin/python -m pytest -q -p no:cacheprovider -m with_aarch64 "${marked[@]}" || exit
+    say "C core without Python; tests of the tools, and beside other libraries; instructions, counted: two at a time"
+    # Longest first, so that two at a time end together.
+    checks+=("tests marked with_aarch64" check_marked)
+    for entry in "${SANITIZED_CHECKS[@]}"; do checks+=("sanitized, $entry" "check_sanitized $entry"); done
+    for entry in "${NATIVE_CHECKS[@]}"; do checks+=("${entry/ / on }" "check_native $entry"); done
+    checks+=("kernels and calls, their limits" "toolchain/count_instructions --check")
+    together "${checks[@]}" || exit
     say "tests of the wheel, two at a time"
     .venv/bin/python -m toolchain.emulated_tests --folder "$ARM" --model "$MODEL" || exit
     release_lock
-    say "instructions, counted"
-    timed "kernels and calls, their limits" toolchain/count_instructions --check || exit
     say "all of it took $(seconds_since "$started")"
 }
