@@ -8,10 +8,10 @@ import threading
 from collections.abc import Callable
 
 from cloud.configuration import ServerConfig
-from cloud.knowledge_files import KnowledgeFiles
 from cloud.lmdb_storage import LmdbStorage
 from cloud.logs import log
 from cloud.metrics import Counters
+from cloud.opening import open_knowledge, open_storage
 from omega_edge.errors import StoreError
 
 STEP_SECONDS = 60.0
@@ -24,15 +24,8 @@ def count(config: ServerConfig, clock: Callable[[], int], counters: Counters) ->
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     parent = os.getppid()
-    knowledge = KnowledgeFiles(config.publication_dir, config.bundle_dir, config.trusted_keys, config.lineage)
-    storage = LmdbStorage(
-        config.shard.store_folder(),
-        clock=clock,
-        region=config.shard.region,
-        lineage=knowledge.manifest.lineage if knowledge.manifest is not None else "",
-        max_devices=config.shard.max_devices,
-        retention_days=config.shard.retention_days,
-    )
+    knowledge = open_knowledge(config)
+    storage = open_storage(config, clock, knowledge)
     try:
         waited = 0.0
         _purge(storage, clock, counters, stop)

@@ -41,7 +41,7 @@ def store_error(fault: Exception, path: Path) -> StoreError:
     """The StoreError that an error of LMDB, or of the operating system, stands for."""
     text = os.strerror(fault.errno) if isinstance(fault, OSError) and fault.errno else str(fault)
     if isinstance(fault, lmdb.MapFullError):
-        return StoreFullError(f"{path}: the store has its largest size; raise map_gib in DATABASE_URL or lower RETENTION_DAYS")
+        return StoreFullError(f"{path}: the store has its largest size; lower RETENTION_DAYS, or give the shard fewer devices")
     if any(text.endswith(ending) for ending in _FULL) or (text.endswith(_CUT_SHORT) and _nearly_full(path)):
         return StoreFullError(f"{path}: no space left for the write; free some, or move the store to a larger disk")
     if any(text.endswith(ending) for ending in _READ_ONLY):

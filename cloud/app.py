@@ -1,0 +1,129 @@
+"""Routes: paths and methods → what answers them. Thin; what a sync does is shard.py's."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Callable
+
+from aiohttp import web
+
+from cloud.admission import Gate
+from cloud.connections import Written, error_reply
+from cloud.downloads import Downloads
+from cloud.logs import log
+from cloud.metrics import Counters, exposition
+from cloud.openapi import document
+from cloud.shard import RETRY_AFTER_SECONDS, ShardManager
+from omega_edge.protocol import MAX_UPLOAD_BYTES
+
+SYNC_PATH = "/api/v1/sync"
+READ_METHODS = ("GET", "HEAD")
+Reply = Written | web.StreamResponse
+JSON = (("Content-Type", "application/json"), ("Cache-Control", "no-store"))
+
+
+class ShardApplication:
+    """Answers the requests of one worker."""
+
+    def __init__(self, manager: ShardManager, gate: Gate, downloads: Downloads, counters: Counters) -> None:
+        self.manager, self.gate, self.downloads, self.counters = manager, gate, downloads, counters
+        self.workers_ready: Callable[[], int] = lambda: counters.shared.total("ready")
+        self._simple: dict[str, Callable[[], Written]] = {
+            "/api/v1/stats": lambda: _json(200, manager.stats()),
+            "/api/v1/health": self._health,
+            "/api/v1/health/live": lambda: _json(200, {"live": True}),
+            "/api/v1/health/ready": self._ready,
+            "/api/v1/openapi.json": lambda: _json(200, document()),
+            "/metrics": self._metrics,
+        }
+
+    async def handle(self, request: web.BaseRequest) -> Reply:
+        """The reply to any request. A fault of the shard's own is logged by its kind and raised."""
+        path = request.rel_url.raw_path
+        try:
+            if path == SYNC_PATH:
+                return await self._sync(request)
+            route, reply = await self._other(request, path)
+        except (ConnectionError, asyncio.CancelledError):
+            raise
+        except Exception as fault:
+            log("a request met a fault", logging.ERROR, kind=type(fault).__name__)
+            raise
+        self.counters.answered(route, reply.status)
+        return reply
+
+    async def _sync(self, request: web.BaseRequest) -> Reply:
+        """POST /api/v1/sync. Nothing of the body is read before the gate and its length have been asked."""
+        if request.method != "POST":
+            return self._answered(_method_not_allowed("POST"))
+        gate = self.gate
+        if gate.closed:
+            words = "the shard is stopping" if gate.stopped else "the shard is overloaded; come back later"
+            return self._answered(error_reply(503, words, RETRY_AFTER_SECONDS, keep_alive=False))
+        length = request.headers.get("Content-Length")
+        if length is None or not length.isascii() or not length.isdigit():
+            return self._answered(error_reply(411, "expected Content-Length, got none", keep_alive=False))
+        if len(length) > 9 or int(length) > MAX_UPLOAD_BYTES:
+            words = f"expected a body of at most {MAX_UPLOAD_BYTES} bytes, got more"
+            return self._answered(error_reply(413, words, keep_alive=False))
+        began = time.monotonic()
+        gate.in_hand += 1
+        try:
+            body = await request.read()
+            request.protocol.arrived()
+            reply = await self.manager.handle_sync(body, request.headers.get("Authorization"))
+        finally:
+            gate.in_hand -= 1
+        self.counters.answered("sync", reply.status)
+        if reply.status == 200:
+            self.counters.took((time.monotonic() - began) * 1000.0)
+            return Written(200, reply.body, keep_alive=not gate.draining)
+        words = reply.body.decode("utf-8", "replace")
+        return error_reply(reply.status, words, reply.retry_after, keep_alive=not gate.draining)
+
+    def _answered(self, reply: Written) -> Written:
+        self.counters.answered("sync", reply.status)
+        return reply
+
+    async def _other(self, request: web.BaseRequest, path: str) -> tuple[str, Reply]:
+        """Route, for counting, and reply."""
+        if request.method not in READ_METHODS:
+            known = path in self._simple or path.startswith(("/api/v1/bundles/", "/api/v1/federation/"))
+            return "other", _method_not_allowed("GET, HEAD") if known else _not_found()
+        simple = self._simple.get(path)
+        if simple is not None:
+            return "other", simple()
+        parts = path.split("/")
+        if parts[:4] == ["", "api", "v1", "bundles"] and len(parts) == 6:
+            return "bundles", await self.downloads.bundle(request, parts[4], parts[5])
+        if parts[:4] == ["", "api", "v1", "federation"] and len(parts) == 5:
+            return "federation", await self.downloads.federation(request, parts[4])
+        return "other", _not_found()
+
+    def _health(self) -> Written:
+        ready = not self.gate.draining
+        return _json(200, {"live": True, "ready": ready, "overloaded": self.gate.closed and ready, "workers": self.workers_ready()})
+
+    def _ready(self) -> Written:
+        if self.gate.draining:
+            return _json(503, {"ready": False, "error": "the shard is stopping"}, (("Retry-After", "5"),))
+        return _json(200, {"ready": True})
+
+    def _metrics(self) -> Written:
+        headers = (("Content-Type", "text/plain; version=0.0.4; charset=utf-8"), ("Cache-Control", "no-store"))
+        return Written(200, exposition(self.counters.shared, self.manager), headers)
+
+
+def _json(status: int, value: object, headers: tuple[tuple[str, str], ...] = ()) -> Written:
+    return Written(status, json.dumps(value, ensure_ascii=False).encode(), (*JSON, *headers))
+
+
+def _method_not_allowed(allowed: str) -> Written:
+    return Written(405, b'{"error":"expected another method, see Allow"}', (*JSON, ("Allow", allowed)))
+
+
+def _not_found() -> Written:
+    return error_reply(404, "expected a path of /api/v1/openapi.json, got another")

@@ -1,0 +1,107 @@
+"""Group commit: one thread writes, each transaction takes whatever waits, and nobody is answered before it is durable."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+
+from cloud.lmdb_storage import LmdbStorage
+from cloud.storage import SyncChange, SyncOutcome
+from omega_edge.errors import StoreError, StoreFullError
+
+MAX_BATCH = 512
+"""Changes in one transaction. It keeps a transaction, and so what waits for the next one, to some 20 ms of work."""
+
+Waiting = tuple[SyncChange, "asyncio.Future[SyncOutcome]"]
+
+
+class GroupCommit:
+    """Brings changes of one event loop to durability. submit() and the properties belong to that loop's thread."""
+
+    def __init__(self, storage: LmdbStorage, loop: asyncio.AbstractEventLoop) -> None:
+        self._storage, self._loop = storage, loop
+        self._waiting: deque[Waiting] = deque()
+        self._wake = threading.Semaphore(0)
+        self._idle = True
+        self._closing = False
+        self._oldest = 0.0
+        """When the first of those waiting came, monotonic seconds; 0 for none."""
+        self.unfinished = 0
+        self.batches = self.committed = 0
+        self._thread = threading.Thread(target=self._run, name="commit", daemon=True)
+        self._thread.start()
+
+    def submit(self, change: SyncChange) -> asyncio.Future[SyncOutcome]:
+        """The outcome, once it is durable. It raises StoreFullError, StoreError."""
+        future = self._loop.create_future()
+        if not self._waiting:
+            self._oldest = time.monotonic()
+        self._waiting.append((change, future))
+        self.unfinished += 1
+        if self._idle:
+            self._idle = False
+            self._wake.release()
+        return future
+
+    def delay_ms(self) -> float:
+        """How long the oldest change that no transaction has taken yet has waited."""
+        return (time.monotonic() - self._oldest) * 1000.0 if self._waiting else 0.0
+
+    async def close(self) -> None:
+        """Write what waits, then end the thread."""
+        self._closing = True
+        self._wake.release()
+        await asyncio.to_thread(self._thread.join)
+
+    def _run(self) -> None:
+        while True:
+            self._wake.acquire()
+            while batch := self._taken():
+                outcomes = self._outcomes(batch)
+                self._loop.call_soon_threadsafe(self._answer, batch, outcomes)
+            if self._closing and not self._waiting:
+                return
+
+    def _taken(self) -> list[Waiting]:
+        waiting = self._waiting
+        batch = [waiting.popleft() for _ in range(min(len(waiting), MAX_BATCH))]
+        if batch:
+            self._oldest = time.monotonic()
+        else:
+            self._idle = True
+            if waiting:  # came between the look and the word
+                return self._taken()
+        return batch
+
+    def _outcomes(self, batch: list[Waiting]) -> list[SyncOutcome | StoreError]:
+        try:
+            return list(self._storage.apply([change for change, _ in batch]))
+        except StoreFullError as fault:
+            return self._erasures_only(batch, fault)
+        except StoreError as fault:
+            return [fault] * len(batch)
+
+    def _erasures_only(self, batch: list[Waiting], fault: StoreFullError) -> list[SyncOutcome | StoreError]:
+        """On a full disk nothing can be added, but who asks to be forgotten is."""
+        erasures = [change for change, _ in batch if change.erase]
+        outcomes: list[SyncOutcome | StoreError] = []
+        try:
+            outcomes.extend(self._storage.apply(erasures) if erasures else [])
+        except StoreError as second:
+            outcomes.extend([second] * len(erasures))
+        erased = iter(outcomes)
+        return [next(erased) if change.erase else fault for change, _ in batch]
+
+    def _answer(self, batch: list[Waiting], outcomes: list[SyncOutcome | StoreError]) -> None:
+        self.batches += 1
+        self.committed += len(batch)
+        self.unfinished -= len(batch)
+        for (_, future), outcome in zip(batch, outcomes, strict=True):
+            if future.cancelled():
+                continue
+            if isinstance(outcome, StoreError):
+                future.set_exception(outcome)
+            else:
+                future.set_result(outcome)

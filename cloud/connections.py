@@ -1,0 +1,174 @@
+"""Connections: aiohttp's, with bounds. How many there are, how long a request may take to arrive, and what happens while the
+gate is closed: a whole sync request is then refused by a prepared reply, unparsed.
+
+Replies are written in one piece, with no header that a television does not need.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+
+from cloud.admission import Gate
+from cloud.metrics import Counters
+
+KEEP_ALIVE_SECONDS = 15.0
+"""Shorter than any sync interval: a connection costs some 20 KB while it waits. Long enough for pages in a row."""
+ARRIVAL_SECONDS = 10.0
+"""In which a request has to arrive whole, from its first byte."""
+MAX_UNSENT_BYTES = 256 * 1024
+"""A client that sends requests and reads no replies is cut off here."""
+MAX_LINE_BYTES, MAX_HEADERS_BYTES = 2_048, 8_190
+
+_SILENT = logging.getLogger("omega.http")
+_SILENT.disabled = True
+"""aiohttp would log what a malformed request holds. What is worth a log is logged by the application."""
+_WHOLE_SYNC = re.compile(rb"POST /api/v1/sync HTTP/1\.1\r\n(?:[^\r\n]+\r\n)*?[Cc]ontent-[Ll]ength: (\d{1,4})\r\n")
+_REASONS = {status.value: status.phrase for status in HTTPStatus}
+
+Handler = Callable[[web.BaseRequest], Awaitable["Written | web.StreamResponse"]]
+
+
+def head_and_body(status: int, body: bytes, headers: tuple[tuple[str, str], ...] = (), keep_alive: bool = True) -> bytes:
+    """A whole reply of HTTP/1.1."""
+    lines = [f"HTTP/1.1 {status} {_REASONS[status]}", *(f"{name}: {value}" for name, value in headers)]
+    if status != HTTPStatus.NOT_MODIFIED:
+        lines.append(f"Content-Length: {len(body)}")
+    if not keep_alive:
+        lines.append("Connection: close")
+    return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body
+
+
+OVERLOADED = head_and_body(
+    503, b'{"error":"the shard is overloaded; come back later"}',
+    (("Content-Type", "application/json"), ("Retry-After", "300")),
+)  # fmt: skip
+
+
+def error_reply(status: int, words: str, retry_after: int | None = None, keep_alive: bool = True) -> Written:
+    """A reply of an error: JSON with its words."""
+    headers = [("Content-Type", "application/json")]
+    if retry_after is not None:
+        headers.append(("Retry-After", str(retry_after)))
+    body = json.dumps({"error": words.splitlines()[0] if words else ""}, ensure_ascii=False).encode()
+    return Written(status, body, tuple(headers), keep_alive)
+
+
+class Written:
+    """A reply that is written to the transport as it is: all that aiohttp's connection asks of a response."""
+
+    __slots__ = ("_body", "_headers", "keep_alive", "status")
+
+    def __init__(
+        self, status: int, body: bytes, headers: tuple[tuple[str, str], ...] = (), keep_alive: bool = True
+    ) -> None:
+        self.status, self._body, self._headers, self.keep_alive = status, body, headers, keep_alive
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        """Write it."""
+        self.keep_alive = self.keep_alive and bool(request.keep_alive)
+        transport = request.transport
+        if transport is None:
+            raise ConnectionResetError("the client has gone")
+        data = head_and_body(self.status, self._body, self._headers, self.keep_alive)
+        if request.method == "HEAD":
+            data = data[: len(data) - len(self._body)]
+        transport.write(data)
+        if transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
+            transport.abort()
+
+    async def write_eof(self) -> None:
+        """Nothing is left to write."""
+
+
+class BoundedServer(web.Server):
+    """Makes and watches the connections of one worker."""
+
+    def __init__(self, handler: Handler, gate: Gate, counters: Counters, max_connections: int) -> None:
+        # A body that a refusal left unread is not read after it either: the connection ends.
+        super().__init__(
+            handler, keepalive_timeout=KEEP_ALIVE_SECONDS, access_log=None, lingering_time=0.0, max_line_size=MAX_LINE_BYTES,
+            max_field_size=MAX_HEADERS_BYTES, max_headers=64, tcp_keepalive=False, auto_decompress=False, logger=_SILENT,
+        )  # fmt: skip
+        self.gate, self.counters, self.max_connections = gate, counters, max_connections
+
+    def __call__(self) -> RequestHandler:
+        """A new connection's protocol."""
+        return BoundedConnection(self, loop=self._loop, **self._kwargs)
+
+    def sweep(self) -> None:
+        """Close connections whose request has been arriving for too long. To be called once a second."""
+        late = self._loop.time() - ARRIVAL_SECONDS
+        for connection in self.connections:
+            if connection.arriving_since is not None and connection.arriving_since < late:
+                self.counters.add("connections_timed_out")
+                connection.force_close()
+        self.counters.put("connections", len(self._connections))
+
+    def close_idle(self) -> None:
+        """While draining: close connections that no request is on."""
+        for connection in self.connections:
+            if connection.idle:
+                connection.force_close()
+
+
+class BoundedConnection(RequestHandler):
+    """One connection. arriving_since: when the request that is not whole yet began, None between requests."""
+
+    __slots__ = ("_server", "arriving_since", "between_requests")
+
+    def __init__(self, server: BoundedServer, **options: object) -> None:
+        super().__init__(server, **options)
+        self._server = server
+        self.arriving_since: float | None = None
+        self.between_requests = True
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is under way on it."""
+        return self.between_requests and not self._messages and self._current_request is None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take it, or where there are too many, refuse it."""
+        super().connection_made(transport)
+        if len(self._server.connections) > self._server.max_connections:
+            self._server.counters.add("connections_refused")
+            transport.write(OVERLOADED)
+            self.force_close()
+
+    def data_received(self, data: bytes) -> None:
+        """Refuse a whole sync request while the gate is closed; else let it be parsed."""
+        server = self._server
+        if server.gate.closed and self.idle:
+            found = _WHOLE_SYNC.match(data)
+            if found is not None and data.find(b"\r\n\r\n", found.end() - 2) + 4 + int(found[1]) == len(data):
+                server.counters.add("refused_unread")
+                server.counters.answered("sync", 503)
+                self.transport.write(OVERLOADED)
+                if self.transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
+                    self.transport.abort()
+                return
+        super().data_received(data)
+        if self._messages and self._messages[-1][1].is_eof():
+            self.between_requests, self.arriving_since = True, None
+        elif self.arriving_since is None:
+            self.between_requests, self.arriving_since = False, self._loop.time()
+
+    def handle_error(
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> Written:
+        """The reply to what is no HTTP, or to a fault of the application; the connection ends with it."""
+        self._server.counters.answered("other", status)
+        words = "the shard met a fault of its own" if status == HTTPStatus.INTERNAL_SERVER_ERROR else (message or _REASONS[status])
+        return error_reply(status, words, keep_alive=False)
+
+    def arrived(self) -> None:
+        """The request under way has been read whole."""
+        self.between_requests, self.arriving_since = True, None
