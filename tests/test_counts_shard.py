@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from cloud import lists
-from cloud.counting import POPULARITY_DAYS, CountingSettings, ShardCounter, trend_days
 from cloud.counts import Counts, window_of
 from cloud.estimates import support, title_hashes
 from cloud.publication import Publication, read_counts, read_lists
+from cloud.shard_counter import POPULARITY_DAYS, CountingSettings, ShardCounter, trend_days
 from omega_edge.columns import STEP_MS
 from omega_edge.errors import ConfigError
 from omega_edge.protocol import COUNT_CATEGORIES, DAY_MS
