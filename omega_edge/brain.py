@@ -11,12 +11,13 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from random import Random
+from random import Random, SystemRandom
 from types import TracebackType
 from typing import Self
 
 from omega_edge._simd import kernels
 from omega_edge.catalog import Catalog, Title
+from omega_edge.collective import Collective
 from omega_edge.config import BrainConfig
 from omega_edge.errors import ConfigError, ModelUnavailable, StoreError
 from omega_edge.exploration import Exposure
@@ -48,7 +49,6 @@ from omega_edge.protocol import (
 )
 from omega_edge.ranking import HISTORY_HELD
 from omega_edge.recommender import Explanation, Recommender
-from omega_edge.sharing import DeltaComposer
 from omega_edge.title_vectors import TitleVectors
 
 MAX_RECOMMENDATIONS = 500
@@ -63,7 +63,7 @@ def wall_clock_ms() -> int:
 class OmegaBrain:
     """The recommender of one television. Made by open(); see BrainConfig for its options."""
 
-    def __init__(self, config: BrainConfig, clock: Callable[[], int], randomness: Random) -> None:
+    def __init__(self, config: BrainConfig, clock: Callable[[], int], randomness: Random, secrecy: Random) -> None:
         """Use open(); this only composes. What it has taken is given back if a later step fails."""
         self.config = config
         self._clock = clock
@@ -99,18 +99,22 @@ class OmegaBrain:
             self._recommender = Recommender(
                 self._catalog, self._policy, self._knowledge, config.diversity, config.novelty, config.exploration, randomness
             )
-            self._composer = DeltaComposer(self._memory, config.sharing)
+            self.collective = Collective(
+                self._write_lock, self._require_open, clock, self._catalog, self._memory, self._knowledge, config.sharing, secrecy
+            )
             self._rebuild_views()
             self._taken = taken.pop_all()
 
     @classmethod
     def open(
-        cls, config: BrainConfig, clock: Callable[[], int] = wall_clock_ms, randomness: Random | None = None
-    ) -> OmegaBrain:
+        cls, config: BrainConfig, clock: Callable[[], int] = wall_clock_ms,
+        randomness: Random | None = None, secrecy: Random | None = None,
+    ) -> OmegaBrain:  # fmt: skip
         """Open the household's brain.
 
         clock: returns Unix milliseconds, UTC. randomness: what exploration draws from; if None, a generator seeded
-        from the system's entropy. Raises CatalogError for a bundle that cannot be used, and
+        from the system's entropy. secrecy: what device ids and falsified reports are drawn from; if None, as it has to be
+        where a home is real, the system's entropy. Raises CatalogError for a bundle that cannot be used, and
         StoreError (busy, damaged, newer) for a memory that cannot. A missing model, or a read-only file
         system, degrades and is named in stats().
         """
@@ -118,7 +122,8 @@ class OmegaBrain:
             raise ConfigError(f"config: expected a BrainConfig, got {type(config).__name__}; see BrainConfig.from_mapping")
         if not callable(clock):
             raise ConfigError(f"clock: expected a function that returns Unix milliseconds, got {type(clock).__name__}")
-        brain = cls(config, clock, Random(os.urandom(32)) if randomness is None else randomness)
+        randomness = Random(os.urandom(32)) if randomness is None else randomness
+        brain = cls(config, clock, randomness, SystemRandom() if secrecy is None else secrecy)
         if config.background_maintenance:
             brain._maintenance.start()
         return brain
@@ -141,6 +146,7 @@ class OmegaBrain:
         self._maintenance.join()
         with self._write_lock:
             self._states.save()
+            self.collective.save()
             self._taken.close()
 
     # Watching ------------------------------------------------------------------------------------
@@ -232,6 +238,7 @@ class OmegaBrain:
         with self._write_lock:
             self._require_open()
             self._states.save()
+            self.collective.save()
             self._memory.checkpoint()
 
     def maintain(self) -> None:
@@ -373,24 +380,15 @@ class OmegaBrain:
         max_titles: how many finished titles the page may carry (1 to 600); wire.titles_that_fit tells how many fit
         into a request. Nothing counts as sent until acknowledge_sync with the delta's local_version.
         """
-        check_integer("max_titles", max_titles, 1, MAX_TITLES_FINISHED_PER_PAGE)
-        with self._write_lock:
-            self._require_open()
-            return self._composer.prepare(max_titles)
+        return self.collective.prepare(check_integer("max_titles", max_titles, 1, MAX_TITLES_FINISHED_PER_PAGE))
 
     def acknowledge_sync(self, local_version: int) -> None:
         """The server holds the delta with this local_version. Only what that delta carried counts as sent."""
-        with self._write_lock:
-            self._require_open()
-            self._composer.acknowledge(local_version)
+        self.collective.acknowledge(local_version)
 
     def apply_global_patterns(self, patterns: GlobalPatterns) -> int:
         """Take in what the cloud learned. Returns how many patterns and trends changed; idempotent."""
-        if not isinstance(patterns, GlobalPatterns):
-            raise ConfigError(f"patterns: expected GlobalPatterns, got {type(patterns).__name__}")
-        with self._write_lock:
-            self._require_open()
-            return self._knowledge.apply(patterns, self._clock())
+        return self.collective.apply(patterns)
 
     # The household's data ------------------------------------------------------------------------
 
@@ -416,7 +414,8 @@ class OmegaBrain:
             check_exported_state(exported)
             check_exported_home_states(exported)
             try:
-                self._memory.import_records(exported, replace=replace_existing)
+                with self.collective.rewriting(imported=True):
+                    self._memory.import_records(exported, replace=replace_existing)
             finally:
                 self._restart_from_memory()
 
@@ -437,8 +436,10 @@ class OmegaBrain:
                 check_content_id("content_id", content_id)
             self._title_vectors.forget()
             self._states.save()
+            self.collective.save()
             try:
-                self._memory.forget(content_id=content_id, profile=profile, everything=everything)
+                with self.collective.rewriting():
+                    self._memory.forget(content_id=content_id, profile=profile, everything=everything)
             finally:
                 self._restart_from_memory()
 
@@ -451,8 +452,7 @@ class OmegaBrain:
                 name: fault
                 for name, fault in (
                     ("text embedding", self._title_vectors.fault),
-                    ("sharing", self._composer.fault),
-                    ("global patterns and trends", self._knowledge.fault),
+                    *self.collective.faults().items(),
                     ("favourites and explored lists", self._states.fault),
                     ("vector compression", None if memory["vectors"]["codebook"]["bytes"] else NO_CODEBOOK),
                 )
@@ -473,6 +473,7 @@ class OmegaBrain:
                 "memory": memory,
                 "global_version": self._knowledge.global_version,
                 "sharing": self.config.sharing,
+                "sync": self.collective.stats(),
                 "degraded": degraded + list(memory["degraded"]),
             }
 
@@ -490,8 +491,7 @@ class OmegaBrain:
 
     def _restart_from_memory(self) -> None:
         """After memory was rewritten, or failed to be: everything kept in RAM is made from it again."""
-        self._composer.restart()
-        self._knowledge.reload()
+        self.collective.restart()
         self._states.reload()
         self._rebuild_views()
 

@@ -9,7 +9,7 @@ The form, version 1:
     episodes, skills, patterns    the records of the three tiers; their fields as in the classes
     removed    version, tier, key: records that are gone, for readers of the change log
     sharing    titles, acknowledged_version, finished [version, content id, time, profile], acknowledged {id: pattern}
-    states     {name: dict}
+    states     {name: dict}; not those by which this home is known when it shares
 
 Times are Unix milliseconds. A vector is {"code": base64 of int8[384], "scale": number}, or null: what is held coarse,
 or more precisely, is written as int8 too, and goes on from there after an import, so that no export needs a codebook.
@@ -25,6 +25,7 @@ from omega_edge.episodes import Episode, Vector
 from omega_edge.keeper import Keeper
 from omega_edge.protocol import TitleReference, ViewingPattern
 from omega_edge.reasoning import ReasoningPattern
+from omega_edge.sharing_state import HOME_STATES
 from omega_edge.skills import Skill
 from omega_edge.viewers import Viewer
 
@@ -39,7 +40,7 @@ def holds_anything(keeper: Keeper) -> bool:
         or len(keeper.reasoning)
         or len(keeper.skills)
         or len(list(keeper.viewers)) > 1
-        or next(iter(keeper.store.items("states")), None)
+        or any(key.decode() not in HOME_STATES for key, _fields in keeper.store.items("states"))
     )
 
 
@@ -75,7 +76,7 @@ def export_records(keeper: Keeper) -> dict[str, object]:
                 for number, pattern in sharing.acknowledged.items()
             },
         },
-        "states": {key.decode(): fields[1] for key, fields in keeper.store.items("states")},
+        "states": {key.decode(): fields[1] for key, fields in keeper.store.items("states") if key.decode() not in HOME_STATES},
     }
 
 

@@ -8,7 +8,7 @@ the next entry or with the next checkpoint, or, after a crash, at the next open.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -17,6 +17,7 @@ import numpy as np
 from omega_edge.episodes import Episode
 from omega_edge.keeper import Keeper, new_epoch
 from omega_edge.protocol import DEFAULT_PROFILE, EMBEDDING_DIMENSIONS, Profile
+from omega_edge.sharing_state import IDENTITY_STATE
 from omega_edge.skills import MIN_EPISODES, Skill
 from omega_edge.store import Row
 from omega_edge.viewers import Viewer, viewer_rows
@@ -56,13 +57,21 @@ def forget_profile(keeper: Keeper, profile: str) -> None:
 
 
 def forget_everything(keeper: Keeper) -> None:
-    """Forget all, profiles, global patterns and states included. The counters go on, in a new epoch."""
+    """Forget all, profiles, global patterns and states included, but for what is to be erased elsewhere. The counters go
+    on, in a new epoch."""
     with whole_or_not(keeper):
         keeper.epoch = new_epoch()
         keeper.changes.advance()
         keeper.changes.complete_from = keeper.changes.local_version
         household = Viewer(Profile(DEFAULT_PROFILE, "Household"), 0, deque())
-        replace_records(keeper, [*viewer_rows(household), *keeper.state_rows(wipe_wanted=True)])
+        kept = kept_states(keeper, (IDENTITY_STATE,))
+        replace_records(keeper, [*viewer_rows(household), *kept, *keeper.state_rows(wipe_wanted=True)])
+
+
+def kept_states(keeper: Keeper, names: Iterable[str]) -> list[Row]:
+    """The records of those of these states that are stored."""
+    found = [("states", name.encode(), keeper.store.get("states", name.encode())) for name in names]
+    return [row for row in found if row[2] is not None]
 
 
 @contextmanager

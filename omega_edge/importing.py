@@ -18,7 +18,7 @@ from omega_edge.entries import MAX_DECISION_LATENCY_MS
 from omega_edge.episodes import CatalogueLookup, Episode, EpisodeKind
 from omega_edge.errors import ProtocolError
 from omega_edge.exporting import FORMAT, VERSION
-from omega_edge.forgetting import replace_records, whole_or_not
+from omega_edge.forgetting import kept_states, replace_records, whole_or_not
 from omega_edge.keeper import Keeper, new_epoch, state_rows
 from omega_edge.protocol import (
     DEFAULT_PROFILE,
@@ -37,7 +37,7 @@ from omega_edge.protocol import (
     check_timestamp,
 )
 from omega_edge.reasoning import ReasoningPattern
-from omega_edge.sharing_state import finished_row, sharing_row
+from omega_edge.sharing_state import HOME_STATES, finished_row, sharing_row
 from omega_edge.skill_records import MAX_MEMBERS, Member, PartOfDay, Skill
 from omega_edge.store import Row
 from omega_edge.tier_policy import Standing
@@ -65,10 +65,11 @@ _MAX_STATE_DEPTH = 32
 
 
 def import_records(keeper: Keeper, exported: object) -> None:
-    """Check an export, then put it in the place of everything. Raises ProtocolError; then nothing has changed."""
+    """Check an export, then put it in the place of everything but this home's own states. Raises ProtocolError; then
+    nothing has changed."""
     rows = _Importer(exported, keeper.catalogued, keeper.codebook).rows(keeper.last_sequence)
     with whole_or_not(keeper):
-        replace_records(keeper, rows)
+        replace_records(keeper, [*rows, *kept_states(keeper, HOME_STATES)])
 
 
 class _Fields:
@@ -433,6 +434,8 @@ class _Importer:
         rows: list[Row] = []
         for name, state in states.items():
             check_text("states: name", name, MAX_MOOD_HINT_BYTES)
+            if name in HOME_STATES:
+                raise refuse("states: name", "none of those that stay in their home", name)
             _check_plain("state", _object("state", state))
             if len(cbor2.dumps(state)) > _MAX_STATE_BYTES:
                 raise refuse("state", f"at most {_MAX_STATE_BYTES} bytes", state)

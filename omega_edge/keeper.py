@@ -25,7 +25,7 @@ from omega_edge.errors import StoreError, StoreFullError
 from omega_edge.protocol import Profile
 from omega_edge.quantiser import Quantiser
 from omega_edge.reasoning import ReasoningBank
-from omega_edge.sharing_state import SharingState
+from omega_edge.sharing_state import SharingState, is_finished
 from omega_edge.skills import SkillLibrary
 from omega_edge.store import Row, Store
 from omega_edge.vector_report import vector_report
@@ -241,7 +241,7 @@ class Keeper:
         for _ in range(EPISODES_CONSIDERED):
             self.episodes.consider_next(len(self.skills))
         self.skills.consider_next(self.episodes.newest_sequence)
-        if episode.success and episode.watch_percentage is not None:
+        if is_finished(episode):
             self.sharing.note_finished(episode)
 
     def _gather(self, episode: Episode) -> int:

@@ -131,23 +131,17 @@ class AgentMemory:
         """
         check_content_id("content_id", content_id)
         check_text("content_title", content_title, MAX_TITLE_BYTES)
-        utc = local_day(check_timestamp("timestamp", timestamp), UTC)
-        entry = Rated(
-            profile,
-            content_id,
-            content_title,
-            parse_feedback_kind(kind),
-            timestamp,
-            utc[0] if time_of_day is None else time_of_day,
-            utc[1] if day_of_week is None else day_of_week,
-        )
+        part, weekday = local_day(check_timestamp("timestamp", timestamp), UTC)
+        part = part if time_of_day is None else time_of_day
+        weekday = weekday if day_of_week is None else day_of_week
+        entry = Rated(profile, content_id, content_title, parse_feedback_kind(kind), timestamp, part, weekday)
         with self._lock:
             return self._take(entry, profile)
 
     def record_outcome(self, pattern_id: int, followed: bool, reward: float, decision_latency_ms: int) -> Recorded:
         """record_outcomes() for one pattern."""
-        ids = [pattern_id]
-        return self.record_outcomes(ids if followed else [], [] if followed else ids, reward, decision_latency_ms)
+        sides = ([pattern_id], []) if followed else ([], [pattern_id])
+        return self.record_outcomes(*sides, reward, decision_latency_ms)
 
     def record_outcomes(
         self, followed: Iterable[int], not_followed: Iterable[int], reward: float, decision_latency_ms: int
@@ -347,25 +341,30 @@ class AgentMemory:
         with self._lock:
             return self._saved_keeper().changes_since(version)
 
-    def set_sharing_titles(self, sharing: bool) -> None:
-        """Keep a log of titles finished from now on, or stop and delete it. Durable on return."""
+    def set_sharing_titles(self, sharing: bool, anew_since: int | None = None) -> None:
+        """Keep a log of titles finished from now on, or stop and delete it. Durable on return, and states with it.
+
+        anew_since: nothing counts as acknowledged any more, and the log holds again what was finished in episodes kept
+        of a later sequence, beside what it holds.
+        """
         with self._lock:
-            if self._open_keeper().sharing.titles != bool(sharing):
+            if self._open_keeper().sharing.titles != bool(sharing) or anew_since is not None:
                 keeper = self._writable_keeper()
                 keeper.apply_pending()
                 keeper.sharing.set_titles(bool(sharing))
+                if anew_since is not None:
+                    keeper.sharing.share_anew(each for each in keeper.episodes if each.sequence > anew_since)
                 keeper.commit()
 
-    def titles_finished_since_acknowledged(self, limit: int) -> list[FinishedTitle]:
-        """The titles finished while sharing and not acknowledged, oldest first, at most `limit`."""
+    def finished_log(self, limit: int) -> list[tuple[int, FinishedTitle]]:
+        """The titles finished while sharing and not acknowledged, each with its version, oldest first, at most `limit`."""
         check_integer("limit", limit, 0, _K_MAX)
         with self._lock:
             return self._saved_keeper().sharing.finished(limit)
 
-    def finished_version(self, count: int) -> int:
-        """The version of the count-th of the titles finished and not acknowledged, of which there are so many."""
-        with self._lock:
-            return self._saved_keeper().sharing.version_of(count)
+    def titles_finished_since_acknowledged(self, limit: int) -> list[FinishedTitle]:
+        """finished_log() without the versions."""
+        return [finished for _version, finished in self.finished_log(limit)]
 
     def shared_skills(self) -> list[Skill]:
         """The 20 skills with the most samples among those with success_rate of at least 0.7."""
@@ -443,8 +442,7 @@ class AgentMemory:
     def stats(self) -> dict[str, object]:
         """Counts, sizes, counters, and what is damaged or degraded. Names no title."""
         with self._lock:
-            statistics = self._applied_keeper().statistics()
-        return {"durability_window_secs": self._window_ms // 1000, **statistics}
+            return {"durability_window_secs": self._window_ms // 1000, **self._applied_keeper().statistics()}
 
     # Inside --------------------------------------------------------------------------------------
 

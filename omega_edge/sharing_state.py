@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 
 from omega_edge.changes import ChangeLog
@@ -10,6 +10,11 @@ from omega_edge.episodes import Episode
 from omega_edge.protocol import FinishedTitle, TitleReference, ViewingPattern
 from omega_edge.store import Row, Store
 
+IDENTITY_STATE, SYNC_LOG_STATE = "sync", "sync_log"
+HOME_STATES = (IDENTITY_STATE, SYNC_LOG_STATE)
+"""States of this home alone: not exported, and kept when an export takes the place of all else. They name no title."""
+MAX_FINISHED = 5_000
+"""Titles that wait for an acknowledgement; beyond, the oldest are dropped, so that a home without network stays small."""
 _KEY = b"sharing"
 
 
@@ -36,7 +41,7 @@ class SharingState:
     def note_finished(self, episode: Episode) -> None:
         """Log a title watched with success, if titles are shared."""
         if self.titles:
-            self._log[self._changes.advance()] = (episode.content_id, episode.timestamp, episode.profile)
+            self._log[self._changes.advance()] = _entry_of(episode)
 
     def set_titles(self, sharing: bool) -> None:
         """Start or stop the log. Stopping deletes it."""
@@ -45,13 +50,21 @@ class SharingState:
         self.titles = sharing
         self._changed = True
 
-    def finished(self, limit: int) -> list[FinishedTitle]:
-        """The oldest entries of the log."""
-        return [FinishedTitle(entry[0], entry[1]) for _version, entry in islice(self.log(), limit)]
+    def share_anew(self, episodes: Iterable[Episode]) -> None:
+        """Nothing counts as acknowledged any more. The log begins anew: with what it held of episodes that are not kept any
+        more, then with those given, oldest first, that it would have logged."""
+        again = [_entry_of(episode) for episode in episodes if is_finished(episode)]
+        held = list(self.log())
+        self._log.update({version: None for version, _entry in held})
+        known = set(again)
+        for entry in [entry for _version, entry in held if entry not in known] + again:
+            self._log[self._changes.advance()] = entry
+        self.acknowledged = {}
+        self._changed = True
 
-    def version_of(self, count: int) -> int:
-        """The version of the count-th oldest entry of the log, which has so many."""
-        return next(islice(self.log(), count - 1, None))[0]
+    def finished(self, limit: int) -> list[tuple[int, FinishedTitle]]:
+        """The oldest entries of the log with their versions."""
+        return [(version, FinishedTitle(entry[0], entry[1])) for version, entry in islice(self.log(), limit)]
 
     def log(self) -> Iterator[tuple[int, tuple[str, int, str]]]:
         """Entries (version, (content id, time, profile)) of the log, oldest first."""
@@ -72,6 +85,10 @@ class SharingState:
 
     def rows(self) -> list[Row]:
         """What the store has to write."""
+        logged = sum(1 if entry is not None else -1 for entry in self._log.values())
+        excess = self._store.count("finished") + logged - MAX_FINISHED
+        if excess > 0:
+            self._log.update({version: None for version, _entry in list(islice(self.log(), excess))})
         rows: list[Row] = [
             ("finished", version.to_bytes(8, "big"), None) if entry is None else finished_row(version, *entry)
             for version, entry in self._log.items()
@@ -103,6 +120,15 @@ class SharingState:
 
     def _row(self) -> Row:
         return sharing_row(self.titles, self.acknowledged_version, self.acknowledged)
+
+
+def is_finished(episode: Episode) -> bool:
+    """Whether an episode is a title watched with success; a like alone is none."""
+    return episode.success and episode.watch_percentage is not None
+
+
+def _entry_of(episode: Episode) -> tuple[str, int, str]:
+    return episode.content_id, episode.timestamp, episode.profile
 
 
 def finished_row(version: int, content_id: str, timestamp: int, profile: str) -> Row:

@@ -1,0 +1,155 @@
+"""One request to the shard and its answer over HTTP: bounded, timed, and bare of every header that could be left out.
+
+No header tells one television from another: no user agent, no accepted encodings, no cookies, and redirects are not
+followed. An idle sync stays under 350 bytes both ways, headers and all.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import ssl
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from types import TracebackType
+from typing import Self
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from omega_edge.errors import ConfigError
+from omega_edge.protocol import MAX_DOWNLOAD_BYTES, MAX_SYNC_INTERVAL_SECONDS
+
+SYNC_PATH = "api/v1/sync"
+_BARE = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
+_READ_BYTES = 8192
+_LOCAL_NAMES = ("localhost",)
+
+
+class ExchangeFailed(Exception):
+    """No usable answer came. connected: whether a shard answered at all. The text is bounded and names no address."""
+
+    def __init__(self, text: str, connected: bool = False) -> None:
+        super().__init__(text)
+        self.connected = connected
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """status: HTTP's. body: of a 200, else empty. retry_after_secs: when the shard wants to be asked again, or None."""
+
+    status: int
+    body: bytes
+    retry_after_secs: float | None
+
+
+def shard_url(text: str) -> str:
+    """Where a shard of this base URL is synced with. ConfigError for others than https, or http to this machine or a
+    private address."""
+    try:
+        parts = urlsplit(text)
+        host, valid = parts.hostname, parts.port != 0
+    except ValueError:
+        parts, host, valid = urlsplit(""), None, False
+    plain = text.isascii() and text.isprintable() and not any(mark in text for mark in " @?#\\")
+    if parts.scheme not in ("http", "https") or not host or not valid or not plain:
+        raise ConfigError(f"constellation_url: expected https://host/ or http://127.0.0.1:port/, got {text!r}")
+    if parts.scheme == "http" and not _is_near(host):
+        raise ConfigError(
+            f"constellation_url: expected https, because what is shared is viewing history, got {text!r}; http is for this "
+            "machine and private addresses"
+        )
+    return f"{text.rstrip('/')}/{SYNC_PATH}"
+
+
+def _is_near(host: str) -> bool:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host in _LOCAL_NAMES
+    return address.is_private or address.is_loopback
+
+
+def retry_after_secs(header: str | None, now_ms: int) -> float | None:
+    """Seconds that a header Retry-After asks to wait, 0 to 24 h, from its number or its date; None for anything else."""
+    if header is None or len(header) > 64:
+        return None
+    header = header.strip()
+    if header.isascii() and header.isdigit():
+        return float(min(int(header), MAX_SYNC_INTERVAL_SECONDS))
+    try:
+        moment = parsedate_to_datetime(header)
+    except (ValueError, OverflowError):
+        return None
+    moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
+    waited = (moment - datetime.fromtimestamp(now_ms / 1000, UTC)).total_seconds()
+    return min(max(waited, 0.0), float(MAX_SYNC_INTERVAL_SECONDS))
+
+
+class ShardConnection:
+    """The way to the shard during one sync: a connection for each request, closed behind its answer, since a shard cannot
+    hold one open for every television, and nobody has to guess whether the other side still listens."""
+
+    def __init__(self, url: str, timeout_secs: float, tls: ssl.SSLContext | None) -> None:
+        """tls: how the shard's certificate is verified; None: by the system's authorities."""
+        self._url = url
+        self._timeout_secs = timeout_secs
+        self._tls = tls
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=1, force_close=True, ssl=True if self._tls is None else self._tls),
+            timeout=aiohttp.ClientTimeout(total=self._timeout_secs),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            skip_auto_headers=_BARE,
+            auto_decompress=False,
+            trust_env=False,
+            read_bufsize=_READ_BYTES,
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._session.close()
+
+    async def exchange(self, body: bytes, authorization: str | None, now_ms: int) -> Reply:
+        """Send a request's body, with who sends it, and read the answer. Raises ExchangeFailed.
+
+        now_ms: this moment, for a Retry-After that is a date.
+        """
+        headers = {} if authorization is None else {"Authorization": authorization}
+        connected = False
+        try:
+            async with self._session.post(self._url, data=body, headers=headers, allow_redirects=False) as response:
+                connected = True
+                waited = retry_after_secs(response.headers.get("Retry-After"), now_ms)
+                if response.status != 200:
+                    response.close()
+                    return Reply(response.status, b"", waited)
+                return Reply(200, await _read_bounded(response), waited)
+        except TimeoutError:
+            raise ExchangeFailed(f"no whole answer within {self._timeout_secs:g} s", connected) from None
+        except aiohttp.ClientConnectorCertificateError:
+            raise ExchangeFailed("no connection: the shard's certificate is not valid here") from None
+        except aiohttp.ClientConnectionError as fault:
+            # A server that hangs up before it answers is no connection either: nobody knows what it took.
+            raise ExchangeFailed(f"no connection: {type(fault).__name__}", connected) from None
+        except (aiohttp.ClientError, ValueError, OSError) as fault:
+            raise ExchangeFailed(f"bad answer: {type(fault).__name__}", connected) from None
+
+
+async def _read_bounded(response: aiohttp.ClientResponse) -> bytes:
+    """The body, never more than MAX_DOWNLOAD_BYTES of it: a longer one is hung up on."""
+    coded = response.headers.get("Content-Encoding", "identity") != "identity"
+    if coded or (response.content_length or 0) > MAX_DOWNLOAD_BYTES:
+        response.close()
+        raise ExchangeFailed(f"bad answer: more than {MAX_DOWNLOAD_BYTES} bytes, or bytes in another coding", connected=True)
+    data = bytearray()
+    async for chunk in response.content.iter_any():
+        data += chunk
+        if len(data) > MAX_DOWNLOAD_BYTES:
+            response.close()
+            raise ExchangeFailed(f"bad answer: more than {MAX_DOWNLOAD_BYTES} bytes", connected=True)
+    return bytes(data)
