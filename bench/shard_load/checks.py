@@ -22,7 +22,16 @@ from omega_edge.protocol import (
 WHOLLY_DECODED = 64
 """One reply in so many is decoded by the product's decoder too, which costs as much as the shard's whole work on it."""
 _RAW_RESPONSE = bytes((frame.FORMAT_VERSION, wire.KIND_RESPONSE, frame.BODY_RAW, frame.DICTIONARY_NONE))
-_VERSION, _NEXT_SYNC, _SERVER_TIME, _ACKNOWLEDGED, _RESET, _SNAPSHOT_WANTED = 1, 3, 4, 5, 9, 10
+_VERSION, _GLOBAL_VERSION, _NEXT_SYNC, _SERVER_TIME, _ACKNOWLEDGED, _PATTERNS, _RESET, _SNAPSHOT_WANTED = (
+    1,
+    2,
+    3,
+    4,
+    5,
+    7,
+    9,
+    10,
+)
 
 
 class Checked(Enum):
@@ -44,8 +53,9 @@ class Faults(Protocol):
 class ReplyCheck:
     """Judges replies to a fleet, and lets the fleet go on where its request was acknowledged."""
 
-    def __init__(self, fleet: Fleet, titles: TitleNumbering | None) -> None:
-        self._fleet, self._titles = fleet, titles
+    def __init__(self, fleet: Fleet, titles: TitleNumbering | None, patterns_frame: bytes | None = None) -> None:
+        """patterns_frame: of the shard's collective, which whoever shows an older global version is sent."""
+        self._fleet, self._titles, self._patterns_frame = fleet, titles, patterns_frame
         self._replies = 0
 
     def judge(self, device: int, reply: Reply, faults: Faults) -> Checked:
@@ -81,6 +91,9 @@ class ReplyCheck:
             return f"version {fields[_VERSION]}, snapshot wanted: {_SNAPSHOT_WANTED in fields}"
         if not MIN_SYNC_INTERVAL_SECONDS <= fields[_NEXT_SYNC] <= MAX_SYNC_INTERVAL_SECONDS:
             return f"next sync in {fields[_NEXT_SYNC]} s"
+        patterns = self._patterns_frame if self._fleet.shows_old_version(device) else None
+        if fields[_GLOBAL_VERSION] != self._fleet.global_version or fields.get(_PATTERNS) != patterns:
+            return f"global version {fields[_GLOBAL_VERSION]}, patterns that are not those of the shard's collective"
         if server_time <= self._fleet.server_times[device]:
             return f"server time {server_time} after {self._fleet.server_times[device]}"
         self._replies += 1

@@ -26,6 +26,7 @@ MAX_LIST = 50
 FIRST_VERSION = 70_000
 """Local versions start here, so that each is five bytes of CBOR."""
 NEWEST_DAYS = 90
+STALE_ONE_IN = 3
 
 _DEVICE = bytes.fromhex("a14f83c95be2706d12d8f43b960ec57a")
 _EPOCH, _SERVER_TIME, _VERSION = 0x9D3A51E7C2846FB0, 0x01815A7C93E2, 0x5B1D93C6
@@ -36,9 +37,10 @@ _PATH = "/api/v1/sync"
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A list of finished titles, and the frames that carry it, cut at what differs between devices.
+    """A list of finished titles, and the frames that carry it, cut at what differs between devices, without the first piece.
 
-    first: the pieces of the frame of a device that has not seen a server time; later: those for all others.
+    first: the pieces of the frame of a device that has not seen a server time; later: those for all others. The first piece
+    is the same for all lists (see Fleet).
     """
 
     rows: tuple[int, ...]
@@ -75,7 +77,7 @@ def draw_pages(titles: TitleNumbering, title_count: int, count: int, now_ms: int
             for seen in (None, _SERVER_TIME)
         )
         if _is_raw(first) and _is_raw(later):
-            pages.append(Page(tuple(rows), finished_ms, _cut(first), _cut(later)))
+            pages.append(Page(tuple(rows), finished_ms, _cut(first)[1:], _cut(later)[1:]))
     return pages
 
 
@@ -94,13 +96,29 @@ def _cut(frame: bytes) -> tuple[bytes, ...]:
     return (*pieces, frame)
 
 
+def _head(global_version: int, server_time: int | None) -> bytes:
+    """The first piece of every request that shows this global version, with or without a server time."""
+    request = SyncRequest(
+        global_version_seen=global_version,
+        device_id=_DEVICE,
+        epoch=_EPOCH,
+        server_time_seen=server_time,
+        delta=PatternDelta(_VERSION),
+    )
+    head, found, _ = wire.encode_request(request).partition(_DEVICE)
+    assert found
+    return head
+
+
 class Fleet:
     """Devices by number, 0 to count - 1, each with the page that it sends next.
 
-    A device's request stays the same bytes until it is acknowledged, as a television's does.
+    A device's request stays the same bytes until it is acknowledged, as a television's does. global_version: the shard's; a
+    device's first sync and each STALE_ONE_IN-th after it shows an older one, as televisions do that sync three times in the
+    quarter-hour after which a hub may publish.
     """
 
-    def __init__(self, count: int, pages: list[Page], device_key: bytes, seed: int) -> None:
+    def __init__(self, count: int, pages: list[Page], device_key: bytes, seed: int, global_version: int = 0) -> None:
         chosen = random.Random(seed)
         self.pages = pages
         self.device_ids = [chosen.randbytes(DEVICE_ID_BYTES) for _ in range(count)]
@@ -112,6 +130,10 @@ class Fleet:
         self._tokens = [device_token(device_key, device_id) for device_id in self.device_ids]
         self._epochs = [_U64(chosen.getrandbits(64) | 1 << 63) for _ in range(count)]
         self._requests: list[bytes | None] = [None] * count
+        self.global_version = global_version
+        self._heads = {
+            (seen, shown): _head(seen, shown) for seen in (0, global_version) for shown in (None, _SERVER_TIME)
+        }
 
     def __len__(self) -> int:
         return len(self.device_ids)
@@ -123,6 +145,10 @@ class Fleet:
     def next_page(self, device: int) -> Page:
         """The page that the device sends next."""
         return self.pages[self.page_number(device, self.acknowledged[device])]
+
+    def shows_old_version(self, device: int) -> bool:
+        """Whether the device's next request shows an older global version than the shard's."""
+        return self.global_version > 0 and self.acknowledged[device] % STALE_ONE_IN == 0
 
     def next_version(self, device: int) -> int:
         """The local version that the next acknowledgement must name: one more for each title."""
@@ -138,8 +164,10 @@ class Fleet:
     def _make_request(self, device: int) -> bytes:
         page, device_id, server_time = self.next_page(device), self.device_ids[device], self.server_times[device]
         version = _U32(self.next_version(device))
+        seen = 0 if self.shows_old_version(device) else self.global_version
         if server_time:
-            head, to_epoch, to_time, to_version, rest = page.later
+            head = self._heads[seen, _SERVER_TIME]
+            to_epoch, to_time, to_version, rest = page.later
             parts = (
                 head,
                 device_id,
@@ -152,7 +180,8 @@ class Fleet:
                 rest,
             )
         else:
-            head, to_epoch, to_version, rest = page.first
+            head = self._heads[seen, None]
+            to_epoch, to_version, rest = page.first
             parts = (head, device_id, to_epoch, self._epochs[device], to_version, version, rest)
         body = b"".join(parts)
         signed = authorization(device_id, self._tokens[device], body)

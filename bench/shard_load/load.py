@@ -161,6 +161,8 @@ class Load:
             outcome.unanswered = self._in_flight + len(self._waiting)
             self.close()
         outcome.connections = len(self._connections)
+        if self._each_once:
+            self._devices = deque(range(len(self._fleet)))
         return outcome
 
     def _launch(self, moment: float) -> None:
@@ -185,11 +187,10 @@ class Load:
         loop = asyncio.get_running_loop()
         try:
             _, connection = await loop.create_connection(lambda: Connection(self._finished), "127.0.0.1", self._port)
-        except OSError as error:
+        except OSError:
             self._outcome.lost += 1
             if self._waiting:
                 self._waiting.popleft()
-            self._last_error = error
             return
         self._connections.add(connection)
         self._go_on(connection)

@@ -1,0 +1,174 @@
+"""A real shard for one measurement: its folder with a signed bundle and collective, and `python -m cloud` on it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from bench.machine import ROOT
+from bench.shard_load.processes import Memory, memory, of_session, processor_seconds
+from cloud import collective as collectives
+from cloud.collective import Collective, Trending
+from cloud.lmdb_storage import LmdbStorage
+from omega_edge.catalog import Catalog
+from omega_edge.manifest import Manifest
+from omega_edge.protocol import DAY_MS, TitleReference, ViewingPattern
+from omega_edge.signing import SigningKey, public_key, seal
+
+DEVICE_KEY = bytes(range(32))
+"""Of the simulated televisions. It opens nothing else."""
+SIGNING_KEY = SigningKey(bytes(range(32, 64)))
+START_SECONDS, STOP_SECONDS = 60.0, 40.0
+COLLECTIVE_VERSION = 70_000
+PATTERNS, REFERENCES = 100, 4
+
+
+class ShardFailed(Exception):
+    """A shard that did not start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What the shards of a run give out: the bundle that numbers titles, and a full collective."""
+
+    bundle: Path
+    catalog: Catalog
+    patterns_frame: bytes
+
+    @classmethod
+    def from_bundle(cls, bundle: Path, seed: int) -> Self:
+        """With trends of random titles, and as many patterns as a response holds."""
+        catalog, chosen = Catalog.open(bundle), random.Random(seed)
+        votes = np.random.default_rng(seed).integers(50, 5_000, catalog.count).astype(np.float64)
+        patterns = tuple(_pattern(number, catalog, chosen) for number in range(1, PATTERNS + 1))
+        frame = collectives.compose(COLLECTIVE_VERSION, catalog, [Trending(48, votes)], patterns)
+        return cls(bundle, catalog, frame)
+
+    def put_into(self, folder: Path) -> None:
+        """Write the bundle, its manifest and the collective where a shard's BUNDLE_DIR and PUBLICATION_DIR point."""
+        lineage, now_ms = self.catalog.lineage, time.time_ns() // 1_000_000
+        bundles = folder / "bundles" / lineage
+        if bundles.exists():
+            return
+        bundles.mkdir(parents=True)
+        (folder / "publication").mkdir()
+        shutil.copyfile(self.bundle, bundles / "served.bundle")
+        digest = hashlib.sha256(self.bundle.read_bytes()).hexdigest()
+        size = self.bundle.stat().st_size
+        manifest = Manifest(lineage, 1, 1, now_ms, "served.bundle", size, digest)
+        (bundles / "manifest").write_bytes(seal("manifest", manifest.to_bytes(), SIGNING_KEY))
+        told = Collective(COLLECTIVE_VERSION, lineage, 1, self.patterns_frame, now_ms)
+        sealed = seal("collective", collectives.encode(told), SIGNING_KEY)
+        (folder / "publication" / "collective").write_bytes(sealed)
+
+
+def _pattern(number: int, catalog: Catalog, chosen: random.Random) -> ViewingPattern:
+    updated = time.time_ns() // 1_000_000 - chosen.randrange(30 * DAY_MS)
+    rows = chosen.sample(range(catalog.count), REFERENCES)
+    references = tuple(TitleReference(catalog.content_id(row), chosen.uniform(0.1, 1)) for row in rows)
+    created = updated - chosen.randrange(60 * DAY_MS)
+    return ViewingPattern(
+        number, chosen.uniform(0.7, 1), chosen.randrange(3, 200), created, updated, references=references
+    )
+
+
+def open_store(folder: Path) -> LmdbStorage:
+    """The store of an ended shard in this folder."""
+    return LmdbStorage(folder / "data", clock=lambda: time.time_ns() // 1_000_000)
+
+
+class Shard:
+    """A running shard: use it as a context, at whose end no process of it is left. Its store stays in the folder."""
+
+    def __init__(self, folder: Path, served: Served, workers: int = 1) -> None:
+        """Start it. ShardFailed where it does not come to listen."""
+        served.put_into(folder)
+        settings = {
+            "DATABASE_URL": f"lmdb://{folder.resolve()}/data",
+            "DEVICE_KEY": DEVICE_KEY.hex(),
+            "PORT": "0",
+            "WORKERS": str(workers),
+            "BUNDLE_DIR": str(folder / "bundles"),
+            "PUBLICATION_DIR": str(folder / "publication"),
+            "TRUSTED_KEYS": public_key(SIGNING_KEY).hex(),
+            "LOG_LEVEL": "WARNING",
+            "PYTHONPATH": str(ROOT),
+        }
+        inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "cloud"],
+            cwd=ROOT,
+            env=inherited | settings,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
+        try:
+            self.port = self._listening_port()
+        except BaseException:
+            self.kill()
+            raise
+
+    def _listening_port(self) -> int:
+        """The port that the shard says it listens on."""
+        output, said = self._process.stdout, b""
+        deadline = time.monotonic() + START_SECONDS
+        while not said.endswith(b"\n"):
+            ready, _, _ = select.select([output], [], [], max(0.0, deadline - time.monotonic()))
+            found = os.read(output.fileno(), 1_024) if ready else b""
+            if not found:
+                raise ShardFailed(f"expected the shard to listen within {START_SECONDS:g} s; its own words are above")
+            said += found
+        return int(said.decode().rpartition(":")[2])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.kill()
+
+    def process_ids(self) -> list[int]:
+        """Of all its processes."""
+        return of_session(self._process.pid)
+
+    def processor_seconds(self) -> float:
+        """User and system time of all its processes so far."""
+        return processor_seconds(self.process_ids())
+
+    def memory(self) -> Memory:
+        """Of all its processes."""
+        return memory(self.process_ids())
+
+    def stop(self) -> str | None:
+        """End it as an operator does. What was wrong with that, None if nothing."""
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            code = self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            return f"the shard did not end within {STOP_SECONDS:g} s of SIGTERM"
+        left = self.process_ids()
+        return f"the shard ended with code {code}, {len(left)} of its processes stayed" if code or left else None
+
+    def kill(self) -> None:
+        """End all its processes at once, by SIGKILL. Killing twice is harmless."""
+        while process_ids := self.process_ids():
+            for process_id in process_ids:
+                try:
+                    os.kill(process_id, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+            time.sleep(0.002)
+        self._process.wait()
+        self._process.stdout.close()
