@@ -1,8 +1,9 @@
 """The collective: what the hub tells every television, trends of its own and the model job's global patterns.
 
 Its payload's keys: 1 global version, 2 lineage (8 bytes), 3 catalogue version, 4 a KIND_GLOBAL_PATTERNS frame (see
-wire.py), which shards put into responses as it is, 5 made at (Unix ms), 6 the UTC day before which the trends end. The
-model job's object `patterns` has the same form: its version is the job's own, its frame holds patterns and no trends.
+wire.py), which shards put into responses as it is, 5 made at (Unix ms), 6 the UTC day before which the trends end, 7 how
+many trends there are, 8 a hash of what else it was made from. The model job's object `patterns` has the same form: its
+version is the job's own, its frame holds patterns and no trends.
 
 Trends are told by the day: they rest on whole UTC days up to the last midnight, and change once a day or when the bundle
 or the patterns do, so that no television downloads them each quarter-hour for a few late votes.
@@ -10,7 +11,8 @@ or the patterns do, so that no television downloads them each quarter-hour for a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -47,6 +49,8 @@ class Collective:
     frame: bytes
     made_ms: int
     day: int = 0
+    trends: int = 0
+    basis: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,8 @@ def encode(collective: Collective) -> bytes:
             4: collective.frame,
             5: collective.made_ms,
             6: collective.day,
+            7: collective.trends,
+            8: collective.basis,
         }
     )
 
@@ -84,6 +90,8 @@ def decode(payload: bytes) -> Collective:
         frame,
         objects.take_integer(fields, 5, "made_ms", 0, MAX_TIMESTAMP_MS),
         objects.take_integer(fields, 6, "day", 0, MAX_TIMESTAMP_MS),
+        objects.take_integer(fields, 7, "trends", 0, MAX_TREND_SIGNALS),
+        fields.take(8, "basis", bytes),
     )
 
 
@@ -94,10 +102,10 @@ def next_version(last: int, now_ms: int) -> int:
 
 
 def compose(
-    version: int, catalog: Catalog, trending: list[Trending], patterns: tuple[ViewingPattern, ...] = ()
-) -> bytes:
-    """The frame of these trends and patterns (the best first), at most COLLECTIVE_BYTES, patterns and trends left out from
-    the end where it would be longer.
+    version: int, catalog: Catalog, trending: Sequence[Trending], patterns: tuple[ViewingPattern, ...] = ()
+) -> tuple[bytes, int]:
+    """(the frame of these trends and patterns, the best first, how many trends it has). At most COLLECTIVE_BYTES: trends
+    beyond LEAST_TRENDS a window are left out first, then patterns.
 
     A score is signals.log_share of the devices, so on the scale of the bundle's own trends.
     """
@@ -113,18 +121,12 @@ def compose(
 
     most = max((len(window) for window in ranked), default=0)
     kept = _largest(most, lambda count: frame_of(count, len(patterns)))
-    if kept is not None and kept[0] >= min(LEAST_TRENDS, most):
-        return kept[1]
-    kept = _largest(len(patterns), lambda count: frame_of(min(LEAST_TRENDS, most), count))
-    assert kept is not None, "100 trends without patterns take under 2,000 bytes"
-    return kept[1]
-
-
-def renumbered(frame: bytes, version: int, catalog: Catalog) -> bytes:
-    """The frame under another global version."""
-    return wire.encode_global_patterns(
-        replace(wire.decode_global_patterns(frame, catalog), global_version=version), catalog
-    )
+    trends = kept[0] if kept is not None else 0
+    if kept is None or trends < min(LEAST_TRENDS, most):
+        trends = min(LEAST_TRENDS, most)
+        kept = _largest(len(patterns), lambda count: frame_of(trends, count))
+    assert kept is not None, "a hundred trends without patterns take under 2,000 bytes"
+    return kept[1], sum(min(trends, len(window)) for window in ranked)
 
 
 def _ranked(catalog: Catalog, window: Trending, limit: int) -> list[TrendSignal]:
@@ -137,7 +139,7 @@ def _ranked(catalog: Catalog, window: Trending, limit: int) -> list[TrendSignal]
     ]
 
 
-def _largest(count: int, frame_of: object) -> tuple[int, bytes] | None:
+def _largest(count: int, frame_of: Callable[[int], bytes | None]) -> tuple[int, bytes] | None:
     """The largest number from 0 to count that a frame can hold, and the frame; None where not even 0 fits."""
     best, low, high = None, 0, count
     while low <= high:

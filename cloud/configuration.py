@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cloud.environment import folder, integer, named, secret, signing_key
 from cloud.shard import ShardConfig
 from omega_edge.errors import ConfigError
-from omega_edge.signing import SigningKey, public_key, read_public_keys, read_signing_key
-from omega_edge.sync_identity import read_device_key
+from omega_edge.signing import SigningKey, public_key, read_public_keys
 
 VARIABLES = {
     "DATABASE_URL": "lmdb:///folder: where the shard keeps its data (required)",
@@ -35,6 +35,7 @@ VARIABLES = {
     "FEDERATION_URL": "where the collective and bundles are pulled: the hub's or region's …/api/v1/federation/, or a folder",
     "FEDERATION_SECRET_FILE": "32 to 128 hexadecimal digits that all shards share: pseudonyms in published lists",
     "MIN_DEVICES": "distinct devices without which nothing is published (50)",
+    "COUNTING_INTERVAL_SECONDS": "between what is counted, published and pulled (60)",
     "LOG_LEVEL": "DEBUG, INFO, WARNING or ERROR (INFO)",
 }
 """Every variable, in the words of the command's help."""
@@ -61,54 +62,13 @@ class ServerConfig:
     federation_url: str | None = None
     federation_secret: bytes | None = field(default=None, repr=False)
     min_devices: int = 50
+    counting_interval_seconds: int = 60
     log_level: str = "INFO"
-
-
-def _integer(environment: Mapping[str, str], name: str, default: int, least: int, most: int) -> int:
-    text = environment.get(name, "").strip()
-    if not text:
-        return default
-    if not re.fullmatch(r"[0-9]{1,9}", text) or not least <= int(text) <= most:
-        raise ConfigError(f"{name}: expected a whole number from {least} to {most}, got {text[:40]!r}")
-    return int(text)
-
-
-def _folder(environment: Mapping[str, str], name: str) -> Path | None:
-    text = environment.get(name, "").strip()
-    return Path(text) if text else None
-
-
-def _named(environment: Mapping[str, str], name: str, form: re.Pattern[str], expected: str) -> str | None:
-    text = environment.get(name, "").strip()
-    if text and not form.fullmatch(text):
-        raise ConfigError(f"{name}: expected {expected}, got {text[:40]!r}")
-    return text or None
-
-
-def _secret(environment: Mapping[str, str], name: str) -> bytes | None:
-    """The key in the variable, or in the file that the variable with _FILE names."""
-    text = environment.get(name, "")
-    file = environment.get(f"{name}_FILE", "").strip()
-    if text and file:
-        raise ConfigError(f"{name}: expected it here or in {name}_FILE, got both")
-    if file:
-        name = f"{name}_FILE"
-        try:
-            with open(file, encoding="ascii", errors="replace") as opened:
-                text = opened.read(1_024)
-        except OSError as fault:
-            raise ConfigError(f"{name}: expected a file that can be read, got {fault.strerror}: {file}") from None
-    if not text.strip():
-        return None
-    try:
-        return read_device_key(text)
-    except ConfigError as fault:
-        raise ConfigError(f"{name}: {fault}") from None
 
 
 def device_key(environment: Mapping[str, str]) -> bytes:
     """The key of all devices; ConfigError where there is none."""
-    key = _secret(environment, "DEVICE_KEY")
+    key = secret(environment, "DEVICE_KEY")
     if key is None:
         raise ConfigError("DEVICE_KEY: expected 32 to 128 hexadecimal digits, here or in DEVICE_KEY_FILE, got nothing")
     return key
@@ -124,33 +84,21 @@ def _database_url(environment: Mapping[str, str]) -> str:
     return url
 
 
-def _signing_key(environment: Mapping[str, str]) -> SigningKey | None:
-    path = _folder(environment, "SIGNING_KEY_FILE")
-    if path is None:
-        return None
-    try:
-        return read_signing_key(path)
-    except OSError as fault:
-        raise ConfigError(f"SIGNING_KEY_FILE: expected a file that can be read, got {fault.strerror}: {path}") from None
-    except ConfigError as fault:
-        raise ConfigError(f"SIGNING_KEY_FILE: {fault}") from None
-
-
 def from_environment(environment: Mapping[str, str] = os.environ) -> ServerConfig:
     """The configuration; ConfigError naming the first variable that is wrong."""
     try:
         shard = ShardConfig(
-            shard_id=_integer(environment, "SHARD_ID", 1, 1, 100),
-            region=_named(environment, "REGION", _REGION, "1 to 24 lower-case letters, digits or hyphens") or "default",
+            shard_id=integer(environment, "SHARD_ID", 1, 1, 100),
+            region=named(environment, "REGION", _REGION, "1 to 24 lower-case letters, digits or hyphens") or "default",
             database_url=_database_url(environment),
-            max_devices=_integer(environment, "MAX_DEVICES", 100_000, 1, 10_000_000),
-            sync_interval_seconds=_integer(environment, "SYNC_INTERVAL_SECONDS", 300, 60, 86_400),
-            retention_days=_integer(environment, "RETENTION_DAYS", 400, 1, 3_650),
+            max_devices=integer(environment, "MAX_DEVICES", 100_000, 1, 10_000_000),
+            sync_interval_seconds=integer(environment, "SYNC_INTERVAL_SECONDS", 300, 60, 86_400),
+            retention_days=integer(environment, "RETENTION_DAYS", 400, 1, 3_650),
         )
     except ConfigError as fault:
         text = str(fault)
         raise ConfigError(text.replace("database_url:", "DATABASE_URL:", 1)) from None
-    key = _signing_key(environment)
+    key = signing_key(environment)
     try:
         trusted = read_public_keys(environment.get("TRUSTED_KEYS", ""))
     except ConfigError as fault:
@@ -159,15 +107,16 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> ServerConfi
         shard=shard,
         device_key=device_key(environment),
         host=environment.get("HOST", "").strip() or "127.0.0.1",
-        port=_integer(environment, "PORT", 8080, 0, 65_535),
-        workers=_integer(environment, "WORKERS", 1, 1, 64),
-        bundle_dir=_folder(environment, "BUNDLE_DIR"),
-        lineage=_named(environment, "LINEAGE", _LINEAGE, "16 lower-case hexadecimal digits"),
-        publication_dir=_folder(environment, "PUBLICATION_DIR"),
+        port=integer(environment, "PORT", 8080, 0, 65_535),
+        workers=integer(environment, "WORKERS", 1, 1, 64),
+        bundle_dir=folder(environment, "BUNDLE_DIR"),
+        lineage=named(environment, "LINEAGE", _LINEAGE, "16 lower-case hexadecimal digits"),
+        publication_dir=folder(environment, "PUBLICATION_DIR"),
         signing_key=key,
         trusted_keys=trusted if key is None else (*trusted, public_key(key)),
         federation_url=environment.get("FEDERATION_URL", "").strip() or None,
-        federation_secret=_secret(environment, "FEDERATION_SECRET"),
-        min_devices=_integer(environment, "MIN_DEVICES", 50, 1, 1_000_000),
-        log_level=_named(environment, "LOG_LEVEL", re.compile("|".join(_LEVELS)), f"one of {', '.join(_LEVELS)}") or "INFO",
+        federation_secret=secret(environment, "FEDERATION_SECRET"),
+        min_devices=integer(environment, "MIN_DEVICES", 50, 1, 1_000_000),
+        counting_interval_seconds=integer(environment, "COUNTING_INTERVAL_SECONDS", 60, 1, 3_600),
+        log_level=named(environment, "LOG_LEVEL", re.compile("|".join(_LEVELS)), f"one of {', '.join(_LEVELS)}") or "INFO",
     )

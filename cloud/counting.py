@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 
 from cloud.configuration import ServerConfig
@@ -12,9 +13,10 @@ from cloud.lmdb_storage import LmdbStorage
 from cloud.logs import log
 from cloud.metrics import Counters
 from cloud.opening import open_knowledge, open_storage
+from cloud.shard_federation import ShardFederation
 from omega_edge.errors import StoreError
 
-STEP_SECONDS = 60.0
+PURGE_SECONDS = 60.0
 PURGE_AT_A_TIME = 1_000
 
 
@@ -27,17 +29,33 @@ def count(config: ServerConfig, clock: Callable[[], int], counters: Counters) ->
     knowledge = open_knowledge(config)
     storage = open_storage(config, clock, knowledge)
     try:
-        waited = 0.0
-        _purge(storage, clock, counters, stop)
-        while not stop.wait(0.5):
-            waited += 0.5
+        federation = ShardFederation(config, storage, knowledge, clock)
+        counting_due = purging_due = time.monotonic()
+        while not stop.wait(min(0.5, config.counting_interval_seconds)):
             if os.getppid() != parent:
                 return
-            if waited >= STEP_SECONDS:
-                waited = 0.0
+            if time.monotonic() >= counting_due:
+                _step(federation, counters)
+                counting_due = time.monotonic() + config.counting_interval_seconds
+            if time.monotonic() >= purging_due:
                 _purge(storage, clock, counters, stop)
+                purging_due = time.monotonic() + PURGE_SECONDS
     finally:
         storage.close()
+
+
+def _step(federation: ShardFederation, counters: Counters) -> None:
+    """Count and pull. What fails is tried again with the next step: everything it stands on is in files."""
+    try:
+        if federation.step():
+            counters.add("published")
+    except (StoreError, OSError) as fault:
+        counters.add("counting_faults")
+        log("counting failed", level=40, kind=type(fault).__name__, text=str(fault))
+    if federation.faults:
+        counters.add("counting_faults")
+    for name, fault in federation.faults.items():
+        log("a fault of what is pulled", level=30, object=name, fault=fault)
 
 
 def _purge(storage: LmdbStorage, clock: Callable[[], int], counters: Counters, stop: threading.Event) -> None:

@@ -129,6 +129,11 @@ def merged(source: str, sequence: int, made_ms: int, objects_: Collection[Counts
     )
 
 
+def numbered(counts: Counts, sequence: int) -> Counts:
+    """The object under another sequence."""
+    return replace(counts, sequence=sequence)
+
+
 def same_content(left: Counts, right: Counts) -> bool:
     """Whether two objects say the same, whenever and under whatever sequence they were made."""
     return encode(replace(left, sequence=0, made_ms=0, summed={})) == encode(

@@ -29,6 +29,8 @@ NAMES = {
     "connections_refused": "Connections closed at once because there were too many.",
     "connections_timed_out": "Connections closed because a request did not arrive in time.",
     "purged": "Records deleted because of their age.",
+    "published": "Steps of counting that pulled or published something.",
+    "counting_faults": "Steps of counting that failed, or pulled nothing although there was something.",
     "restarts": "Processes of the shard that ended and were started again.",
 }
 GAUGES = {

@@ -355,8 +355,9 @@ class Publication:
         self.folder, self.source, self._key, self.secret = folder, source, key, check_secret(secret)
         self._given = 0
         folder.mkdir(parents=True, exist_ok=True)
-        for left_over in folder.glob(".*.new"):
-            left_over.unlink(missing_ok=True)
+        for name in ("counts", "lists", INDEX):
+            for left_over in folder.glob(f".{name}*.new"):
+                left_over.unlink(missing_ok=True)
         self._reader, self._trusted = FolderReader(folder), (signing.public_key(key),)
         try:
             self.index = read_index(self._reader, self._trusted) or Index(source, 0, 0, {})
