@@ -140,7 +140,7 @@ check_image() {  # in the project's root, prepared
     prepare_image
     timed "image, unpacked" unpack_image || exit
     say "a television syncs with the container, which is killed and comes back"
-    .venv/bin/python -m toolchain.image_trial --bundle "$IMAGE/bundle" --catalog "$BUNDLE" --model "$MODEL" || exit
+    .venv/bin/python -m toolchain.image_trial --bundle "$IMAGE/bundle" --catalog "$BUNDLE" || exit
     rm -rf -- "$IMAGE/bundle"
     release_lock
     say "$(image_size); all of it took $(seconds_since "$started")"
