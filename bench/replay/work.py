@@ -91,11 +91,17 @@ def candidates_of(family: str, vectors: np.ndarray) -> list[ScoredMethod]:
 @contextmanager
 def workers(count: int) -> Iterator[Executor]:
     """Processes for the parts of the work."""
+    with single_threaded(), ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:
+        yield pool
+
+
+@contextmanager
+def single_threaded() -> Iterator[None]:
+    """Processes started meanwhile do linear algebra with one thread."""
     before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
     os.environ |= dict.fromkeys(THREAD_VARIABLES, "1")
     try:
-        with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:
-            yield pool
+        yield
     finally:
         for name, value in before.items():
             if value is None:
