@@ -128,7 +128,7 @@ content_id, watch_percentage and duration_seconds are required; the rest is take
 flags. A line that cannot be used is reported with its number and left out; the exit code is then 65."""
 
 
-def _add_keeping(verbs: argparse._SubParsersAction, shared: argparse.ArgumentParser) -> None:
+def _add_keeping(verbs: argparse._SubParsersAction, shared: argparse.ArgumentParser, sync: argparse.ArgumentParser) -> None:
     verb = verbs.add_parser("export", parents=[shared], help="everything stored about the household, as JSON")
     verb.add_argument("--out", type=Path, metavar="FILE", help="write there, whole or not at all (default: print)")
 
@@ -147,7 +147,41 @@ def _add_keeping(verbs: argparse._SubParsersAction, shared: argparse.ArgumentPar
     verbs.add_parser("doctor", parents=[shared], help="check core, catalogue, model, store and disk; changes nothing")
     config = verbs.add_parser("config", help="options in force and where each comes from")
     actions = config.add_subparsers(dest="action", required=True, metavar="show")
-    actions.add_parser("show", parents=[shared], help="every option, its value and its origin")
+    actions.add_parser("show", parents=[shared, sync], help="every option, its value and its origin")
+
+
+SYNC_TEXT = """Speak to the shard once: send what the sharing mode lets leave the home, take in what all homes taught.
+
+  receive   nothing derived from viewing leaves the television (the default)
+  counts    once a day one deliberately falsified title
+  titles    the titles finished, in order: this is your viewing history
+
+With --watch it goes on at the shard's interval until it is interrupted; it then holds the store. The exit code is 69 if no
+shard answers, 75 if it asks to wait, 78 if it does not know the device key, 65 if its answer cannot be used."""
+
+
+def _sync_flags() -> argparse.ArgumentParser:
+    """Flags of the verbs that have to do with sharing."""
+    flags = argparse.ArgumentParser(add_help=False)
+    group = flags.add_argument_group("what is shared, and with whom")
+    group.add_argument("--sharing", metavar="MODE", help="receive, counts or titles")
+    group.add_argument("--constellation-url", metavar="URL", help="the shard, or none")
+    group.add_argument("--device-key", type=Path, metavar="FILE", help="the shards' key, or none; needed to share")
+    group.add_argument(
+        "--catalog-keys", type=Path, metavar="FILE", help="who may sign a new catalogue bundle, or none: keep this one"
+    )
+    return flags
+
+
+def _add_sync(verbs: argparse._SubParsersAction, shared: argparse.ArgumentParser, sync: argparse.ArgumentParser) -> None:
+    verb = verbs.add_parser(
+        "sync",
+        parents=[shared, sync],
+        help="speak to the shard, once or at its interval",
+        formatter_class=_Formatter,
+        description=SYNC_TEXT,
+    )
+    verb.add_argument("--watch", action="store_true", help="go on until interrupted")
 
 
 def _add_demo(verbs: argparse._SubParsersAction, shared: argparse.ArgumentParser) -> None:
@@ -168,10 +202,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="store_true", help="print the version and end")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB")
-    shared = _shared_flags()
+    shared, sync = _shared_flags(), _sync_flags()
     _add_demo(verbs, shared)
     _add_recommending(verbs, shared)
-    _add_keeping(verbs, shared)
+    _add_sync(verbs, shared, sync)
+    _add_keeping(verbs, shared, sync)
     return parser
 
 

@@ -31,6 +31,7 @@ EXIT_BY_ERROR: tuple[tuple[type[Exception], int], ...] = (
     (errors.CatalogError, EXIT_DATA),
     (errors.SignatureError, EXIT_DATA),
     (errors.DatasetError, EXIT_DATA),
+    (errors.LineageError, EXIT_DATA),
     (errors.ProtocolError, EXIT_DATA),
     (errors.ConfigError, EXIT_CONFIG),
     (errors.OmegaError, EXIT_OTHER),
@@ -45,11 +46,11 @@ EXIT_CODES_TEXT = """exit codes:
     2  the command line is wrong
    65  input, catalogue or store is damaged or not acceptable
    66  a file that was named is missing
-   69  the text model, or something that the verb cannot do without, is not there
+   69  the text model, the shard, or something that the verb cannot do without, is not there
    70  an internal fault; OMEGA_DEBUG=1 shows its traceback
    73  the storage folder cannot be written
    74  reading or writing failed, or the disk is full
-   75  another process holds the store; try again later
+   75  another process holds the store, or the shard asks to wait; try again later
    78  an option is unknown or its value is not acceptable
   130  interrupted (Ctrl-C); 141: the reader of the output went away
 """

@@ -19,11 +19,11 @@ def require_file(path: Path, what: str, remedy: str) -> None:
         raise FileNotFoundError(f"{what}: expected the file {path}, there is none; {remedy}")
 
 
-def open_brain(config: BrainConfig, moment: int | None = None) -> OmegaBrain:
-    """The household's brain; `moment` (Unix ms) stands for now if it is given."""
+def open_brain(config: BrainConfig, moment: int | None = None, timed_work: bool = False) -> OmegaBrain:
+    """The household's brain; `moment` (Unix ms) stands for now if it is given. timed_work: for a verb that goes on."""
     require_file(config.catalog_path, "catalogue", "./run builds one in a source tree, --catalog names another")
     # A verb ends within a second: a thread for timed work would only be waited for. close() makes all durable.
-    config = replace(config, background_maintenance=False)
+    config = replace(config, background_maintenance=timed_work and config.background_maintenance)
     return OmegaBrain.open(config, wall_clock_ms if moment is None else lambda: moment)
 
 

@@ -13,7 +13,8 @@ from omega_edge.cli_export import export
 from omega_edge.cli_observe import observe
 from omega_edge.cli_output import Screen, as_plain, counted, fit, in_minutes, write_json
 from omega_edge.cli_session import open_brain, parse_moment, require_file
-from omega_edge.config import BrainConfig
+from omega_edge.cli_sync import sync
+from omega_edge.config import SHARING_WORDS, BrainConfig
 from omega_edge.configuration import Setting, brain_config, settings_of
 from omega_edge.errors import ProtocolError
 from omega_edge.protocol import (
@@ -232,7 +233,8 @@ def _show_tree(screen: Screen, value: dict, indent: int = 0) -> None:
         elif isinstance(item, list):
             screen.line(f"{fit(name, 32)} {'none' if not item else ''}")
             for part in item:
-                screen.paragraph(str(part), indent=" " * (indent + 2))
+                words = ", ".join(f"{name} {told}" for name, told in part.items()) if isinstance(part, dict) else str(part)
+                screen.paragraph(words, indent=" " * (indent + 2))
         else:
             screen.line(f"{fit(name, 32)} {'none' if item is None else item}")
 
@@ -246,6 +248,8 @@ def _show_settings(options: argparse.Namespace, settings: tuple[Setting, ...]) -
     for setting in settings:
         value = "none" if setting.value is None else str(as_plain(setting.value))
         screen.line(f"{fit(setting.name, 24)} {value}  {screen.style('(' + setting.origin + ')', 'dim')}")
+        if setting.name == "sharing":
+            screen.paragraph(SHARING_WORDS[setting.value], indent=" " * 25)
     return EXIT_OK
 
 
@@ -259,4 +263,5 @@ _VERBS = {
     "import": _import,
     "forget": _forget,
     "stats": _stats,
+    "sync": sync,
 }

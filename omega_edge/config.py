@@ -9,9 +9,27 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from omega_edge.errors import ConfigError
 from omega_edge.exploration import MAX_EXPLORATION
-from omega_edge.protocol import EMBEDDING_DIMENSIONS, MAX_SYNC_INTERVAL_SECONDS, MIN_SYNC_INTERVAL_SECONDS
+from omega_edge.protocol import (
+    COUNT_EPSILON,
+    EMBEDDING_DIMENSIONS,
+    MAX_SYNC_INTERVAL_SECONDS,
+    MIN_SYNC_INTERVAL_SECONDS,
+)
 
-SHARING_MODES = ("receive", "counts", "titles")
+SHARING_WORDS = {
+    "receive": "Nothing derived from your viewing leaves this television.",
+    "counts": (
+        f"Once a day one deliberately falsified title leaves this television (epsilon {COUNT_EPSILON:g} a report, at most "
+        f"{COUNT_EPSILON * 365.25:,.0f} a year); it feeds popularity and trends only."
+    ),
+    "titles": (
+        "This is your viewing history: the titles you finish, in order, leave this television under a random number and are "
+        "kept for a stated time, 400 days unless the operator says otherwise. A few titles can identify a home."
+    ),
+}
+"""What each sharing mode lets leave the home, in words for whoever chooses."""
+SHARING_MODES = tuple(SHARING_WORDS)
+_OPTIONAL_PATHS = ("model_path", "device_key_path", "catalog_keys_path")
 MIN_EPISODES = 1_000
 """Fewer would leave out, after a restart, episodes that the ranking reads: each profile's newest 65 are kept, up to 15
 profiles."""
@@ -31,6 +49,10 @@ class BrainConfig:
     exploration: chance, 0 to 0.2, that a list shows one title that the ranking would not have put there; see
     exploration.py.
     background_maintenance: whether a thread does the timed work; without it, call maintain().
+    constellation_url: the shard to sync with, https://host/, or None to stay alone. sync_timeout_secs: 1 to 600, for one
+    request and its answer. device_key_path: file with the key, in hexadecimal digits, that the shards share with their
+    televisions; needed to share anything. catalog_keys_path: file with the public keys, in hexadecimal digits, of those who
+    sign catalogue bundles; None: the bundle is never replaced by a sync.
     """
 
     storage_path: Path
@@ -48,11 +70,15 @@ class BrainConfig:
     novelty: float = 0.0
     exploration: float = 0.0
     background_maintenance: bool = True
+    constellation_url: str | None = None
+    sync_timeout_secs: int = 30
+    device_key_path: Path | None = None
+    catalog_keys_path: Path | None = None
 
     def __post_init__(self) -> None:
-        for name in ("storage_path", "catalog_path", "model_path"):
+        for name in ("storage_path", "catalog_path", *_OPTIONAL_PATHS):
             value = getattr(self, name)
-            if name == "model_path" and value is None:
+            if name in _OPTIONAL_PATHS and value is None:
                 continue
             if not isinstance(value, (str, Path)) or not str(value) or "\0" in str(value):
                 raise ConfigError(f"{name}: expected a path, got {value!r}")
@@ -63,6 +89,11 @@ class BrainConfig:
         self._check_integer("max_reasoning", 10, 100_000)
         self._check_integer("sync_interval_secs", MIN_SYNC_INTERVAL_SECONDS, MAX_SYNC_INTERVAL_SECONDS)
         self._check_integer("durability_window_secs", 0, 3600)
+        self._check_integer("sync_timeout_secs", 1, 600)
+        if self.constellation_url is not None:
+            from omega_edge.sync_address import shard_url  # here, because a home that stays alone needs none of it
+
+            shard_url(self.constellation_url)
         if self.sharing not in SHARING_MODES:
             raise ConfigError(f"sharing: expected one of {', '.join(SHARING_MODES)}, got {self.sharing!r}")
         self._check_number("diversity", 1)

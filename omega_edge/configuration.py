@@ -210,6 +210,11 @@ def settings_of(options: argparse.Namespace) -> tuple[Setting, ...]:
         "catalog_path": options.catalog,
         "model_path": options.model,
         "time_zone": options.time_zone,
+        # Only the verbs that sync have these.
+        "sharing": getattr(options, "sharing", None),
+        "constellation_url": getattr(options, "constellation_url", None),
+        "device_key_path": getattr(options, "device_key", None),
+        "catalog_keys_path": getattr(options, "catalog_keys", None),
     }
     return load_settings(flags, os.environ, options.config)
 

@@ -24,7 +24,8 @@ from omega_edge.protocol import (
     SyncRequest,
     SyncResponse,
 )
-from omega_edge.sync_http import ExchangeFailed, ShardConnection, shard_url
+from omega_edge.sync_address import shard_url
+from omega_edge.sync_http import ExchangeFailed, ShardConnection
 from omega_edge.sync_identity import authorization, device_token
 from omega_edge.validation import check_integer
 
@@ -256,8 +257,12 @@ class SyncClient:
                 return False
             proof = authorization(request.device_id, device_token(self._config.device_key, request.device_id), body)
         report.requests += 1
+        try:
+            reply = await connection.exchange(body, proof, self._clock())
+        except ExchangeFailed as failed:
+            report.bytes_up += len(body) if failed.sent else 0
+            raise
         report.bytes_up += len(body)
-        reply = await connection.exchange(body, proof, self._clock())
         report.connected, report.status, report.retry_after_secs = True, reply.status, reply.retry_after_secs
         report.bytes_down += len(reply.body)
         if reply.status != 200:

@@ -6,32 +6,29 @@ followed. An idle sync stays under 350 bytes both ways, headers and all.
 
 from __future__ import annotations
 
-import ipaddress
 import ssl
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Self
-from urllib.parse import urlsplit
 
 import aiohttp
 
-from omega_edge.errors import ConfigError
 from omega_edge.protocol import MAX_DOWNLOAD_BYTES, MAX_SYNC_INTERVAL_SECONDS
 
-SYNC_PATH = "api/v1/sync"
 _BARE = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 _READ_BYTES = 8192
-_LOCAL_NAMES = ("localhost",)
 
 
 class ExchangeFailed(Exception):
-    """No usable answer came. connected: whether a shard answered at all. The text is bounded and names no address."""
+    """No usable answer came. connected: whether a shard answered at all; sent: whether anything may have left. The text is
+    bounded and names no address."""
 
-    def __init__(self, text: str, connected: bool = False) -> None:
+    def __init__(self, text: str, connected: bool = False, sent: bool = True) -> None:
         super().__init__(text)
         self.connected = connected
+        self.sent = sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,33 +38,6 @@ class Reply:
     status: int
     body: bytes
     retry_after_secs: float | None
-
-
-def shard_url(text: str) -> str:
-    """Where a shard of this base URL is synced with. ConfigError for others than https, or http to this machine or a
-    private address."""
-    try:
-        parts = urlsplit(text)
-        host, valid = parts.hostname, parts.port != 0
-    except ValueError:
-        parts, host, valid = urlsplit(""), None, False
-    plain = text.isascii() and text.isprintable() and not any(mark in text for mark in " @?#\\")
-    if parts.scheme not in ("http", "https") or not host or not valid or not plain:
-        raise ConfigError(f"constellation_url: expected https://host/ or http://127.0.0.1:port/, got {text!r}")
-    if parts.scheme == "http" and not _is_near(host):
-        raise ConfigError(
-            f"constellation_url: expected https, because what is shared is viewing history, got {text!r}; http is for this "
-            "machine and private addresses"
-        )
-    return f"{text.rstrip('/')}/{SYNC_PATH}"
-
-
-def _is_near(host: str) -> bool:
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return host in _LOCAL_NAMES
-    return address.is_private or address.is_loopback
 
 
 def retry_after_secs(header: str | None, now_ms: int) -> float | None:
@@ -132,10 +102,12 @@ class ShardConnection:
         except TimeoutError:
             raise ExchangeFailed(f"no whole answer within {self._timeout_secs:g} s", connected) from None
         except aiohttp.ClientConnectorCertificateError:
-            raise ExchangeFailed("no connection: the shard's certificate is not valid here") from None
+            raise ExchangeFailed("no connection: the shard's certificate is not valid here", sent=False) from None
+        except aiohttp.ClientConnectorError as fault:
+            raise ExchangeFailed(f"no connection: {type(fault).__name__}", sent=False) from None
         except aiohttp.ClientConnectionError as fault:
-            # A server that hangs up before it answers is no connection either: nobody knows what it took.
-            raise ExchangeFailed(f"no connection: {type(fault).__name__}", connected) from None
+            # Nobody knows what a server took that hangs up before it answers.
+            raise ExchangeFailed(f"connection lost: {type(fault).__name__}", connected) from None
         except (aiohttp.ClientError, ValueError, OSError) as fault:
             raise ExchangeFailed(f"bad answer: {type(fault).__name__}", connected) from None
 

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from random import Random
 
 import pytest
 
-from omega_edge import wire
 from omega_edge.brain import OmegaBrain
-from omega_edge.errors import ConfigError
-from omega_edge.protocol import DAY_MS, GlobalPatterns, SyncRequest, TrendSignal
-from omega_edge.sync import RetryPolicy, SyncClient, SyncConfig, SyncReport
-from omega_edge.sync_http import retry_after_secs, shard_url
-from tests.brains import Clock, listed, watch
-from tests.model_shard import KEY, ModelShard, Traffic, handler_of, http_answer, served
+from omega_edge.protocol import GlobalPatterns, SyncRequest, TrendSignal
+from omega_edge.sync import SyncClient, SyncConfig, SyncReport
+from tests.brains import listed, watch
+from tests.model_shard import KEY, ModelShard, Traffic, handler_of, served
 from tests.test_brain_collective import pattern
 
 

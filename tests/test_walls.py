@@ -21,7 +21,7 @@ import omega_edge
 PROJECT = Path(__file__).resolve().parent.parent
 
 ROOMS = {
-    "protocol": "errors validation terms patterns protocol randomised sync_identity",
+    "protocol": "errors validation terms patterns protocol randomised sync_identity sync_address",
     "wire": "frame columns halfbytes paging wire wire_*",
     "kernels": "_simd _simd._kernels",
     "quantiser": "quantiser",
