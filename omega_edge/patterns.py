@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from omega_edge.errors import ProtocolError
 from omega_edge.terms import (
+    DAY_MS,
     MAX_REFERENCES_PER_PATTERN,
     MAX_WINDOW_HOURS,
+    MIN_QUALITY_THRESHOLD,
     PATTERN_CODE_BYTES,
     U32_MAX,
     check_content_id,
@@ -22,6 +24,12 @@ from omega_edge.validation import (
     check_tuple,
     refuse,
 )
+
+RATE_STEPS, LOW_RATE_STEPS = 50, 250
+"""A shared pattern's success rate travels in fiftieths, one below MIN_QUALITY_THRESHOLD in 250ths; .7 is both."""
+WEIGHT_STEPS = 15
+WEEK_MS = 7 * DAY_MS
+"""Times of patterns travel in weeks since 1970: enough to age by, too little to tell an evening by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +49,8 @@ class ViewingPattern:
     """Something a household, or many, like: an embedding or a weighted mixture of titles, and how it went.
 
     id: u32, unique within a device epoch. Exactly one of embedding (unit float32[384], little-endian bytes), references
-    (1 to 8 titles, each once) and code (48 bytes, product-quantised, by the codebook of this version, u32) is given. updated_at may lie before created_at: clocks of televisions
-    jump, and nothing orders by them.
+    (1 to 8 titles, each once) and code (48 bytes, product-quantised, by the codebook of this version, u32) is given.
+    updated_at may lie before created_at: clocks of televisions jump, and nothing orders by them.
     """
 
     id: int
@@ -77,6 +85,54 @@ class ViewingPattern:
         if not any(reference.weight > 0 for reference in self.references):
             raise ProtocolError("ViewingPattern.references: expected a weight above 0, all are 0")
         check_distinct("ViewingPattern.references", [reference.content_id for reference in self.references])
+
+
+def rounded(pattern: ViewingPattern) -> ViewingPattern:
+    """What a receiver gets of a pattern: weeks instead of moments, and success rate, counts and weights in few steps.
+
+    Rounding again changes nothing, no rate crosses MIN_QUALITY_THRESHOLD downwards, and no weight above 0 becomes 0.
+    """
+    steps = RATE_STEPS if pattern.success_rate >= MIN_QUALITY_THRESHOLD else LOW_RATE_STEPS
+    created_at = pattern.created_at - pattern.created_at % WEEK_MS
+    return replace(
+        pattern,
+        success_rate=round(pattern.success_rate * steps) / steps,
+        sample_count=count_of_step(count_step(pattern.sample_count)),
+        created_at=created_at,
+        updated_at=created_at + weeks_of_step(life_step(pattern)) * WEEK_MS,
+        references=tuple(
+            TitleReference(reference.content_id, weight_steps(reference.weight) / WEIGHT_STEPS)
+            for reference in pattern.references
+        ),
+    )
+
+
+def count_step(count: int) -> int:
+    """The number of the highest step up to a count of 1 or more. Two steps double it: 1, 2, 3, 4, 6, 8, 12, 16 …, so that
+    rounding takes less than a third."""
+    shift = max(count.bit_length() - 2, 0)
+    return 2 * shift + (count >> shift) - 1
+
+
+def count_of_step(step: int) -> int:
+    """The count at a step of 0 or more."""
+    shift = max((step - 1) // 2, 0)
+    return (step + 1 - 2 * shift) << shift
+
+
+def life_step(pattern: ViewingPattern) -> int:
+    """The weeks from created_at to updated_at as a step: 0, 1, 2, 3, 5, 7, 11, 15 …; 0 where a clock jumped back."""
+    return count_step(max(pattern.updated_at // WEEK_MS - pattern.created_at // WEEK_MS, 0) + 1)
+
+
+def weeks_of_step(step: int) -> int:
+    """The weeks at a step of 0 or more."""
+    return count_of_step(step) - 1
+
+
+def weight_steps(weight: float) -> int:
+    """A weight (0 to 1) in whole WEIGHT_STEPS, at least 1 for one above 0."""
+    return max(round(weight * WEIGHT_STEPS), 1 if weight > 0 else 0)
 
 
 @dataclass(frozen=True, slots=True)

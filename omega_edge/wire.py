@@ -6,9 +6,9 @@ and says what to leave out; decoding raises ProtocolError, and nothing else, for
 
 What a message loses on the way:
 
-- times of finished titles and patterns are rounded down to a quarter-hour (STEP_MS); the order of titles is kept;
-- success rates move by at most 1/500 (steps of 1/250, in which 0.7 is exact: no rate crosses the threshold downwards);
-- reference weights move by at most 1/510, and a weight above 0 stays above 0 (then by less than 1/255);
+- times of finished titles are rounded down to a quarter-hour (STEP_MS); the order of titles is kept;
+- patterns become patterns.rounded(): times in weeks, counts and lives in steps of two to a doubling, success rates moved by
+  at most 1/100 (0.7 is exact: no rate crosses the threshold downwards), weights by at most 1/30, one above 0 never to 0;
 - trend scores move by at most 1/131070 of the message's highest, which is exact; order is never reversed.
 
 Nothing else: embeddings are little-endian float32, a ViewingEvent comes back equal.
@@ -145,7 +145,8 @@ def _read_count_report(value: object) -> CountReport:
     return CountReport(fields.take(1, "day", int), fields.take(2, "seed", int), fields.take(3, "value", int))
 
 
-def _pack_request(request: SyncRequest, titles: TitleNumbering | None) -> dict[int, object]:
+def pack_request(request: SyncRequest, titles: TitleNumbering | None) -> dict[int, object]:
+    """The fields of a request."""
     fields: dict[int, object] = {
         1: request.version,
         2: request.global_version_seen,
@@ -161,7 +162,7 @@ def _pack_request(request: SyncRequest, titles: TitleNumbering | None) -> dict[i
     return {key: value for key, value in fields.items() if value is not None and value is not False}
 
 
-def _pack_response(response: SyncResponse) -> dict[int, object]:
+def pack_response(response: SyncResponse) -> dict[int, object]:
     """The fields of a response but its patterns."""
     fields: dict[int, object] = {
         1: response.version,
@@ -182,7 +183,7 @@ def encode_request(request: SyncRequest, titles: TitleNumbering | None = None) -
     """A SyncRequest as at most MAX_UPLOAD_BYTES; ProtocolError saying what to leave out where it takes more."""
 
     def packed(delta: PatternDelta | None) -> bytes | None:
-        return frame.pack(KIND_REQUEST, _pack_request(replace(request, delta=delta), titles), MAX_UPLOAD_BYTES)
+        return frame.pack(KIND_REQUEST, pack_request(replace(request, delta=delta), titles), MAX_UPLOAD_BYTES)
 
     data = packed(request.delta)
     if data is None:
@@ -213,7 +214,7 @@ def encode_response(response: SyncResponse, titles: TitleNumbering | None = None
     """A SyncResponse as at most MAX_DOWNLOAD_BYTES; ProtocolError saying what to leave out where it takes more."""
 
     def packed(patterns: GlobalPatterns | None) -> bytes | None:
-        fields = _pack_response(response)
+        fields = pack_response(response)
         if patterns is not None:
             fields[6] = pack_global_patterns(patterns, titles)
         return frame.pack(KIND_RESPONSE, fields, MAX_DOWNLOAD_BYTES)
@@ -234,7 +235,7 @@ def encode_response_with(response: SyncResponse, patterns_frame: bytes) -> bytes
     """
     if response.patterns is not None:
         raise ProtocolError("SyncResponse.patterns: expected None beside a frame of patterns, got patterns too")
-    data = frame.pack_raw(KIND_RESPONSE, _pack_response(response) | {7: patterns_frame}, MAX_DOWNLOAD_BYTES)
+    data = frame.pack_raw(KIND_RESPONSE, pack_response(response) | {7: patterns_frame}, MAX_DOWNLOAD_BYTES)
     if data is None:
         raise ProtocolError(
             f"SyncResponse: expected a frame of patterns of at most {MAX_DOWNLOAD_BYTES - RESPONSE_BYTES} bytes, "
@@ -293,7 +294,7 @@ def split_delta(
 
 
 def _fits_request(delta: PatternDelta, titles: TitleNumbering | None) -> bool:
-    fields = _pack_request(replace(_FULLEST_REQUEST, delta=delta), titles)
+    fields = pack_request(replace(_FULLEST_REQUEST, delta=delta), titles)
     return frame.pack(KIND_REQUEST, fields, MAX_UPLOAD_BYTES - PAGE_SLACK_BYTES) is not None
 
 

@@ -3,22 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from omega_edge.columns import (
     TitleNumbering,
     TitlePacker,
     TitleReader,
-    pack_times,
     pack_varints,
     read_times,
     read_varints,
 )
 from omega_edge.errors import ProtocolError
+from omega_edge.halfbytes import HalfBytesReader, HalfBytesWriter
+from omega_edge.patterns import (
+    LOW_RATE_STEPS,
+    RATE_STEPS,
+    WEEK_MS,
+    WEIGHT_STEPS,
+    count_of_step,
+    count_step,
+    life_step,
+    rounded,
+    weeks_of_step,
+    weight_steps,
+)
 from omega_edge.protocol import (
     EMBEDDING_BYTES,
     MAX_REFERENCES_PER_PATTERN,
     MAX_SIMILAR_PATTERNS,
+    MAX_TIMESTAMP_MS,
     MAX_TREND_SIGNALS,
+    MIN_QUALITY_THRESHOLD,
     PATTERN_CODE_BYTES,
     U32_MAX,
     GlobalPatterns,
@@ -28,32 +43,25 @@ from omega_edge.protocol import (
 )
 from omega_edge.wire_fields import Fields, check_length
 
-RATE_STEPS = 250
-WEIGHT_STEPS = 255
 SCORE_STEPS = 65_535
-CODED = 9
-"""Stands in the column of reference counts for a pattern that has a code."""
+EMBEDDED, CODED, EACH_ITS_OWN = 0, 9, 15
+"""Forms of patterns beside 1 to 8 references; the last says that the forms differ and follow one by one."""
 
-
-def _steps(share: float, steps: int) -> int:
-    """A share (0 to 1) in whole steps; one above 0 is never rounded to 0."""
-    return max(round(share * steps), 1 if share > 0 else 0)
+_LEAST_RATE_STEPS = round(MIN_QUALITY_THRESHOLD * RATE_STEPS)
+_BYTE_WEIGHT_STEPS = 255
+_MAX_WEEK = MAX_TIMESTAMP_MS // WEEK_MS
+_MAX_LIFE_STEP = count_step(_MAX_WEEK + 1)
+_MAX_COUNT_STEP = count_step(U32_MAX)
 
 
 def pack_patterns(patterns: Sequence[ViewingPattern], packer: TitlePacker) -> dict[int, object]:
     """The columns of these patterns, their titles by this packer."""
-    references = [reference for pattern in patterns for reference in pattern.references]
-    fields: dict[int, object] = {
-        1: pack_varints(pattern.id for pattern in patterns),
-        2: bytes(round(pattern.success_rate * RATE_STEPS) for pattern in patterns),
-        3: pack_varints(pattern.sample_count for pattern in patterns),
-        4: pack_times([pattern.created_at for pattern in patterns]),
-        5: pack_times([pattern.updated_at for pattern in patterns]),
-        6: bytes(CODED if pattern.code is not None else len(pattern.references) for pattern in patterns),
-    }
-    if references:
-        fields[7] = packer.pack([reference.content_id for reference in references])
-        fields[8] = bytes(_steps(reference.weight, WEIGHT_STEPS) for reference in references)
+    fields: dict[int, object] = {13: _pack_facts(patterns)}
+    if any(pattern.success_rate < MIN_QUALITY_THRESHOLD for pattern in patterns):
+        fields[2] = bytes(round(rounded(pattern).success_rate * LOW_RATE_STEPS) for pattern in patterns)
+    cited = [reference.content_id for pattern in patterns for reference in pattern.references]
+    if cited:
+        fields[7] = packer.pack(cited)
     if any(pattern.embedding is not None for pattern in patterns):
         fields[9] = b"".join(pattern.embedding or b"" for pattern in patterns)
     coded = [pattern for pattern in patterns if pattern.code is not None]
@@ -64,43 +72,121 @@ def pack_patterns(patterns: Sequence[ViewingPattern], packer: TitlePacker) -> di
     return fields
 
 
+def _pack_facts(patterns: Sequence[ViewingPattern]) -> bytes:
+    """All that is small of the patterns, field by field, in half-bytes (see facts in wire.cddl)."""
+    column = HalfBytesWriter()
+    forms = [_form(pattern) for pattern in patterns]
+    column.number(len(patterns))
+    mixed = any(pattern.id <= before.id for before, pattern in pairwise(patterns))
+    column.half(mixed)
+    before = 0
+    for pattern in patterns:
+        column.signed(pattern.id - before) if mixed else column.number(pattern.id - before)
+        before = pattern.id + 1
+    alike = len(set(forms)) == 1
+    for form in forms[:1] if alike else (EACH_ITS_OWN, *forms):
+        column.half(form)
+    if all(pattern.success_rate >= MIN_QUALITY_THRESHOLD for pattern in patterns):
+        for pattern in patterns:
+            column.half(round(pattern.success_rate * RATE_STEPS) - _LEAST_RATE_STEPS)
+    for pattern in patterns:
+        column.number(count_step(pattern.sample_count))
+    before = 0
+    for pattern in patterns:
+        column.signed(pattern.created_at // WEEK_MS - before)
+        before = pattern.created_at // WEEK_MS
+    for pattern in patterns:
+        column.number(life_step(pattern))
+    for pattern in patterns:
+        for reference in pattern.references:
+            column.half(weight_steps(reference.weight))
+    return column.packed()
+
+
+def _form(pattern: ViewingPattern) -> int:
+    """1 to 8: this many references; else EMBEDDED or CODED."""
+    return EMBEDDED if pattern.embedding is not None else CODED if pattern.code is not None else len(pattern.references)
+
+
 def read_patterns(name: str, value: object, reader: TitleReader, max_count: int) -> tuple[ViewingPattern, ...]:
     """The patterns of their columns, at most max_count; ProtocolError where the columns are no such patterns."""
     fields = Fields(name, value)
-    ids = read_varints(f"{name}.id", fields.take(1, "id", bytes), max_count, U32_MAX)
-    forms = fields.take(6, "forms", bytes)
-    columns = {
-        "success_rate": fields.take(2, "success_rate", bytes),
-        "sample_count": read_varints(
-            f"{name}.sample_count", fields.take(3, "sample_count", bytes), max_count, U32_MAX
-        ),
-        "created_at": read_times(f"{name}.created_at", fields.take(4, "created_at", bytes), max_count),
-        "updated_at": read_times(f"{name}.updated_at", fields.take(5, "updated_at", bytes), max_count),
-        "forms": forms,
-    }
-    for column, values in columns.items():
-        check_length(f"{name}.{column}", values, len(ids))
-    contents = _read_contents(name, fields, forms, reader)
+    read = _read_facts if 13 in fields else _read_byte_columns
+    ids, rates, samples, created, updated, forms, weights = read(name, fields, max_count)
+    contents = _read_contents(name, fields, forms, weights, reader)
     return tuple(
-        ViewingPattern(pattern_id, rate / RATE_STEPS, samples, created_at, updated_at, **content)
-        for pattern_id, rate, samples, created_at, updated_at, content in zip(
-            ids, *(columns[column] for column in ("success_rate", "sample_count", "created_at", "updated_at")), contents,
-            strict=True,
+        ViewingPattern(pattern_id, rate, count, created_at, updated_at, **content)
+        for pattern_id, rate, count, created_at, updated_at, content in zip(
+            ids, rates, samples, created, updated, contents, strict=True
         )
     )
 
 
-def _read_contents(name: str, fields: Fields, forms: bytes, reader: TitleReader) -> list[dict[str, object]]:
-    """What each pattern says, as arguments of ViewingPattern: references, an embedding or a code."""
+def _read_facts(name: str, fields: Fields, max_count: int) -> tuple[Sequence, ...]:
+    """ids, rates, samples, created, updated, forms and weights out of half-bytes."""
+    column = HalfBytesReader(f"{name}.facts", fields.take(13, "facts", bytes))
+    count = column.number(max_count)
+    places = range(count)
+    mixed = column.half()
+    if mixed > 1:
+        raise ProtocolError(f"{name}.id: expected ids that rise (0) or do not (1), got {mixed}")
+    ids, before = [], 0
+    for _ in places:
+        ids.append(before + (column.signed(U32_MAX + 1) if mixed else column.number(U32_MAX)))
+        before = ids[-1] + 1
+    form = column.half() if count else EACH_ITS_OWN
+    forms = [form] * count if form != EACH_ITS_OWN else [column.half() for _ in places]
+    low_rates = fields.take(2, "success_rate", bytes, default=None)
+    if low_rates is None:
+        rates = [(column.half() + _LEAST_RATE_STEPS) / RATE_STEPS for _ in places]
+    else:
+        check_length(f"{name}.success_rate", low_rates, count)
+        rates = [steps / LOW_RATE_STEPS for steps in low_rates]
+    samples = [count_of_step(column.number(_MAX_COUNT_STEP)) for _ in places]
+    created, week = [], 0
+    for _ in places:
+        week += column.signed(_MAX_WEEK)
+        created.append(week * WEEK_MS)
+    updated = [at + weeks_of_step(column.number(_MAX_LIFE_STEP)) * WEEK_MS for at in created]
+    weights = [column.half() / WEIGHT_STEPS for _ in range(_references(name, forms))]
+    column.end()
+    return ids, rates, samples, created, updated, forms, weights
+
+
+def _read_byte_columns(name: str, fields: Fields, max_count: int) -> tuple[Sequence, ...]:
+    """The same out of columns of whole bytes, as the first writers had them."""
+    ids = read_varints(f"{name}.id", fields.take(1, "id", bytes), max_count, U32_MAX)
+    forms = fields.take(6, "forms", bytes)
+    rates = fields.take(2, "success_rate", bytes)
+    samples = read_varints(f"{name}.sample_count", fields.take(3, "sample_count", bytes), max_count, U32_MAX)
+    created = read_times(f"{name}.created_at", fields.take(4, "created_at", bytes), max_count)
+    updated = read_times(f"{name}.updated_at", fields.take(5, "updated_at", bytes), max_count)
+    columns = {"forms": forms, "success_rate": rates, "sample_count": samples, "created_at": created, "updated_at": updated}
+    for column, values in columns.items():
+        check_length(f"{name}.{column}", values, len(ids))
+    weights = fields.take(8, "weights", bytes, default=b"")
+    check_length(f"{name}.weights", weights, _references(name, forms))
+    return (
+        ids, [steps / LOW_RATE_STEPS for steps in rates], samples, created, updated, forms,
+        [steps / _BYTE_WEIGHT_STEPS for steps in weights],
+    )  # fmt: skip
+
+
+def _references(name: str, forms: Sequence[int]) -> int:
+    """How many references the patterns of these forms have together."""
     if any(form > CODED for form in forms):
         raise ProtocolError(f"{name}.references: expected at most {MAX_REFERENCES_PER_PATTERN} a pattern, got more")
-    references = sum(forms) - CODED * forms.count(CODED)
-    weights = fields.take(8, "weights", bytes, default=b"")
-    check_length(f"{name}.weights", weights, references)
-    cited = reader.read(f"{name}.references", fields.take(7, "references", list, default=[]), references)
-    check_length(f"{name}.references", cited, references)
+    return sum(form for form in forms if form != CODED)
+
+
+def _read_contents(
+    name: str, fields: Fields, forms: Sequence[int], weights: Sequence[float], reader: TitleReader
+) -> list[dict[str, object]]:
+    """What each pattern says, as arguments of ViewingPattern: references, an embedding or a code."""
+    cited = reader.read(f"{name}.references", fields.take(7, "references", list, default=[]), len(weights))
+    check_length(f"{name}.references", cited, len(weights))
     embeddings = fields.take(9, "embeddings", bytes, default=b"")
-    check_length(f"{name}.embeddings", embeddings, forms.count(0) * EMBEDDING_BYTES)
+    check_length(f"{name}.embeddings", embeddings, forms.count(EMBEDDED) * EMBEDDING_BYTES)
     codes = fields.take(11, "codes", bytes, default=b"")
     check_length(f"{name}.codes", codes, forms.count(CODED) * PATTERN_CODE_BYTES)
     books = fields.take(12, "codebook", int, list, default=[])
@@ -114,12 +200,12 @@ def _read_contents(name: str, fields: Fields, forms: bytes, reader: TitleReader)
             start = code * PATTERN_CODE_BYTES
             contents.append({"code": codes[start : start + PATTERN_CODE_BYTES], "codebook": books[code]})
             code += 1
-        elif form == 0:
+        elif form == EMBEDDED:
             contents.append({"embedding": embeddings[embedding : embedding + EMBEDDING_BYTES]})
             embedding += EMBEDDING_BYTES
         else:
             places = range(reference, reference + form)
-            cited_here = tuple(TitleReference(cited[place], weights[place] / WEIGHT_STEPS) for place in places)
+            cited_here = tuple(TitleReference(cited[place], weights[place]) for place in places)
             contents.append({"references": cited_here})
             reference += form
     return contents

@@ -27,7 +27,7 @@ from omega_edge.protocol import (
     ViewingPattern,
 )
 
-VECTORS = Path(__file__).parent / "vectors" / "wire"
+VECTORS = Path(__file__).parent / "vectors" / "wire" / "1"
 LINEAGE = "0123456789abcdef"
 
 
@@ -51,7 +51,11 @@ class Numbering:
 NUMBERING = Numbering({"tt0000001": 0, "tt0068646": 258, "tt2543164": 513})
 QUARTER_HOUR_MS = 900_000
 GOLDEN_MS = 1_699_999_200_000
+GOLDEN_WEEK_MS = 2810 * 7 * DAY_MS
 FIRST_AXIS = struct.pack(f"<{EMBEDDING_DIMENSIONS}f", 1.0, *[0.0] * (EMBEDDING_DIMENSIONS - 1))
+
+DEVICE = {"device_id": bytes(range(16)), "epoch": 0x0102030405060708}
+ANSWER = {"global_version": 7, "next_sync_secs": 300, "server_time": 1_700_000_000_000}
 
 GOLDEN = {
     "request_receive": SyncRequest(version=1, global_version_seen=7),
@@ -117,8 +121,56 @@ GOLDEN = {
     "embedding_zstd": GlobalPatterns(
         global_version=7, similar=(ViewingPattern(3, 0.7, 100, 0, 0, embedding=FIRST_AXIS),)
     ),
+    "request_patterns": SyncRequest(
+        global_version_seen=7,
+        **DEVICE,
+        delta=PatternDelta(
+            local_version=301,
+            patterns_added=(
+                ViewingPattern(
+                    id=5,
+                    success_rate=0.8,
+                    sample_count=12,
+                    created_at=GOLDEN_WEEK_MS,
+                    updated_at=GOLDEN_WEEK_MS + 21 * DAY_MS,
+                    references=(TitleReference("tt0068646", 1.0), TitleReference("tt0000001", 0.2)),
+                ),
+                ViewingPattern(
+                    id=9,
+                    success_rate=1.0,
+                    sample_count=3,
+                    created_at=GOLDEN_WEEK_MS + 7 * DAY_MS,
+                    updated_at=GOLDEN_WEEK_MS + 7 * DAY_MS,
+                    references=(TitleReference("tt2543164", 1.0),),
+                ),
+            ),
+            shared_set_hash=0x0102030405060708,
+        ),
+    ),
+    "request_count": SyncRequest(
+        global_version_seen=7, **DEVICE, count_report=CountReport(day=19_675, seed=(1 << 32) - 1, value=55)
+    ),
+    "request_erase": SyncRequest(global_version_seen=7, **DEVICE, erase=True),
+    "delta_snapshot": PatternDelta(local_version=301, snapshot=True, shared_set_hash=0),
+    "global_patterns_code": GlobalPatterns(
+        global_version=7, similar=(ViewingPattern(9, 0.5, 1, 0, 0, code=bytes(range(48)), codebook=5),)
+    ),
+    "response_frame": SyncResponse(
+        **ANSWER,
+        acknowledged_local_version=300,
+        patterns=GlobalPatterns(global_version=7),
+        catalog_version=3,
+        snapshot_wanted=True,
+    ),
+    "response_told": SyncResponse(**ANSWER, erased=True, counted=True),
+    "response_reset": SyncResponse(**ANSWER, reset=True),
+    "embedding_dictionary": GlobalPatterns(
+        global_version=7, similar=(ViewingPattern(3, 0.7, 96, 0, 0, embedding=FIRST_AXIS),)
+    ),
 }
 """The message of each golden file, written out from its README."""
+NUMBERED = {"request_titles", "request_patterns", "event"}
+"""Golden messages with title numbers."""
 
 WIDE_NUMBERING = Numbering(
     {f"w{row}": row for row in (0, 1, 255, 256, 65_533, 65_534, 65_535, 65_536, 70_000, (1 << 24) - 2)}
