@@ -338,8 +338,30 @@ def test_help_prepares_nothing(script: str) -> None:
     assert result.stderr == ""
 
 
-SCRIPTS = ("run", "check", ".ci/run", "toolchain/cross_build", "toolchain/count_instructions")
-SOURCED = ("toolchain/prepare.sh", "toolchain/sysroot.sh", "toolchain/aarch64.sh")
+ALL = "--dist loadfile --no-loadscope-reorder"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "spread"),
+    [
+        ("", f"-n auto {ALL}"),
+        ("-x", f"-n auto {ALL}"),
+        ("-q --durations=5", f"-n auto {ALL}"),
+        ("-n 4", ALL),
+        ("-x -n0", ALL),
+        ("-k ranking", ""),
+        ("tests/test_ranking.py -x", ""),
+        ("--lf", ""),
+    ],
+)
+def test_all_tests_run_in_many_processes_and_chosen_ones_in_this_one(arguments: str, spread: str) -> None:
+    function = re.search(r"^in_processes\(\) .*?^}", (ROOT / "check").read_text(), re.MULTILINE | re.DOTALL)
+    result = bash(f"{function[0]}\nin_processes {arguments}", ROOT)
+    assert (result.returncode, result.stdout.strip()) == (0, spread), result.stderr
+
+
+SCRIPTS = ("run", "check", ".ci/run", "toolchain/build_image", "toolchain/cross_build", "toolchain/count_instructions")
+SOURCED = ("toolchain/prepare.sh", "toolchain/sysroot.sh", "toolchain/aarch64.sh", "toolchain/image.sh")
 
 
 @pytest.mark.parametrize("script", [*SCRIPTS, *SOURCED])

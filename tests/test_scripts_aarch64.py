@@ -23,7 +23,9 @@ SOURCED = f"source {ROOT}/toolchain/sysroot.sh\nsource {ROOT}/toolchain/aarch64.
     ("command", "code", "message"),
     [
         (("check", "--aarch64", "-k", "wire"), 2, "expected nothing after --aarch64, got: -k wire"),
+        (("check", "--image", "-x"), 2, "expected nothing after --image, got: -x"),
         (("toolchain/cross_build", "--fast"), 2, "Usage: toolchain/cross_build"),
+        (("toolchain/build_image", "--fast"), 2, "Usage: toolchain/build_image"),
     ],
 )
 def test_options_that_do_not_exist_are_refused_before_anything_is_prepared(
