@@ -167,7 +167,7 @@ class Truth:
         for home, row, moment in zip(lists.home.tolist(), lists.row.tolist(), lists.finished_ms.tolist(), strict=True):
             homes[home][row] = moment // STEP_MS
         sent = [{row: at // STEP_MS for row, at in titles.items()} for titles in self.sent.values()]
-        key = lambda titles: sorted(titles.items())  # noqa: E731
+        key = lambda titles: sorted(titles.items())
         return told.tolist() == self.windows().tolist() and sorted(homes, key=key) == sorted(sent, key=key)
 
 
