@@ -96,6 +96,11 @@ class KnowledgeFiles:
         if self.collective is None or found.version >= self.collective.version:
             self.collective = found
 
+    def withdraw_titles(self, fault: str) -> None:
+        """Serve without this bundle: its numbers are not those that are stored."""
+        self._faults["manifest"] = fault
+        self.manifest = self.catalog = self.titles = None
+
     def stats(self) -> dict[str, object]:
         """For /api/v1/stats."""
         return {

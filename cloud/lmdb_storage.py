@@ -28,12 +28,12 @@ from cloud.storage import (
 )
 from cloud.storage_changes import ChangeWriter
 from cloud.storage_environment import MAP_BYTES, RESERVE_BYTES, SharedEnvironment
+from cloud.storage_migration import migrate
 from cloud.storage_similar import PatternVectors, SimilarityIndex
 from cloud.sync_rules import admitted, next_server_time
 from omega_edge.errors import ConfigError, StoreDamagedError
 from omega_edge.protocol import DAY_MS
 
-STORE_SCHEMA = 1
 TREND_WINDOW_MS = 2 * DAY_MS
 ERASURES_KEPT_MS = 7 * DAY_MS
 """Readers by sequence are minutes behind, not days. After that, an erased device's id is gone too."""
@@ -80,14 +80,26 @@ class LmdbStorage:
         """Check what the store says of itself, and enter what is new. The region's number."""
         writer = self._writer(transaction)
         schema = writer.get("meta", _SCHEMA_KEY)
-        found = STORE_SCHEMA if schema is None else int.from_bytes(schema, "big")
-        if found > STORE_SCHEMA:
+        found = records.STORE_SCHEMA if schema is None else int.from_bytes(schema, "big")
+        if found > records.STORE_SCHEMA:
             raise StoreDamagedError(
-                f"{self._environment.path}: the store has schema {found}, this version reads up to {STORE_SCHEMA}; "
+                f"{self._environment.path}: the store has schema {found}, this version reads up to {records.STORE_SCHEMA}; "
                 "update the shard"
             )
-        if schema is None:
-            writer.put("meta", _SCHEMA_KEY, STORE_SCHEMA.to_bytes(2, "big"))
+        if schema is None or found < records.STORE_SCHEMA:
+            migrate(writer, found)
+            writer.put("meta", _SCHEMA_KEY, records.STORE_SCHEMA.to_bytes(2, "big"))
+        self._claim(writer, lineage)
+        regions = (writer.get("meta", _REGIONS_KEY) or b"").decode().split("\n")
+        if region not in regions[1:]:
+            regions.append(region)
+            if len(regions) > MAX_REGIONS:
+                raise ConfigError(f"{self._environment.path}: expected at most {MAX_REGIONS} regions over time, got more")
+            writer.put("meta", _REGIONS_KEY, "\n".join(regions).encode())
+        return regions.index(region)
+
+    def _claim(self, writer: ChangeWriter, lineage: str) -> None:
+        """Say whose title numbers are stored, or check it."""
         stored = (writer.get("meta", _LINEAGE_KEY) or b"").decode()
         if lineage and stored and stored != lineage:
             raise ConfigError(
@@ -96,13 +108,10 @@ class LmdbStorage:
             )
         if lineage and not stored:
             writer.put("meta", _LINEAGE_KEY, lineage.encode())
-        regions = (writer.get("meta", _REGIONS_KEY) or b"").decode().split("\n")
-        if region not in regions[1:]:
-            regions.append(region)
-            if len(regions) > MAX_REGIONS:
-                raise ConfigError(f"{self._environment.path}: expected at most {MAX_REGIONS} regions over time, got more")
-            writer.put("meta", _REGIONS_KEY, "\n".join(regions).encode())
-        return regions.index(region)
+
+    def claim_lineage(self, lineage: str) -> None:
+        """Say, durably, whose title numbers are stored from now on; ConfigError where others are."""
+        self._changed(lambda writer: self._claim(writer, lineage))
 
     def close(self) -> None:
         """Let go of the store. Closing twice is harmless."""

@@ -52,7 +52,7 @@ class Erasure:
 class StoredPattern:
     """A device's pattern. references: (row, weight in 1/255) pairs, up to 8; code: 48 bytes by the codebook of this version.
 
-    Exactly one of references and code is given. success_rate 0 to 1.
+    Exactly one of references and code is given. success_rate 0 to 1. mark: u64, its part in the shared set's hash.
     """
 
     id: int
@@ -63,6 +63,7 @@ class StoredPattern:
     references: tuple[tuple[int, int], ...] = ()
     code: bytes | None = None
     codebook: int | None = None
+    mark: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +100,7 @@ class DeviceState:
     snapshot_day: int = 0
     report_day: int = 0
     report_days: int = 0
+    shared_set_hash: int = 0
     past_epochs: tuple[int, ...] = ()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import replace
 
 import lmdb
@@ -51,6 +52,17 @@ class ChangeWriter:
     def delete(self, table: str, key: bytes) -> bool:
         """Delete a record. Whether there was one."""
         return self._transaction.delete(key, db=self._databases[table])
+
+    def all_of(self, table: str) -> Iterator[tuple[bytes, bytes]]:
+        """Keys and fields of a whole table, read before any of them is yielded. Damaged records are deleted."""
+        with self._transaction.cursor(db=self._databases[table]) as cursor:
+            rows = [(bytes(key), records.opened(table, key, record)) for key, record in cursor]
+        for key, fields in rows:
+            if fields is None:
+                self.damaged += 1
+                self.delete(table, key)
+            else:
+                yield key, fields
 
     def finish(self) -> None:
         """To be called last: keeps the sequence that the next transaction goes on from."""

@@ -11,11 +11,13 @@ database, to be given up when a deletion finds no room, and made again when ther
 from __future__ import annotations
 
 import errno
+import faulthandler
 import os
+import resource
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from threading import RLock
+from threading import Lock, RLock
 from typing import TypeVar
 
 import lmdb
@@ -61,8 +63,12 @@ def damaged(path: Path, what: str) -> StoreDamagedError:
 
 def _nearly_full(path: Path) -> bool:
     """Whether a page that was written in part, which LMDB calls an input/output error, may mean a full disk."""
-    facts = os.statvfs(path)
-    return facts.f_bavail * facts.f_frsize < _GROWTH_BYTES
+    facts, limit = os.statvfs(path), resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    room = facts.f_bavail * facts.f_frsize
+    database = path if path.is_file() else path / DATABASE_NAME
+    if limit != resource.RLIM_INFINITY and database.exists():
+        room = min(room, limit - database.stat().st_size)
+    return room < _GROWTH_BYTES
 
 
 def probe(folder: Path) -> None:
@@ -76,6 +82,7 @@ def probe(folder: Path) -> None:
     child = os.fork()
     if child == 0:
         fault = 1
+        faulthandler.disable()  # its end by a signal is an answer, not a crash to report
         try:
             _walk(database)
             fault = 0
@@ -106,7 +113,7 @@ def _open(database: Path, map_bytes: int, read_only: bool = False) -> lmdb.Envir
 
 
 class SharedEnvironment:
-    """The open database. Reads may come from any thread, writes from one at a time in each process.
+    """The open database. Reads and writes may come from any thread; writes wait for each other.
 
     Errors of all methods: StoreFullError, StoreDamagedError, StoreReadOnlyError, StoreError.
     """
@@ -118,6 +125,7 @@ class SharedEnvironment:
         self._map_bytes, self._reserve_bytes = map_bytes, reserve_bytes
         self._gate = RLock()
         """Held while reading and while the environment is replaced: closing it under a reader would end the process."""
+        self._writing = Lock()
         self.databases: dict[str, object] = {}
         self._environment: lmdb.Environment | None = None
         try:
@@ -154,13 +162,14 @@ class SharedEnvironment:
 
         work may be called again after it failed; what it did before is undone then.
         """
-        try:
+        with self._writing:
+            try:
+                return self._written(work)
+            except StoreFullError:
+                if not deletes:
+                    raise
+            self._spend_reserve()
             return self._written(work)
-        except StoreFullError:
-            if not deletes:
-                raise
-        self._spend_reserve()
-        return self._written(work)
 
     def _written(self, work: Callable[[lmdb.Transaction], Result]) -> Result:
         try:

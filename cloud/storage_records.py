@@ -7,12 +7,13 @@ big-endian, fixed where it can be, so that 100,000 devices stay small and a sync
     meta             name → value, see lmdb_storage.py
     devices          device id → epoch u64, local_version u64, time_issued u64, time_base u64, snapshot_day u16, report_day u16,
                      report_days u8, region u8, pattern_sequence u64 (of its entry in pattern_changes, 0: none),
-                     last_page u64, last_report u64 (sequences, 0: none)
+                     last_page u64, last_report u64 (sequences, 0: none), shared_set_hash u64, CRC32 u32 of each past epoch
     pages            sequence u64 → device id 16 B, previous u64 (page of the same device, 0: none), received u64, region u8,
                      count u16, rows u32[count], finished u32[count] (Unix seconds)
     reports          sequence u64 → device id 16 B, previous u64, received u64, day u16, seed u32, value u8
     patterns         device id → for each: id u32, success rate u8 (1/250), sample_count u32, created u32, updated u32
-                     (quarter-hours), kind u8: 1 to 8 references, each row u24, weight u8 (1/255); or 9: codebook u32, code 48 B
+                     (quarter-hours), mark u64, kind u8: 1 to 8 references, each row u24, weight u8 (1/255); or 9: codebook
+                     u32, code 48 B
     pattern_changes  sequence u64 → device id 16 B: whose patterns changed last, one entry a device
     erasures         sequence u64 → device id 16 B, erased u64
     erased           SHA-256 of the device id, 16 B → erased u64, CRC32 u32 of each of its epochs
@@ -33,7 +34,8 @@ from cloud.storage import DeviceState, Erasure, StoredPattern, StoredReport, Tit
 from omega_edge.columns import STEP_MS
 from omega_edge.protocol import DEVICE_ID_BYTES, MAX_REFERENCES_PER_PATTERN, PATTERN_CODE_BYTES
 
-RECORD_SCHEMA = 1
+STORE_SCHEMA = 2
+"""Of the tables and their fields; storage_migration.py reads older ones. Written into every record too."""
 TABLES = ("meta", "devices", "pages", "reports", "patterns", "pattern_changes", "erasures", "erased")
 """A table's place in this tuple is in its records' checksums: append only."""
 
@@ -41,10 +43,10 @@ RATE_STEPS, WEIGHT_STEPS = 250, 255
 _CODED = MAX_REFERENCES_PER_PATTERN + 1
 _HEADER = struct.Struct(">IB")
 _U64 = struct.Struct(">Q")
-_DEVICE = struct.Struct(">QQQQHHBBQQQ")
+_DEVICE = struct.Struct(">QQQQHHBBQQQQ")
 _PAGE = struct.Struct(f">{DEVICE_ID_BYTES}sQQBH")
 _REPORT = struct.Struct(f">{DEVICE_ID_BYTES}sQQHIB")
-_PATTERN = struct.Struct(">IBIIIB")
+_PATTERN = struct.Struct(">IBIIIQB")
 _CODE = struct.Struct(f">I{PATTERN_CODE_BYTES}s")
 _ERASURE = struct.Struct(f">{DEVICE_ID_BYTES}sQ")
 _SEEDS = {table: zlib.crc32(bytes((number,))) for number, table in enumerate(TABLES)}
@@ -52,7 +54,7 @@ _SEEDS = {table: zlib.crc32(bytes((number,))) for number, table in enumerate(TAB
 
 def sealed(table: str, key: bytes, fields: bytes) -> bytes:
     """A record: checksum, schema, fields."""
-    body = bytes((RECORD_SCHEMA,)) + fields
+    body = bytes((STORE_SCHEMA,)) + fields
     return zlib.crc32(body, zlib.crc32(key, _SEEDS[table])).to_bytes(4, "big") + body
 
 
@@ -85,15 +87,20 @@ def pack_device(record: DeviceRecord) -> bytes:
     return _DEVICE.pack(
         state.epoch, state.local_version, state.time_issued, state.time_base, state.snapshot_day, state.report_day,
         state.report_days, record.region, record.pattern_sequence, record.last_page, record.last_report,
-    )  # fmt: skip
+        state.shared_set_hash,
+    ) + b"".join(mark.to_bytes(4, "big") for mark in state.past_epochs)  # fmt: skip
 
 
 def unpack_device(fields: bytes) -> DeviceRecord:
     """The device of these fields."""
     (
         epoch, version, issued, base, snapshot_day, report_day, report_days, region, pattern_sequence, last_page, last_report,
+        set_hash,
     ) = _DEVICE.unpack_from(fields)  # fmt: skip
-    state = DeviceState(epoch, version, issued, base, snapshot_day, report_day, report_days)
+    past = ()
+    if len(fields) > _DEVICE.size:
+        past = struct.unpack_from(f">{(len(fields) - _DEVICE.size) // 4}I", fields, _DEVICE.size)
+    state = DeviceState(epoch, version, issued, base, snapshot_day, report_day, report_days, set_hash, past)
     return DeviceRecord(state, region, pattern_sequence, last_page, last_report)
 
 
@@ -165,7 +172,7 @@ def pack_patterns(patterns: Sequence[StoredPattern]) -> bytes:
         parts.append(
             _PATTERN.pack(
                 pattern.id, round(pattern.success_rate * RATE_STEPS), pattern.sample_count,
-                pattern.created_at // STEP_MS, pattern.updated_at // STEP_MS, kind,
+                pattern.created_at // STEP_MS, pattern.updated_at // STEP_MS, pattern.mark, kind,
             )
         )
         if pattern.code is None:
@@ -179,7 +186,7 @@ def unpack_patterns(fields: bytes) -> list[StoredPattern]:
     """The patterns of these fields."""
     patterns, position = [], 0
     while position < len(fields):
-        number, rate, samples, created, updated, kind = _PATTERN.unpack_from(fields, position)
+        number, rate, samples, created, updated, mark, kind = _PATTERN.unpack_from(fields, position)
         position += _PATTERN.size
         references, code, codebook = (), None, None
         if kind == _CODED:
@@ -191,7 +198,7 @@ def unpack_patterns(fields: bytes) -> list[StoredPattern]:
             position += 4 * kind
         patterns.append(
             StoredPattern(
-                number, rate / RATE_STEPS, samples, created * STEP_MS, updated * STEP_MS, references, code, codebook
+                number, rate / RATE_STEPS, samples, created * STEP_MS, updated * STEP_MS, references, code, codebook, mark
             )
         )
     return patterns

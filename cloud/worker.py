@@ -23,6 +23,7 @@ from cloud.logs import log
 from cloud.metrics import Counters
 from cloud.opening import open_knowledge, open_storage
 from cloud.shard import ShardManager
+from omega_edge.errors import ConfigError, StoreError
 
 MAX_IN_HAND = 512
 """Requests let in and not answered, a worker: at 5,000 a second, 100 ms of them."""
@@ -121,10 +122,20 @@ class _Worker:
             connections.sweep()
             beats += 1
             if beats % int(REFRESH_SECONDS) == 0:
-                self._knowledge.refresh()
+                await self._refresh()
             if os.getppid() != self._parent:
                 log("the supervisor is gone", level=30)
                 stop.set()
+
+    async def _refresh(self) -> None:
+        """Take in new files. The first bundle says whose title numbers are stored from now on."""
+        numbered = self._knowledge.titles is not None
+        self._knowledge.refresh()
+        if not numbered and self._knowledge.titles is not None:
+            try:
+                await asyncio.to_thread(self._storage.claim_lineage, self._knowledge.titles.lineage)
+            except (ConfigError, StoreError) as fault:
+                self._knowledge.withdraw_titles(str(fault))
 
     async def _drain(self, server: asyncio.AbstractServer, connections: BoundedServer) -> None:
         """No new connections; idle ones closed; the others after their reply."""
