@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from omega_edge.catalog import Catalog
+from omega_edge.codes import vector_of
 from omega_edge.errors import ProtocolError
 from omega_edge.memory import AgentMemory
 from omega_edge.protocol import (
-    EMBEDDING_DIMENSIONS,
     MAX_REFERENCES_PER_PATTERN,
     GlobalPatterns,
     TrendSignal,
@@ -168,15 +168,9 @@ class CollectiveKnowledge:
         return [(row, min(max(cosine, 0.0), 1.0)) for row, cosine in nearest]
 
     def _code_of(self, pattern: ViewingPattern) -> tuple[np.ndarray, float] | None:
-        """Code and scale of a pattern, or None if this catalogue holds none of its titles."""
-        if pattern.embedding is not None:
-            return quantised(np.frombuffer(pattern.embedding, "<f4").astype(np.float32))
-        vector = np.zeros(EMBEDDING_DIMENSIONS, np.float32)
-        for reference in pattern.references:
-            row = self._catalog.row_of(reference.content_id)
-            if row >= 0:
-                vector += np.float32(reference.weight) * self._catalog.codes[row] * self._catalog.scale[row]
-        return quantised(vector) if np.any(vector) else None
+        """Code and scale of a pattern; None if this catalogue holds none of its titles, or not the codebook of its code."""
+        vector = vector_of(pattern, self._catalog)
+        return None if vector is None else quantised(vector)
 
     def _trends_of(self, signals: tuple[TrendSignal, ...], applied_at: int) -> Trends:
         """The bundle's trend scores, each window replaced by the signals of a like window where there are any.

@@ -33,6 +33,7 @@ NOT_EMULATED = {
     "bootstrap": "intervals of the model job, which runs in the cloud",
     "build_bundle": "made before the television gets it",
     "cli*": "the command in hundreds of processes, each seconds of start under emulation",
+    "codes": "trains codebooks, which the cloud does; tiered_memory reads one",
     "compression": "embeds titles as the toolchain does; tiered_memory runs the encodings",
     "cross_wheel": "the build itself",
     "demo": "the command, as above",
