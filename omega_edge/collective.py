@@ -82,7 +82,7 @@ class Collective:
             try:
                 told = self._composer.take(request, response)
             except StoreError as fault:
-                told = Taken(fault=f"the answer could not be stored, the same is sent again: {fault}")
+                told = Taken(fault=f"the answer could not be stored: {fault}")
             changed = 0
             if response.patterns is not None:
                 try:

@@ -297,8 +297,8 @@ class DeltaComposer:
     # Responses -----------------------------------------------------------------------------------
 
     def take(self, request: SyncRequest, response: SyncResponse) -> Taken:
-        """Note what the cloud answered to a request of this composer. Raises StoreError where that cannot be stored: then
-        the same is sent again. The cloud's own counter (global_version) has no part in any of this."""
+        """Note what the cloud answered to a request of this composer. Raises StoreError where that cannot be stored: then a
+        crash has the same sent again. The cloud's own counter (global_version) has no part in any of this."""
         self._clock_offset_ms = response.server_time - self._clock()
         if request.erase:
             return self._erased(request, response)
@@ -342,11 +342,9 @@ class DeltaComposer:
             ),
             durable=False,
         )
-        try:
-            self.acknowledge(delta.local_version)  # one transaction with the identity
-        except StoreError:
-            self.keep(before, durable=False)
-            raise
+        # One transaction with the identity. If it fails both wait in RAM for the next: after a crash before that the same is
+        # sent again, and the cloud knows it.
+        self.acknowledge(delta.local_version)
         patterns = len(delta.patterns_added) + len(delta.patterns_updated) + len(delta.patterns_removed)
         return Taken(len(delta.titles_finished), patterns, more=delta.more_pages)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -41,11 +42,13 @@ def opened(tmp_path: Path, bundle: Path) -> Callable[..., OmegaBrain]:
     """Opens brains on one storage folder unless told another; closes them all at the end."""
     brains = []
 
-    def open_brain(folder: str = "store", clock: Callable[[], int] | None = None, **options: object) -> OmegaBrain:
+    def open_brain(
+        folder: str = "store", clock: Callable[[], int] | None = None, secrecy: Random | None = None, **options: object
+    ) -> OmegaBrain:
         config = BrainConfig(
             storage_path=tmp_path / folder, catalog_path=bundle, background_maintenance=False, **options
         )
-        brains.append(OmegaBrain.open(config, clock or Clock()))
+        brains.append(OmegaBrain.open(config, clock or Clock(), secrecy=secrecy))
         return brains[-1]
 
     yield open_brain

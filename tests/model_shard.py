@@ -74,6 +74,8 @@ class ModelShard:
     def _take(self, request: SyncRequest) -> dict[str, object]:
         delta, seen = request.delta, request.server_time_seen
         device = self.devices.get(request.device_id)
+        if request.device_id in self.erased:
+            return {"reset": True}
         if device is None or device.epoch != request.epoch:
             if seen is not None:
                 return {"reset": True}
