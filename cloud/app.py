@@ -7,19 +7,22 @@ import json
 import logging
 import time
 from collections.abc import Callable
+from http import HTTPStatus
 
 from aiohttp import web
 
 from cloud.admission import Gate
 from cloud.connections import Written, error_reply
 from cloud.downloads import Downloads
+from cloud.enrolment import Enrolment
 from cloud.logs import log
 from cloud.metrics import Counters, exposition
 from cloud.openapi import document
 from cloud.shard import RETRY_AFTER_SECONDS, ShardManager
-from omega_edge.protocol import MAX_UPLOAD_BYTES
+from omega_edge.protocol import DEVICE_ID_BYTES, MAX_UPLOAD_BYTES
 
 SYNC_PATH = "/api/v1/sync"
+DEVICES_PATH = "/api/v1/devices"
 READ_METHODS = ("GET", "HEAD")
 Reply = Written | web.StreamResponse
 JSON = (("Content-Type", "application/json"), ("Cache-Control", "no-store"))
@@ -28,8 +31,11 @@ JSON = (("Content-Type", "application/json"), ("Cache-Control", "no-store"))
 class ShardApplication:
     """Answers the requests of one worker."""
 
-    def __init__(self, manager: ShardManager, gate: Gate, downloads: Downloads, counters: Counters) -> None:
+    def __init__(
+        self, manager: ShardManager, gate: Gate, downloads: Downloads, enrolment: Enrolment, counters: Counters
+    ) -> None:
         self.manager, self.gate, self.downloads, self.counters = manager, gate, downloads, counters
+        self.enrolment = enrolment
         self.workers_ready: Callable[[], int] = lambda: counters.shared.total("ready")
         self._simple: dict[str, Callable[[], Written]] = {
             "/api/v1/stats": lambda: _json(200, manager.stats()),
@@ -57,18 +63,11 @@ class ShardApplication:
 
     async def _sync(self, request: web.BaseRequest) -> Reply:
         """POST /api/v1/sync. Nothing of the body is read before the gate and its length have been asked."""
-        if request.method != "POST":
-            return self._answered(_method_not_allowed("POST"))
+        refused = self._refused(request, MAX_UPLOAD_BYTES)
+        if refused is not None:
+            self.counters.answered("sync", refused.status)
+            return refused
         gate = self.gate
-        if gate.closed:
-            words = "the shard is stopping" if gate.stopped else "the shard is overloaded; come back later"
-            return self._answered(error_reply(503, words, RETRY_AFTER_SECONDS, keep_alive=False))
-        length = request.headers.get("Content-Length")
-        if length is None or not length.isascii() or not length.isdigit():
-            return self._answered(error_reply(411, "expected Content-Length, got none", keep_alive=False))
-        if len(length) > 9 or int(length) > MAX_UPLOAD_BYTES:
-            words = f"expected a body of at most {MAX_UPLOAD_BYTES} bytes, got more"
-            return self._answered(error_reply(413, words, keep_alive=False))
         began = time.monotonic()
         gate.in_hand += 1
         try:
@@ -84,12 +83,35 @@ class ShardApplication:
         words = reply.body.decode("utf-8", "replace")
         return error_reply(reply.status, words, reply.retry_after, keep_alive=not gate.draining)
 
-    def _answered(self, reply: Written) -> Written:
-        self.counters.answered("sync", reply.status)
-        return reply
+    def _refused(self, request: web.BaseRequest, max_bytes: int) -> Written | None:
+        """The refusal of a POST whose body is not worth reading, or None."""
+        if request.method != "POST":
+            return _method_not_allowed("POST")
+        if self.gate.closed:
+            words = "the shard is stopping" if self.gate.stopped else "the shard is overloaded; come back later"
+            return error_reply(503, words, RETRY_AFTER_SECONDS, keep_alive=False)
+        length = request.headers.get("Content-Length")
+        if length is None or not length.isascii() or not length.isdigit():
+            return error_reply(411, "expected Content-Length, got none", keep_alive=False)
+        if len(length) > 9 or int(length) > max_bytes:
+            return error_reply(413, f"expected a body of at most {max_bytes} bytes, got more", keep_alive=False)
+        return None
+
+    async def _devices(self, request: web.BaseRequest) -> Written:
+        """POST /api/v1/devices."""
+        refused = self._refused(request, DEVICE_ID_BYTES)
+        if refused is not None:
+            return refused
+        reply = self.enrolment.answer(await request.read())
+        request.protocol.arrived()
+        if reply.status == HTTPStatus.CREATED:
+            return Written(reply.status, reply.body, (("Cache-Control", "no-store"),), keep_alive=not self.gate.draining)
+        return error_reply(reply.status, reply.body.decode(), reply.retry_after, keep_alive=not self.gate.draining)
 
     async def _other(self, request: web.BaseRequest, path: str) -> tuple[str, Reply]:
         """Route, for counting, and reply."""
+        if path == DEVICES_PATH:
+            return "devices", await self._devices(request)
         if request.method not in READ_METHODS:
             known = path in self._simple or path.startswith(("/api/v1/bundles/", "/api/v1/federation/"))
             return "other", _method_not_allowed("GET, HEAD") if known else _not_found()

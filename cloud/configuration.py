@@ -19,6 +19,7 @@ VARIABLES = {
     "DATABASE_URL": "lmdb:///folder: where the shard keeps its data (required)",
     "DEVICE_KEY": "32 to 128 hexadecimal digits, from which every device's token follows (required, or DEVICE_KEY_FILE)",
     "DEVICE_KEY_FILE": "a file that holds it",
+    "ENROLMENT": "open: a new device is given its token when it asks; closed: only `token` gives them out (open)",
     "SHARD_ID": "1 to 100 (1)",
     "REGION": "lower-case letters, digits and hyphens, up to 24 (default)",
     "MAX_DEVICES": "devices that the shard takes (100000)",
@@ -42,6 +43,7 @@ VARIABLES = {
 
 _REGION = re.compile(r"[a-z0-9][a-z0-9-]{0,23}")
 _LINEAGE = re.compile(r"[0-9a-f]{16}")
+_ENROLMENT = re.compile("open|closed")
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
@@ -64,6 +66,7 @@ class ServerConfig:
     min_devices: int = 50
     counting_interval_seconds: int = 60
     log_level: str = "INFO"
+    enrolment_open: bool = True
 
 
 def device_key(environment: Mapping[str, str]) -> bytes:
@@ -106,6 +109,7 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> ServerConfi
     return ServerConfig(
         shard=shard,
         device_key=device_key(environment),
+        enrolment_open=named(environment, "ENROLMENT", _ENROLMENT, "open or closed") != "closed",
         host=environment.get("HOST", "").strip() or "127.0.0.1",
         port=integer(environment, "PORT", 8080, 0, 65_535),
         workers=integer(environment, "WORKERS", 1, 1, 64),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from omega_edge.protocol import MAX_DOWNLOAD_BYTES, MAX_UPLOAD_BYTES
+from omega_edge.protocol import DEVICE_ID_BYTES, MAX_DOWNLOAD_BYTES, MAX_UPLOAD_BYTES
 
 
 def _error(text: str, retry: bool = False) -> dict[str, object]:
@@ -64,6 +64,31 @@ def _sync() -> dict[str, object]:
     }
 
 
+def _devices() -> dict[str, object]:
+    return {
+        "summary": "The token of a new device. The interim until televisions enrol by their factory certificates.",
+        "requestBody": {
+            "required": True,
+            "description": f"The device id, {DEVICE_ID_BYTES} random bytes that the television drew.",
+            "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+        },
+        "responses": {
+            "201": {
+                "description": "The token, 32 bytes, under which the device proves its syncs.",
+                "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+            },
+            "400": _error("No device id."),
+            "403": _error("Enrolment is closed here."),
+            "405": NOT_ALLOWED,
+            "409": _error("The device id is in use; draw another."),
+            "411": _error("No Content-Length."),
+            "413": _error("More bytes than a device id has."),
+            "500": FAULT,
+            "503": _error("Too many new devices at once, overloaded, or stopping.", retry=True),
+        },
+    }
+
+
 def _file(summary: str, parameters: list[str]) -> dict[str, object]:
     return {
         "summary": summary,
@@ -102,6 +127,7 @@ def document() -> dict[str, object]:
         },
         "paths": {
             "/api/v1/sync": {"post": _sync()},
+            "/api/v1/devices": {"post": _devices()},
             "/api/v1/stats": {"get": _plain("Sizes, versions and counts.", _json("Statistics."))},
             "/api/v1/health": {"get": _plain("Live and ready together.", _json("Health."))},
             "/api/v1/health/live": {"get": _plain("Whether the process answers.", _json("It does."))},

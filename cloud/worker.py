@@ -17,6 +17,7 @@ from cloud.commit import GroupCommit
 from cloud.configuration import ServerConfig
 from cloud.connections import BoundedServer
 from cloud.downloads import Downloads
+from cloud.enrolment import Enrolment
 from cloud.knowledge_files import KnowledgeFiles
 from cloud.lmdb_storage import LmdbStorage
 from cloud.logs import log
@@ -86,7 +87,8 @@ class _Worker:
             self._config.shard, self._storage, commit, self._knowledge, self._config.device_key, self._clock, self._counters
         )
         downloads = Downloads(self._config.bundle_dir, self._config.publication_dir)
-        application = ShardApplication(manager, self._gate, downloads, self._counters)
+        enrolment = Enrolment(self._config.enrolment_open, self._config.device_key, self._storage)
+        application = ShardApplication(manager, self._gate, downloads, enrolment, self._counters)
         most = min(MAX_CONNECTIONS, max(16, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - FILES_KEPT_FREE))
         connections = BoundedServer(application.handle, self._gate, self._counters, most)
         server = await loop.create_server(connections, sock=self._listening)
