@@ -91,6 +91,8 @@ class SourceIntake:
     def _recall(self) -> None:
         """Take what is kept of an earlier process; what is damaged is fetched again."""
         kept = FolderReader(self._folder)
+        for left_over in self._folder.glob(".*.new"):
+            left_over.unlink(missing_ok=True)
         try:
             data = kept.read(INDEX, MAX_INDEX_BYTES)
             if data is None:
