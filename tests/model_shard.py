@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from omega_edge import wire
-from omega_edge.protocol import CountReport, GlobalPatterns, SyncRequest, SyncResponse, ViewingPattern
+from omega_edge.protocol import CountReport, GlobalPatterns, PatternDelta, SyncRequest, SyncResponse, ViewingPattern
 from omega_edge.sync_identity import device_token, parse_authorization, request_mac
 
 KEY = bytes(range(32))
@@ -26,6 +26,7 @@ class Device:
     version: int = 0
     issued: int | None = None
     base: int | None = None
+    applied: PatternDelta | None = None
     titles: dict[tuple[str, int], None] = field(default_factory=dict)
     patterns: dict[int, ViewingPattern] = field(default_factory=dict)
 
@@ -90,8 +91,10 @@ class ModelShard:
                 device.patterns[pattern.id] = pattern
             for pattern_id in delta.patterns_removed:
                 device.patterns.pop(pattern_id, None)
-            device.version = delta.local_version
+            device.version, device.applied = delta.local_version, delta
             device.base, device.issued = seen, max(self.now_ms, (device.issued or 0) + 1)
+        elif delta != device.applied:
+            return {"reset": True}  # a copy of the device, one step behind
         wanted = self.snapshot_wanted and not delta.more_pages
         self.snapshot_wanted = self.snapshot_wanted and not wanted
         return {
