@@ -30,7 +30,7 @@ from cloud.storage_changes import ChangeWriter
 from cloud.storage_environment import MAP_BYTES, RESERVE_BYTES, SharedEnvironment
 from cloud.storage_migration import migrate
 from cloud.storage_similar import PatternVectors, SimilarityIndex
-from cloud.sync_rules import admitted, next_server_time
+from cloud.sync_rules import admitted, next_server_time, snapshot_is_due
 from omega_edge.errors import ConfigError, StoreDamagedError
 from omega_edge.protocol import DAY_MS
 
@@ -146,7 +146,9 @@ class LmdbStorage:
         record = self._device_record(change.device_id)
         if record is None or record.state.epoch != change.epoch or admitted(record.state, (), change) is None:
             return None
-        return SyncOutcome(next_server_time(record.state, change.received_ms), change.local_version)
+        if snapshot_is_due(record.state, change):
+            return None
+        return SyncOutcome(next_server_time(record.state, change), change.local_version)
 
     def store_patterns(self, device: bytes, patterns: Sequence[StoredPattern]) -> None:
         """See PatternStorage."""

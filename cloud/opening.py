@@ -7,6 +7,7 @@ from collections.abc import Callable
 from cloud.configuration import ServerConfig
 from cloud.knowledge_files import KnowledgeFiles
 from cloud.lmdb_storage import LmdbStorage
+from cloud.shard_titles import vector_of_stored
 
 
 def open_knowledge(config: ServerConfig) -> KnowledgeFiles:
@@ -23,4 +24,5 @@ def open_storage(config: ServerConfig, clock: Callable[[], int], knowledge: Know
         lineage=knowledge.manifest.lineage if knowledge.manifest is not None else "",
         max_devices=config.shard.max_devices,
         retention_days=config.shard.retention_days,
+        vectors=lambda stored: vector_of_stored(stored, knowledge.catalog),
     )

@@ -176,10 +176,8 @@ class ShardManager:
         if delta.titles_finished:
             self._take_titles(change, delta.titles_finished)
         if delta.patterns_added or delta.patterns_updated or delta.patterns_removed or delta.snapshot:
-            patterns = storable((*delta.patterns_added, *delta.patterns_updated), self.knowledge.titles)
-            change.patterns, change.patterns_removed, change.snapshot = (
-                patterns.patterns, delta.patterns_removed, delta.snapshot
-            )  # fmt: skip
+            change.patterns = storable((*delta.patterns_added, *delta.patterns_updated), self.knowledge.titles)
+            change.patterns_removed, change.snapshot = delta.patterns_removed, delta.snapshot
         change.shared_set_hash = delta.shared_set_hash
         return change
 

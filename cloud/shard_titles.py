@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+import numpy as np
 
 from cloud.storage import StoredPattern
 from omega_edge.catalog import Catalog
-from omega_edge.protocol import ViewingPattern
+from omega_edge.codes import as_code, pattern_fingerprint, vector_of
+from omega_edge.protocol import TitleReference, ViewingPattern
 
 WEIGHT_STEPS = 255
 
@@ -24,6 +26,7 @@ class ShardTitles:
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
         self.lineage = catalog.lineage
+        self.quantiser = catalog.quantiser
         self._titles: dict[int, RowTitle] = {}
 
     def row_of(self, content_id: str) -> int:
@@ -40,14 +43,6 @@ class ShardTitles:
         return title
 
 
-@dataclass(frozen=True, slots=True)
-class StorablePatterns:
-    """Patterns that can be stored. left_out: how many had nothing that the catalogue knows."""
-
-    patterns: tuple[StoredPattern, ...]
-    left_out: int
-
-
 def row_of(content_id: str, titles: ShardTitles | None) -> int:
     """The row of a title of a message, -1 where the catalogue has none (or there is no catalogue)."""
     if type(content_id) is RowTitle:
@@ -55,19 +50,43 @@ def row_of(content_id: str, titles: ShardTitles | None) -> int:
     return -1 if titles is None else titles.row_of(content_id)
 
 
-def storable(patterns: Iterable[ViewingPattern], titles: ShardTitles | None) -> StorablePatterns:
-    """Patterns as they are stored. A reference outside the catalogue is dropped, a pattern of such alone is left out."""
-    kept, left_out = [], 0
+def storable(patterns: Iterable[ViewingPattern], titles: ShardTitles | None) -> tuple[StoredPattern, ...]:
+    """Patterns as they are stored. References outside the catalogue are dropped; a vector becomes a code where the bundle has
+    a codebook. The mark is that of the pattern as it came, so that both sides agree on the set whatever was dropped.
+    """
+    quantiser = None if titles is None else titles.quantiser
+    kept = []
     for pattern in patterns:
+        mark = pattern_fingerprint(pattern)
+        if pattern.embedding is not None and quantiser is not None:
+            pattern = as_code(pattern, quantiser)
         references = [(row_of(reference.content_id, titles), reference.weight) for reference in pattern.references]
         known = tuple((row, max(1, round(weight * WEIGHT_STEPS))) for row, weight in references if row >= 0 and weight > 0)
-        if not known and pattern.code is None:
-            left_out += 1
-            continue
         kept.append(
             StoredPattern(
                 pattern.id, pattern.success_rate, pattern.sample_count, pattern.created_at, pattern.updated_at,
-                known, pattern.code, pattern.codebook,
+                known, pattern.code, pattern.codebook, mark,
             )
         )  # fmt: skip
-    return StorablePatterns(tuple(kept), left_out)
+    return tuple(kept)
+
+
+def vector_of_stored(stored: StoredPattern, catalog: Catalog | None) -> np.ndarray | None:
+    """The unit vector float32[384] of a stored pattern; None where the catalogue cannot tell."""
+    if catalog is None or (stored.code is None and not stored.references):
+        return None
+    if any(row >= len(catalog) for row, _ in stored.references):
+        return None
+    pattern = ViewingPattern(
+        id=stored.id,
+        success_rate=stored.success_rate,
+        sample_count=stored.sample_count,
+        created_at=stored.created_at,
+        updated_at=stored.updated_at,
+        references=tuple(
+            TitleReference(catalog.content_id(row), weight / WEIGHT_STEPS) for row, weight in stored.references
+        ),
+        code=stored.code,
+        codebook=stored.codebook,
+    )
+    return vector_of(pattern, catalog)

@@ -52,7 +52,7 @@ class Erasure:
 class StoredPattern:
     """A device's pattern. references: (row, weight in 1/255) pairs, up to 8; code: 48 bytes by the codebook of this version.
 
-    Exactly one of references and code is given. success_rate 0 to 1. mark: u64, its part in the shared set's hash.
+    Of references and code one is given, or neither where the catalogue cannot tell what came. success_rate 0 to 1. mark: u64, its part in the shared set's hash.
     """
 
     id: int

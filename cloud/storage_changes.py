@@ -11,8 +11,8 @@ import lmdb
 from cloud import storage_records as records
 from cloud.storage import SyncChange, SyncOutcome
 from cloud.storage_records import DeviceRecord
-from cloud.sync_rules import admitted, epoch_mark, next_server_time, reset_outcome, with_report
-from omega_edge.protocol import DAY_MS, MAX_PATTERNS_PER_DELTA
+from cloud.sync_rules import admitted, epoch_mark, next_server_time, reset_outcome, snapshot_is_due, with_report
+from omega_edge.protocol import DAY_MS, MAX_PATTERNS_PER_DELTA, U64_MAX
 
 SEQUENCE_KEY = b"sequence"
 MAX_PATTERNS_PER_DEVICE = MAX_PATTERNS_PER_DELTA
@@ -83,29 +83,33 @@ class ChangeWriter:
         state = None if record is None else record.state
         if change.erase:
             erased = self.erase(device_id, now_ms)
-            return SyncOutcome(next_server_time(state, now_ms), erased=True, changed=erased)
+            return SyncOutcome(next_server_time(state, change), erased=True, changed=erased)
         past_epochs = self._past_epochs(device_id) if record is None else ()
         ground = admitted(state, past_epochs, change)
         if ground is None:
-            return reset_outcome(state, now_ms)
+            return reset_outcome(state, change)
         if record is None:
             if self._devices >= self._max_devices:
                 return SyncOutcome(now_ms, device_limit=True)
             self._devices += 1
             record = DeviceRecord(ground)
-        elif ground is not state and record.pattern_sequence:
-            self._write_patterns(device_id, record, [])
-        outcome = SyncOutcome(next_server_time(state, now_ms), changed=ground is not state)
+        outcome = SyncOutcome(next_server_time(state, change), changed=ground is not state)
         record.state, record.region = ground, self._region
+        if ground is not state and record.pattern_sequence:
+            self._write_patterns(device_id, record, [])
         if change.report is not None:
             self._take_report(change, record, outcome)
         else:
             self._take_delta(change, record, outcome)
-        if outcome.changed:
-            if change.report is None:
+            if outcome.changed:
                 record.state = replace(
                     record.state, time_issued=outcome.server_time, time_base=change.server_time_seen or 0
                 )
+            # Asking for a snapshot leaves the times alone: else playing a request again would make its device reset.
+            if snapshot_is_due(record.state, change):
+                record.state = replace(record.state, snapshot_day=now_ms // DAY_MS)
+                outcome.snapshot_wanted = outcome.changed = True
+        if outcome.changed:
             self.put("devices", device_id, records.pack_device(record))
         return outcome
 
@@ -153,6 +157,8 @@ class ChangeWriter:
         record.pattern_sequence = self._next_sequence()
         self.put("pattern_changes", records.sequence_key(record.pattern_sequence), device_id, append=True)
         self.put("patterns", device_id, records.pack_patterns(patterns))
+        marks = sum(pattern.mark for pattern in patterns) & U64_MAX
+        record.state = replace(record.state, shared_set_hash=marks)
 
     def replace_patterns(self, device_id: bytes, patterns: list) -> None:
         """Put these in the place of a known device's patterns; KeyError for an unknown device."""

@@ -34,9 +34,18 @@ def epoch_mark(epoch: int) -> int:
     return zlib.crc32(epoch.to_bytes(8, "big"))
 
 
-def next_server_time(state: DeviceState | None, now_ms: int) -> int:
-    """A server time for a reply: now, but above the last one issued, whatever the clock says."""
-    return now_ms if state is None else max(now_ms, state.time_issued + 1)
+def next_server_time(state: DeviceState | None, change: SyncChange) -> int:
+    """A server time for a reply: now, but above the last one issued and the one shown, whatever the clock says."""
+    seen = change.server_time_seen
+    if seen is None or not _may_be_ours(state, change):
+        seen = 0
+    return max(change.received_ms, seen + 1, 0 if state is None else state.time_issued + 1)
+
+
+def _may_be_ours(state: DeviceState | None, change: SyncChange) -> bool:
+    """Whether the time shown is one that this shard can have told, a clock set back by a day allowed for."""
+    issued = 0 if state is None else state.time_issued
+    return (change.server_time_seen or 0) <= max(issued, change.received_ms + DAY_MS)
 
 
 def admitted(state: DeviceState | None, past_epochs: tuple[int, ...], change: SyncChange) -> DeviceState | None:
@@ -48,18 +57,19 @@ def admitted(state: DeviceState | None, past_epochs: tuple[int, ...], change: Sy
     seen, epoch = change.server_time_seen or 0, change.epoch
     if state is not None and state.epoch == epoch:
         # A count report shows no time; there is one a day, so playing it again changes nothing.
-        return state if change.report or seen == state.time_base or seen >= state.time_issued else None
+        known = seen == state.time_base or (seen >= state.time_issued and _may_be_ours(state, change))
+        return state if change.report or known else None
     if seen or epoch_mark(epoch) in (past_epochs if state is None else state.past_epochs):
         return None
     if state is None:
         return DeviceState(epoch, 0, 0, 0, past_epochs=past_epochs)
     past = (*state.past_epochs, epoch_mark(state.epoch))[-MAX_PAST_EPOCHS:]
-    return replace(state, epoch=epoch, local_version=0, time_issued=0, time_base=0, past_epochs=past)
+    return replace(state, epoch=epoch, local_version=0, time_issued=0, time_base=0, shared_set_hash=0, past_epochs=past)
 
 
-def reset_outcome(state: DeviceState | None, now_ms: int) -> SyncOutcome:
+def reset_outcome(state: DeviceState | None, change: SyncChange) -> SyncOutcome:
     """The outcome of a request that nothing is taken of."""
-    return SyncOutcome(next_server_time(state, now_ms), reset=True)
+    return SyncOutcome(next_server_time(state, change), reset=True)
 
 
 def report_is_due(day: int, now_ms: int) -> bool:
@@ -77,6 +87,12 @@ def with_report(state: DeviceState, day: int) -> DeviceState | None:
     if age >= REPORT_DAYS_KEPT or state.report_days >> age & 1:
         return None
     return replace(state, report_days=state.report_days | 1 << age)
+
+
+def snapshot_is_due(state: DeviceState, change: SyncChange) -> bool:
+    """Whether a device is to be asked for its whole shared set: it says another hash, and was not asked today."""
+    asked = change.shared_set_hash
+    return asked is not None and asked != state.shared_set_hash and state.snapshot_day != change.received_ms // DAY_MS
 
 
 def clamp_finished(finished_ms: int, received_ms: int) -> int:
