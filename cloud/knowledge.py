@@ -53,16 +53,25 @@ def knowledge_before(titles: TitleData, timeline: Timeline, end: int, settings: 
         titles.sections["genre_masks"], len(titles.genres), title, events.watch_percentage[:end], timeline.slots[:end]
     )
     return {
-        "popularity": popularity(finished, count),
+        "popularity": _popularity(finished, finished_at, now_ms, count, settings),
         "trend_scores": np.stack(
             [trend(finished, finished_at, now_ms, hours, count) for hours in settings.trend_window_hours]
         ),
         "context_prior": prior,
         "context_overall": overall,
-        **_row_sections("row", rows),
-        **_row_sections("slist", following),
+        **row_sections("row", rows),
+        **row_sections("slist", following),
         **factors,
     }
+
+
+def _popularity(
+    finished: np.ndarray, finished_at: np.ndarray, now_ms: int, count: int, settings: ModelSettings
+) -> np.ndarray:
+    if not settings.popularity_days:
+        return popularity(finished, count)
+    recent = finished[np.searchsorted(finished_at, now_ms - settings.popularity_days * DAY_MS) :]
+    return popularity(recent, count)
 
 
 def recency(timestamp: np.ndarray, now_ms: int, half_life_days: float) -> np.ndarray:
@@ -98,7 +107,8 @@ def _rows(
     return rows_beyond(finished, weights, chosen, beyond, count, settings.row_budget_bytes)
 
 
-def _row_sections(prefix: str, rows: RowSet) -> dict[str, np.ndarray]:
+def row_sections(prefix: str, rows: RowSet) -> dict[str, np.ndarray]:
+    """Rows as the four sections of a prefix."""
     return {
         f"{prefix}_offsets": rows.offsets,
         f"{prefix}_columns": rows.columns,

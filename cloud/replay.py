@@ -95,7 +95,7 @@ class Query:
 
     seen: int64[s], rows that the household had watched. matrix: float32[11, n], valid until the next query.
     block: index of the block that it lies in. midnight: Unix ms up to which the trends count. household: its number.
-    history: what the television holds of the past.
+    history: what the television holds of the past. moment: what it knows of the hour.
     """
 
     event: int
@@ -108,6 +108,7 @@ class Query:
     midnight: int
     household: int = 0
     history: History = field(default_factory=History.empty)
+    moment: Moment = field(default_factory=lambda: Moment(slot=0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +160,7 @@ def replay(
             midnight=midnight,
             household=int(events.household[index]),
             history=history,
+            moment=moment,
         )
 
 

@@ -24,6 +24,7 @@ class ModelSettings:
     ranking.features. queries_per_bucket: viewings of each history bucket kept for the fit, a block. tune: whether ridge,
     half_life_days, trend_window_hours and parameters are only where the search begins that tuning.py makes on the data's
     own past. sequence, second_stage: whether those stages are tried; whether they ship is for their gates to say.
+    popularity_days: of the past that popularity counts; 0: all of it.
     """
 
     ridge: float = 30.0
@@ -41,11 +42,12 @@ class ModelSettings:
     tune: bool = True
     sequence: bool = True
     second_stage: bool = True
+    popularity_days: int = 0
 
     def __post_init__(self) -> None:
         windows, parameters = self.trend_window_hours, self.parameters
         above_zero = {name: getattr(self, name) for name in ("ridge", "directed_ridge", "half_life_days")}
-        counts = {"min_events": 1, "row_budget_bytes": 0, "queries_per_bucket": 1}
+        counts = {"min_events": 1, "row_budget_bytes": 0, "queries_per_bucket": 1, "popularity_days": 0}
         expectations = [
             *((name, "a number above 0", _number(value) and value > 0) for name, value in above_zero.items()),
             *(

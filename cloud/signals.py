@@ -32,8 +32,15 @@ def trend(title: np.ndarray, timestamp: np.ndarray, end_ms: int, window_hours: i
 
     title: integer[e], timestamp: int64[e] ascending, Unix ms, of the events to count: the successful ones.
     """
+    return log_share(watched_in(title, timestamp, end_ms, window_hours, title_count))
+
+
+def watched_in(
+    title: np.ndarray, timestamp: np.ndarray, end_ms: int, window_hours: int, title_count: int
+) -> np.ndarray:
+    """int64[n]: how often each title was watched in [end - window, end); arguments as of trend()."""
     first, last = np.searchsorted(timestamp, [end_ms - window_hours * HOUR_MS, end_ms])
-    return log_share(np.bincount(title[first:last], minlength=title_count))
+    return np.bincount(title[first:last], minlength=title_count)
 
 
 def slots_of(timestamp: np.ndarray) -> np.ndarray:

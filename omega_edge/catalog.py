@@ -40,6 +40,10 @@ Sections, n titles, g genres, f fusion features, t trend windows, m row entries.
                                    "second_stage_inputs". A node leads to the left child where value <= threshold; a child
                                    of at least 0 is a node, after its parent, and one below 0 is leaf ~child. Bucket: 1
                                    where the stage serves
+    cohort_centres f32[c, 64]      tolerated: cohorts of homes, unit vectors among the factors, and what each finishes together:
+    cohort_of u8[p], cohort_offsets u32[p+1], cohort_rows u32[r], cohort_weights u8[r], cohort_success f32[p], cohort_homes
+                                   u32[p]: p patterns, each of a cohort, of the titles rows[offsets[i]:offsets[i+1]] with
+                                   weights in 1/255, its rate of success, and how many homes stand for it
     licence            u8[]        optional: the text of the data set's licence
     quantiser_*        quantiser.SECTIONS   optional: the codebook of coarse vectors, all of its arrays or none
 
@@ -130,6 +134,20 @@ class TreeSet:
 
 
 @dataclass(frozen=True, slots=True)
+class CohortSet:
+    """What cohorts of homes finish together. centres: float32[c, 64] of norm 1, among the factors; pattern i is of cohort
+    cohort[i] and names rows[offsets[i]:offsets[i+1]] with weights uint8 (in 1/255); success: float32[p]; homes: uint32[p]."""
+
+    centres: np.ndarray
+    cohort: np.ndarray
+    offsets: np.ndarray
+    rows: np.ndarray
+    weights: np.ndarray
+    success: np.ndarray
+    homes: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
 class Trend:
     """What is watched now: scores f32[n], 0 to 1, over the last window_hours."""
 
@@ -159,7 +177,7 @@ class Catalog:
     popularity, genre_masks, years, age_ratings, available_from, available_until, rows and slist (RowSet or None), factors
     (Factors or None), onboarding (uint32[m], empty where the bundle has none), trends (tuple of Trend), context_prior,
     context_overall, fusion (the one for the encoder where there is one), sequence (Encoder or None), second_stage (TreeSet or
-    None); quantiser (the codebook of coarse vectors, or None); faults (by the name of each group of sections that was left
+    None); cohorts (CohortSet or None); quantiser (the codebook of coarse vectors, or None); faults (by the name of each group of sections that was left
     out, why).
     """
 
@@ -189,6 +207,7 @@ class Catalog:
         self.onboarding = sections.get("onboarding", np.empty(0, np.uint32))
         self.sequence = _encoder(sections)
         self.second_stage = _tree_set(sections, meta)
+        self.cohorts = _cohort_set(sections)
         self.trends = tuple(
             Trend(hours, scores) for hours, scores in zip(meta["trend_window_hours"], sections["trend_scores"])
         )
@@ -264,11 +283,14 @@ class Catalog:
         return int(self._id_order[place]) if place < self.count and ids[place] == key else -1
 
     def continues(self, older: Catalog) -> bool:
-        """Whether this catalogue numbers every title of an older one as that did: its lineage, no title lost or moved."""
+        """Whether this catalogue is of an older one's lineage and numbers its titles as that did."""
+        return self.lineage == older.lineage and self.numbers_alike(older)
+
+    def numbers_alike(self, older: Catalog) -> bool:
+        """Whether this catalogue begins with an older one's titles under their numbers: none lost, none moved."""
         end = int(older._id_offsets[-1])
         return (
-            self.lineage == older.lineage
-            and self.count >= older.count
+            self.count >= older.count
             and np.array_equal(self._id_offsets[: older.count + 1], older._id_offsets)
             and np.array_equal(self._id_bytes[:end], older._id_bytes)
         )
@@ -405,6 +427,15 @@ def _tree_set(sections: dict[str, np.ndarray], meta: dict) -> TreeSet | None:
     parts = {part: sections[f"second_stage_{part}"] for part in ("roots", "feature", "threshold", "children", "leaves")}
     buckets = sections["second_stage_buckets"].astype(bool)
     return TreeSet(inputs=tuple(meta["second_stage_inputs"]), buckets=buckets, **parts)
+
+
+def _cohort_set(sections: dict[str, np.ndarray]) -> CohortSet | None:
+    if "cohort_centres" not in sections:
+        return None
+    return CohortSet(*(sections[f"cohort_{part}"] for part in _COHORT_PARTS))
+
+
+_COHORT_PARTS = ("centres", "of", "offsets", "rows", "weights", "success", "homes")
 
 
 def _packed_texts(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

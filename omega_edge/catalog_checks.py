@@ -16,6 +16,8 @@ import numpy as np
 from omega_edge.protocol import (
     EMBEDDING_DIMENSIONS,
     MAX_CONTENT_ID_BYTES,
+    MAX_REFERENCES_PER_PATTERN,
+    MAX_SIMILAR_PATTERNS,
     MAX_TIMESTAMP_MS,
     MAX_TITLE_BYTES,
     MAX_WINDOW_HOURS,
@@ -97,6 +99,13 @@ SHAPES: dict[str, tuple[str, tuple[str | int, ...]]] = {
     "second_stage_children": ("<i4", ("nodes", 2)),
     "second_stage_leaves": ("<f4", ("any",)),
     "second_stage_buckets": ("|u1", (BUCKETS,)),
+    "cohort_centres": ("<f4", ("cohorts", FACTOR_DIMENSIONS)),
+    "cohort_of": ("|u1", ("patterns",)),
+    "cohort_offsets": ("<u4", ("patterns+1",)),
+    "cohort_rows": ("<u4", ("references",)),
+    "cohort_weights": ("|u1", ("references",)),
+    "cohort_success": ("<f4", ("patterns",)),
+    "cohort_homes": ("<u4", ("patterns",)),
     "licence": ("|u1", ("any",)),
     **QUANTISER_SHAPES,
 }
@@ -108,7 +117,7 @@ def _group(prefix: str) -> frozenset[str]:
 
 _WHOLE_GROUPS = {name: _group(name) for name in ("row", "slist", "factor")}
 """Optional sections that come together or not at all."""
-TOLERATED_GROUPS = {name: _group(name) for name in ("sequence", "second_stage")}
+TOLERATED_GROUPS = {name: _group(name) for name in ("sequence", "second_stage", "cohort")}
 """Optional sections without which the television still ranks, if less well: damage leaves out the group, not the bundle."""
 TOLERATED_SECTIONS = frozenset().union(*TOLERATED_GROUPS.values())
 OPTIONAL_SECTIONS = (
@@ -192,7 +201,7 @@ def _check_tolerated(
         raise Fault(damaged[section])
     _check_complete(group, found)
     _check_shapes(found, sizes)
-    _TOLERATED_CHECKS[name](found, meta)
+    _TOLERATED_CHECKS[name](found, meta, sizes)
 
 
 def _check_meta(section: np.ndarray) -> dict:
@@ -266,6 +275,10 @@ def _sizes(sections: Mapping[str, np.ndarray], meta: dict) -> dict[str, int]:
         "slist": size_of("slist_columns"),
         "trees": size_of("second_stage_roots"),
         "nodes": size_of("second_stage_feature"),
+        "cohorts": size_of("cohort_centres") // FACTOR_DIMENSIONS,
+        "patterns": size_of("cohort_of"),
+        "patterns+1": size_of("cohort_of") + 1,
+        "references": size_of("cohort_rows"),
     }
 
 
@@ -380,7 +393,7 @@ def _check_onboarding(rows: np.ndarray, count: int) -> None:
         raise Fault(f"section onboarding: expected row numbers below {count}, each once")
 
 
-def _check_second_stage(sections: dict[str, np.ndarray], meta: dict) -> None:
+def _check_second_stage(sections: dict[str, np.ndarray], meta: dict, sizes: dict[str, int]) -> None:
     """Inputs that have a meaning, numbers that are finite, and trees that end: every path leads from a node to ones with
     higher numbers, at most MAX_TREE_DEPTH times, to a leaf that is there."""
     inputs = meta.get("second_stage_inputs")
@@ -429,7 +442,7 @@ def stage_input_names(features: list[str] | tuple[str, ...]) -> list[str]:
     return [*values, *ranks, "age_years", "log_history", "success_rate"]
 
 
-def _check_sequence(sections: dict[str, np.ndarray], meta: dict) -> None:
+def _check_sequence(sections: dict[str, np.ndarray], meta: dict, sizes: dict[str, int]) -> None:
     """Numbers so small that no float of a state and a score is infinite or NaN: the most that can overflow on the way is the
     square sum of a norm, and what is divided by that is 0."""
     for name, array in sorted(sections.items()):
@@ -442,4 +455,20 @@ def _check_sequence(sections: dict[str, np.ndarray], meta: dict) -> None:
             raise Fault(f"section {name}: expected finite numbers below a million")
 
 
-_TOLERATED_CHECKS = {"sequence": _check_sequence, "second_stage": _check_second_stage}
+def _check_cohorts(sections: dict[str, np.ndarray], meta: dict, sizes: dict[str, int]) -> None:
+    """At most 255 cohorts with centres of norm 1 and MAX_SIMILAR_PATTERNS patterns in all, of titles that are there."""
+    centres, cohort, offsets = sections["cohort_centres"], sections["cohort_of"], sections["cohort_offsets"]
+    rows, success = sections["cohort_rows"], sections["cohort_success"]
+    if len(cohort) > MAX_SIMILAR_PATTERNS or not 1 <= len(centres) <= 255 or np.any(cohort >= len(centres)):
+        raise Fault(f"section cohort_of: expected at most {MAX_SIMILAR_PATTERNS} patterns of the cohorts that there are")
+    if not np.all(np.abs(np.linalg.norm(centres.astype(np.float64), axis=1) - 1.0) < 1e-3):
+        raise Fault("section cohort_centres: expected vectors of norm 1")
+    _check_offsets("cohort_offsets", offsets, rows.size)
+    lengths = np.diff(offsets)
+    if np.any(lengths < 1) or np.any(lengths > MAX_REFERENCES_PER_PATTERN) or np.any(rows >= sizes["n"]):
+        raise Fault(f"section cohort_rows: expected 1 to {MAX_REFERENCES_PER_PATTERN} titles a pattern, below {sizes['n']}")
+    if not np.all((success >= 0) & (success <= 1)):
+        raise Fault("section cohort_success: expected numbers from 0 to 1")
+
+
+_TOLERATED_CHECKS = {"sequence": _check_sequence, "second_stage": _check_second_stage, "cohort": _check_cohorts}

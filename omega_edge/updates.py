@@ -40,6 +40,8 @@ RESUMES = 4
 """Of one transfer in one call; the next call goes on from there."""
 ROOM_LEFT_BYTES = 1 << 20
 """Of the disk, that an update never takes."""
+TAG_DIGITS = 32
+"""Of a manifest's SHA-256 in hexadecimal: the ETag that a shard gives it."""
 _BLOCK_BYTES = 1 << 16
 _CHECK_FAULTS = (OmegaError, ValueError, TypeError, LookupError, ArithmeticError, AssertionError)
 """What a bundle that does not fit this program can lead its ranking code to."""
@@ -163,7 +165,7 @@ class UpdateClient:
         """The manifest of the lineage held, verified and no older than any before, and the SHA-256 of the signed object."""
         state = self._held.state
         settled = state.manifest_sha256 and (held.version >= state.version or self._held.is_bad(state.version))
-        headers = {"If-None-Match": f'"{state.manifest_sha256}"'} if settled else {}
+        headers = {"If-None-Match": f'"{state.manifest_sha256[:TAG_DIGITS]}"'} if settled else {}
         async with self._reply(session, f"{held.lineage}/manifest", headers) as reply:
             if reply.status == 304 and settled:
                 if self._held.is_bad(state.version):

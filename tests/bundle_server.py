@@ -55,7 +55,7 @@ class BundleServer:
         if path.name != MANIFEST:
             return web.FileResponse(path)
         content = path.read_bytes()
-        tag = hashlib.sha256(content).hexdigest()
+        tag = hashlib.sha256(content).hexdigest()[:32]
         if request.headers.get("If-None-Match") == f'"{tag}"':
             raise web.HTTPNotModified(headers={"ETag": f'"{tag}"'})
         return web.Response(body=content, headers={"ETag": f'"{tag}"'})
