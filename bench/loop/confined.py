@@ -81,7 +81,7 @@ def command(module: str, arguments: Iterable[str], read: Iterable[Path], write: 
         "read": [str(place) for place in (*interpreter_places(), *read)],
         "write": ["/dev/null", *(str(place) for place in write)],
     }
-    return [sys.executable, "-m", __name__, json.dumps(places), module, *arguments]
+    return [sys.executable, "-m", "bench.loop.confined", json.dumps(places), module, *arguments]
 
 
 def main() -> None:

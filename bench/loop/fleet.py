@@ -9,31 +9,21 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import sys
 import tempfile
-import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
 from pathlib import Path
 from random import Random
-from typing import Any
 
 from bench.loop.homes import Answer, Home, make_seed_store
 from bench.loop.meter import Passed, Relay
 from bench.loop.population import Population
-from bench.replay.work import single_threaded
 from omega_edge.datasets import read_dataset
 from omega_edge.sync import DONE, SyncClient, SyncConfig
 from omega_edge.updates import Outcome, UpdateClient
 
 SYNCS_AT_ONCE = 8
 """Of one process, so that the time a shard takes to write is not lost."""
-
-
-class FleetFailed(Exception):
-    """A process of homes ended, or could not do what it was told; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,68 +188,6 @@ def _fast_folder() -> str | None:
     for."""
     shared = "/dev/shm"
     return shared if os.access(shared, os.W_OK) else None
-
-
-async def _serve(pipe: Connection, part: Part) -> None:
-    worker, loop = Worker(part), asyncio.get_running_loop()
-    while True:
-        try:
-            name, arguments = await loop.run_in_executor(None, pipe.recv)
-        except EOFError:
-            return
-        try:
-            reply = True, await getattr(worker, name)(*arguments)
-        except BaseException:
-            pipe.send((False, traceback.format_exc()))
-            raise
-        pipe.send(reply)
-
-
-def _run(pipe: Connection, part: Part) -> None:
-    asyncio.run(_serve(pipe, part))
-
-
-class Fleet:
-    """All processes of homes, told the same and waited for together."""
-
-    def __init__(self, parts: Sequence[Part]) -> None:
-        context = get_context("spawn")
-        self._pipes: list[Connection] = []
-        self._processes = []
-        with single_threaded():
-            for part in parts:
-                ours, theirs = context.Pipe()
-                process = context.Process(target=_run, args=(theirs, part), daemon=True)
-                process.start()
-                theirs.close()
-                self._pipes.append(ours)
-                self._processes.append(process)
-
-    def tell(self, name: str, *arguments: object) -> list[Any]:
-        """Have every process do a command of Worker; their replies in order. Raises FleetFailed."""
-        for pipe in self._pipes:
-            pipe.send((name, arguments))
-        replies = []
-        for pipe in self._pipes:
-            try:
-                done, reply = pipe.recv()
-            except EOFError:
-                raise FleetFailed(f"{name}: a process of homes ended before it answered") from None
-            if not done:
-                raise FleetFailed(f"{name}: {reply}")
-            replies.append(reply)
-        return replies
-
-    def stop(self) -> None:
-        """End the processes."""
-        for pipe in self._pipes:
-            pipe.close()
-        for process in self._processes:
-            process.join(10)
-            if process.is_alive():
-                print(f"process {process.pid} of homes does not end; it is killed", file=sys.stderr)
-                process.kill()
-                process.join()
 
 
 def failed(synced: Sequence[Synced]) -> list[str]:

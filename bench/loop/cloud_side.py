@@ -1,0 +1,202 @@
+"""Shards, hub and model job of one level: their folders, keys and processes, and what they do at a midnight."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench.loop import confined
+from bench.loop.clock import SharedClock
+from bench.loop.cloud_processes import Hub, ShardCounting, ShardServer
+from bench.loop.processes import ProcessFailed, Told, tell_all
+from bench.machine import ROOT
+from cloud.model_command import NOT_PUBLISHED
+from cloud.publication import write_file
+from omega_edge import signing
+from omega_edge.catalog import Catalog
+from omega_edge.manifest import KIND, Manifest, read_manifest
+
+SHARDS = 2
+MIN_DEVICES = 2
+"""Distinct devices without which nothing is told: the least that the federation takes. The product's 50 is for shards of
+100,000 televisions; a fleet of a few hundred homes is a scale model."""
+MODEL_SECONDS = 900.0
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """What the operator holds. trusted: public keys of shards, hub and model job."""
+
+    folder: Path
+    device_key: str
+    federation_secret: str
+    trusted: tuple[bytes, ...]
+
+    @classmethod
+    def make(cls, folder: Path, names: tuple[str, ...]) -> Keys:
+        """New ones, a signing key for each name."""
+        folder.mkdir(parents=True)
+        trusted = tuple(signing.public_key(signing.create_signing_key(folder / name)) for name in names)
+        return cls(folder, secrets.token_hex(32), secrets.token_hex(32), trusted)
+
+    @property
+    def trusted_text(self) -> str:
+        """As the variable TRUSTED_KEYS."""
+        return ",".join(key.hex() for key in self.trusted)
+
+
+def place_first_bundle(bundles: Path, bundle: Path, keys: Keys, now_ms: int) -> str:
+    """Put a bundle and its signed manifest into a folder of bundles, as the operator does once; its lineage."""
+    with Catalog.open(bundle) as catalog:
+        lineage, version, built_at = catalog.lineage, int(catalog.version), int(catalog.built_at)
+    data = bundle.read_bytes()
+    name = f"{version}.bundle"
+    manifest = Manifest(lineage, version, now_ms, built_at, name, len(data), hashlib.sha256(data).hexdigest())
+    write_file(bundles / lineage / name, data)
+    sealed = signing.seal(KIND, manifest.to_bytes(), signing.read_signing_key(keys.folder / "model"))
+    write_file(bundles / lineage / "manifest", sealed)
+    return lineage
+
+
+@dataclass(slots=True)
+class CloudSide:
+    """The cloud of one level. seed: folder of the operator's data set. more_sources: folders that the hub sums too."""
+
+    folder: Path
+    keys: Keys
+    clock: SharedClock
+    clock_path: Path
+    seed: Path
+    lineage: str
+    say: Callable[[str], None]
+    servers: list[Told] = field(default_factory=list)
+    countings: list[Told] = field(default_factory=list)
+    hub: Told | None = None
+    ports: tuple[int, ...] = ()
+    faults: list[str] = field(default_factory=list)
+    model_seconds: list[float] = field(default_factory=list)
+    published: int = 0
+
+    @classmethod
+    def start(
+        cls, folder: Path, bundle: Path, seed: Path, begin_ms: int, keys: Keys, say: Callable[[str], None],
+        more_sources: tuple[Path, ...] = (),
+    ) -> CloudSide:
+        """Start everything, with the seed's bundle in place everywhere."""
+        clock_path = folder / "clock"
+        clock = SharedClock.make(clock_path, begin_ms)
+        lineage = place_first_bundle(folder / "hub" / "bundles", bundle, keys, begin_ms)
+        made = cls(folder, keys, clock, clock_path, seed, lineage, say)
+        try:
+            made._start_processes(bundle, begin_ms, more_sources)
+        except BaseException:
+            made.stop()
+            raise
+        return made
+
+    def _start_processes(self, bundle: Path, begin_ms: int, more_sources: tuple[Path, ...]) -> None:
+        for number in range(1, SHARDS + 1):
+            place_first_bundle(self._shard(number) / "bundles", bundle, self.keys, begin_ms)
+            environment = self._shard_environment(number)
+            self.servers.append(Told(ShardServer, environment, self.clock_path))
+        self.ports = tuple(tell_all(self.servers, "listen"))
+        for number in range(1, SHARDS + 1):
+            self.countings.append(Told(ShardCounting, self._shard_environment(number), self.clock_path))
+        sources = [f"http://127.0.0.1:{port}/api/v1/federation/" for port in self.ports]
+        self.hub = Told(Hub, self._hub_environment([*sources, *map(str, more_sources)]), self.clock_path)
+        self.federate()
+
+    def _shard(self, number: int) -> Path:
+        return self.folder / f"shard-{number}"
+
+    def _shard_environment(self, number: int) -> dict[str, str]:
+        folder = self._shard(number)
+        (folder / "store").mkdir(parents=True, exist_ok=True)
+        return {
+            "DATABASE_URL": f"lmdb://{folder / 'store'}",
+            "DEVICE_KEY": self.keys.device_key,
+            "SHARD_ID": str(number),
+            "PUBLICATION_DIR": str(folder / "publication"),
+            "BUNDLE_DIR": str(folder / "bundles"),
+            "SIGNING_KEY_FILE": str(self.keys.folder / f"shard-{number}"),
+            "TRUSTED_KEYS": self.keys.trusted_text,
+            "FEDERATION_URL": str(self.folder / "hub"),
+            "FEDERATION_SECRET": self.keys.federation_secret,
+            "MIN_DEVICES": str(MIN_DEVICES),
+            "LOG_LEVEL": "ERROR",
+        }
+
+    def _hub_environment(self, sources: list[str]) -> dict[str, str]:
+        return {
+            "ROLE": "hub",
+            "SOURCES": ",".join(sources),
+            "PUBLICATION_DIR": str(self.folder / "hub"),
+            "BUNDLE_DIR": str(self.folder / "hub" / "bundles"),
+            "SIGNING_KEY_FILE": str(self.keys.folder / "hub"),
+            "TRUSTED_KEYS": self.keys.trusted_text,
+            "FEDERATION_SECRET": self.keys.federation_secret,
+            "MIN_DEVICES": str(MIN_DEVICES),
+            "TRENDS_SETTLE_SECONDS": "0",
+            "LOG_LEVEL": "ERROR",
+        }
+
+    def federate(self) -> dict[str, object]:
+        """Shards count, the hub sums and tells, shards pull; the hub's stats. What was at fault is noted."""
+        for faults in tell_all(self.countings, "step"):
+            # Before the hub's first pass there is nothing to pull yet.
+            self.faults += [f"shard: {name}: {fault}" for name, fault in faults.items() if "none yet" not in fault]
+        stats = self.hub.tell("run_once")
+        for source in stats["sources"]:
+            self.faults += [f"hub: {name}: {fault}" for name, fault in source["faults"].items() if "none yet" not in fault]
+        self.faults += [f"hub: {name}: {fault}" for name, fault in stats["faults"].items()]
+        for faults in tell_all(self.countings, "step"):
+            self.faults += [f"shard: {name}: {fault}" for name, fault in faults.items()]
+        tell_all(self.servers, "refresh")
+        return stats
+
+    def bundle_version(self) -> int:
+        """Of the newest bundle at the hub."""
+        data = (self.folder / "hub" / "bundles" / self.lineage / "manifest").read_bytes()
+        return read_manifest(signing.unseal(data, KIND, self.keys.trusted, len(data))).version
+
+    def train(self) -> bool:
+        """Run `python -m cloud model`, which sees the hub's folder, the seed and nothing else; whether it published."""
+        before, began = self.bundle_version(), time.monotonic()
+        hub, temporary = self.folder / "hub", self.folder / "model-tmp"
+        temporary.mkdir(exist_ok=True)
+        ended = subprocess.run(
+            model_command(hub, self.seed, self.keys.folder / "model", self.clock(), temporary), cwd=ROOT,
+            env=os.environ | {
+                "TMPDIR": str(temporary),
+                "TRUSTED_KEYS": self.keys.trusted_text,
+                "FEDERATION_SECRET": self.keys.federation_secret,
+            },
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=MODEL_SECONDS, check=False,
+        )  # fmt: skip
+        self.model_seconds.append(time.monotonic() - began)
+        if ended.returncode not in (0, NOT_PUBLISHED):
+            raise ProcessFailed(f"the model job ended with {ended.returncode}: {ended.stderr[-2000:]}")
+        published = self.bundle_version() > before
+        self.published += published
+        self.say(f"model job, {self.model_seconds[-1]:.0f} s: {ended.stdout.strip().splitlines()[-1][:200]}")
+        return published
+
+    def stop(self) -> None:
+        """End all processes."""
+        for process in (*self.servers, *self.countings, *([self.hub] if self.hub else [])):
+            process.stop()
+        self.clock.close()
+
+
+def model_command(hub: Path, seed: Path, key: Path, now_ms: int, temporary: Path) -> list[str]:
+    """The model job's command, confined to the code, the seed, its key and the hub's folder."""
+    arguments = ["model", "--hub", str(hub), "--seed", str(seed), "--signing-key", str(key), "--now-ms", str(now_ms)]
+    arguments += ["--min-devices", str(MIN_DEVICES), "--quick"]
+    code = (ROOT / name for name in ("cloud", "omega_edge", "bench/__init__.py", "bench/loop/__init__.py", "bench/loop/confined.py"))
+    return confined.command("cloud", arguments, read=(*code, seed, key), write=(hub, temporary))
