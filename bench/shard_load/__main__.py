@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -95,6 +96,8 @@ def main(arguments: list[str] | None = None) -> int:
         if results is not None and not options.no_append:
             append_result(results, made, commit)
 
+    # Shards are ended by what ends this process in the ordinary way too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         return 0 if measure(settings, options.only, report) else 1
     except ShardFailed as fault:

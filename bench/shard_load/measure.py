@@ -27,7 +27,7 @@ from bench.shard_load.metrics import (
 from bench.shard_load.pictures import write_plot
 from bench.shard_load.shard import COLLECTIVE_VERSION, DEVICE_KEY, Served, Shard, open_store
 
-CONNECTIONS = 64
+CONNECTIONS = 256
 MAX_CONNECTIONS = 2_000
 IDLE_SECONDS = 1.0
 FIRST_SYNCS_SECONDS = 300.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 import random
@@ -33,6 +34,9 @@ SIGNING_KEY = SigningKey(bytes(range(32, 64)))
 START_SECONDS, STOP_SECONDS = 60.0, 40.0
 COLLECTIVE_VERSION = 70_000
 PATTERNS, REFERENCES = 100, 4
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_SET_DEATH_SIGNAL = 1
+"""PR_SET_PDEATHSIG."""
 
 
 class ShardFailed(Exception):
@@ -53,7 +57,7 @@ class Served:
         catalog, chosen = Catalog.open(bundle), random.Random(seed)
         votes = np.random.default_rng(seed).integers(50, 5_000, catalog.count).astype(np.float64)
         patterns = tuple(_pattern(number, catalog, chosen) for number in range(1, PATTERNS + 1))
-        frame = collectives.compose(COLLECTIVE_VERSION, catalog, [Trending(48, votes)], patterns)
+        frame, _ = collectives.compose(COLLECTIVE_VERSION, catalog, [Trending(48, votes)], patterns)
         return cls(bundle, catalog, frame)
 
     def put_into(self, folder: Path) -> None:
@@ -89,6 +93,11 @@ def open_store(folder: Path) -> LmdbStorage:
     return LmdbStorage(folder / "data", clock=lambda: time.time_ns() // 1_000_000)
 
 
+def _end_with_parent() -> None:
+    """Let the kernel kill this process when the one that measures is gone; its workers leave without their supervisor."""
+    _LIBC.prctl(_SET_DEATH_SIGNAL, signal.SIGKILL)
+
+
 class Shard:
     """A running shard: use it as a context, at whose end no process of it is left. Its store stays in the folder."""
 
@@ -114,6 +123,7 @@ class Shard:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             start_new_session=True,
+            preexec_fn=_end_with_parent,
         )
         try:
             self.port = self._listening_port()
