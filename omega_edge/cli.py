@@ -166,7 +166,7 @@ def _sync_flags() -> argparse.ArgumentParser:
     group = flags.add_argument_group("what is shared, and with whom")
     group.add_argument("--sharing", metavar="MODE", help="receive, counts or titles")
     group.add_argument("--constellation-url", metavar="URL", help="the shard, or none")
-    group.add_argument("--device-key", type=Path, metavar="FILE", help="the shards' key, or none; needed to share")
+    group.add_argument("--device-key", type=Path, metavar="FILE", help="the shards' key, or none: ask the shard for a token")
     group.add_argument(
         "--catalog-keys", type=Path, metavar="FILE", help="who may sign a new catalogue bundle, or none: keep this one"
     )

@@ -55,7 +55,7 @@ class Collective:
         self._require_open = require_open
         self._clock = clock
         self._knowledge = knowledge
-        self._composer = DeltaComposer(memory, mode, clock, secrecy)
+        self._composer = DeltaComposer(titles, memory, mode, clock, secrecy)
         self._log = SyncLog(memory)
         self.titles = titles
         self.mode = mode
@@ -90,6 +90,18 @@ class Collective:
                 except StoreError as fault:
                     told = told if told.fault else Taken(fault=f"what the cloud told could not be stored: {fault}")
             return Received(told, changed)
+
+    def token_of(self, device_id: bytes) -> bytes | None:
+        """See DeltaComposer.token_of."""
+        with self._lock:
+            self._require_open()
+            return self._composer.token_of(device_id)
+
+    def keep_token(self, device_id: bytes, token: bytes) -> None:
+        """See DeltaComposer.keep_token."""
+        with self._lock:
+            self._require_open()
+            self._composer.keep_token(device_id, token)
 
     def note_sync(
         self, at: int, bytes_up: int, bytes_down: int, titles: int, patterns: int, reports: int, outcome: str

@@ -51,7 +51,7 @@ class BrainConfig:
     background_maintenance: whether a thread does the timed work; without it, call maintain().
     constellation_url: the shard to sync with, https://host/, or None to stay alone. sync_timeout_secs: 1 to 600, for one
     request and its answer. device_key_path: file with the key, in hexadecimal digits, that the shards share with their
-    televisions; needed to share anything. catalog_keys_path: file with the public keys, in hexadecimal digits, of those who
+    televisions; without it, a home that shares asks the shard for the token of its number. catalog_keys_path: file with the public keys, in hexadecimal digits, of those who
     sign catalogue bundles; None: the bundle is never replaced by a sync.
     """
 

@@ -8,7 +8,7 @@ The form, version 1:
                hidden {content id: {kind, until}}
     episodes, skills, patterns    the records of the three tiers; their fields as in the classes
     removed    version, tier, key: records that are gone, for readers of the change log
-    sharing    titles, acknowledged_version, finished [version, content id, time, profile], acknowledged {id: pattern}
+    sharing    titles, acknowledged_version, finished [version, content id, time, profile], acknowledged {id: pattern, or null}
     states     {name: dict}; not those by which this home is known when it shares
 
 Times are Unix milliseconds. A vector is {"code": base64 of int8[384], "scale": number}, or null: what is held coarse,
@@ -72,7 +72,7 @@ def export_records(keeper: Keeper) -> dict[str, object]:
                 for version, entry in sharing.log()
             ],
             "acknowledged": {
-                str(number): None if pattern is None else _exported_pattern(pattern)
+                str(number): None if pattern is None or pattern.code is not None else _exported_pattern(pattern)
                 for number, pattern in sharing.acknowledged.items()
             },
         },

@@ -16,22 +16,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
+from omega_edge.catalog import Catalog
+from omega_edge.codes import set_hash
 from omega_edge.errors import ConfigError, ProtocolError, StoreError
-from omega_edge.memory import AgentMemory, Skill
+from omega_edge.memory import AgentMemory
 from omega_edge.protocol import (
     DAY_MS,
     DEVICE_ID_BYTES,
-    MAX_REFERENCES_PER_PATTERN,
     MAX_TITLES_FINISHED_PER_PAGE,
     CountReport,
     PatternDelta,
     SyncRequest,
     SyncResponse,
-    TitleReference,
     ViewingPattern,
 )
 from omega_edge.randomised import NOTHING_FINISHED, falsified, title_hash
 from omega_edge.sharing_identity import SECRET_BYTES, SharingIdentity, identity_of, plain_of
+from omega_edge.sharing_patterns import pattern_of, says_the_same
 from omega_edge.sharing_state import IDENTITY_STATE, is_finished
 
 SHARED_SET_SIZES = (20, 12, 6, 2, 0)
@@ -39,20 +40,6 @@ SHARED_SET_SIZES = (20, 12, 6, 2, 0)
 
 TitlesThatFit = Callable[[PatternDelta], int]
 """How many of a delta's finished titles fit into one request beside its patterns, -1 if those alone do not."""
-
-
-def pattern_of(skill: Skill) -> ViewingPattern:
-    """A skill as it is shared: its heaviest member titles as weighted references, the heaviest weighing 1."""
-    members = sorted(skill.members.items(), key=lambda member: (-member[1], member[0]))[:MAX_REFERENCES_PER_PATTERN]
-    heaviest = members[0][1]
-    return ViewingPattern(
-        id=skill.skill_id,
-        success_rate=skill.success_rate,
-        sample_count=skill.sample_count,
-        created_at=skill.created_at,
-        updated_at=skill.updated_at,
-        references=tuple(TitleReference(content_id, weight / heaviest) for content_id, weight in members),
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +68,11 @@ class _Prepared:
 class DeltaComposer:
     """Composes what the cloud has not acknowledged yet. Callers hold the brain's write lock, but for quiet_request."""
 
-    def __init__(self, memory: AgentMemory, sharing: str, clock: Callable[[], int], randomness: Random) -> None:
+    def __init__(
+        self, catalog: Catalog, memory: AgentMemory, sharing: str, clock: Callable[[], int], randomness: Random
+    ) -> None:
         """randomness: what device ids, epochs and falsified reports are drawn from; the system's, but in simulations."""
+        self._catalog = catalog
         self._memory = memory
         self._sharing = sharing
         self._clock = clock
@@ -130,6 +120,14 @@ class DeltaComposer:
             shared_from = None if imported else identity.shared_from
             self.keep(replace(identity.without_number(), share_anew=True, shared_from=shared_from))
         return identity
+
+    def token_of(self, device_id: bytes) -> bytes | None:
+        """The token that a shard gave for a number of this home, None if there is none yet."""
+        return self._identity.tokens.get(device_id)
+
+    def keep_token(self, device_id: bytes, token: bytes) -> None:
+        """Store the token of a number, before anything is told under it. Raises StoreError."""
+        self.keep(self._identity.with_token(device_id, token))
 
     def stats(self) -> dict[str, object]:
         """How this home stands with the cloud; nothing by which it could be recognised."""
@@ -273,17 +271,20 @@ class DeltaComposer:
         skills = self._memory.shared_skills()
         snapshot = self._snapshot_is_due()
         for size in SHARED_SET_SIZES:
-            shared = {skill.skill_id: pattern_of(skill) for skill in skills[:size]}
+            shared = {skill.skill_id: pattern_of(skill, self._catalog) for skill in skills[:size]}
             known = {} if snapshot else before
             delta = PatternDelta(
                 local_version=version,
                 titles_finished=tuple(titles),
                 patterns_added=tuple(pattern for key, pattern in sorted(shared.items()) if key not in known),
                 patterns_updated=tuple(
-                    pattern for key, pattern in sorted(shared.items()) if key in known and known[key] != pattern
+                    pattern
+                    for key, pattern in sorted(shared.items())
+                    if key in known and not says_the_same(known[key], pattern)
                 ),
                 patterns_removed=tuple(sorted(known.keys() - shared.keys())),
                 snapshot=snapshot,
+                shared_set_hash=set_hash(shared.values()),
             )
             if titles_that_fit(replace(delta, titles_finished=())) == 0:
                 break

@@ -7,10 +7,12 @@ those to be erased, and is forgotten when the cloud has done so.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from omega_edge.errors import ProtocolError
 from omega_edge.protocol import DAY_MS, DEVICE_ID_BYTES, U64_MAX, CountReport, check_timestamp
+from omega_edge.sync_identity import TOKEN_BYTES
 from omega_edge.validation import check_integer, check_optional, check_type, refuse
 
 SECRET_BYTES = 16
@@ -28,7 +30,8 @@ class SharingIdentity:
     to_erase: device ids and epochs, oldest first. share_anew: nothing was acknowledged under this device id yet, and memory
     does not say so. reset_at: when the cloud last made this home take a new id (its own clock, Unix ms). snapshot_wanted,
     snapshot_at: the cloud asked for the whole shared set; when the last one was acknowledged. days_drawn: UTC days for which
-    a count report was drawn, newest last. report: one that was drawn and is not acknowledged.
+    a count report was drawn, newest last. report: one that was drawn and is not acknowledged. tokens: by device id, as far
+    as a shard gave them.
     """
 
     mode: str
@@ -44,6 +47,12 @@ class SharingIdentity:
     snapshot_at: int | None = None
     days_drawn: tuple[int, ...] = ()
     report: CountReport | None = None
+    tokens: Mapping[bytes, bytes] = field(default_factory=dict)
+
+    def with_token(self, device_id: bytes, token: bytes) -> SharingIdentity:
+        """The same home with what proves that a number is its own. Tokens of numbers that it does not need go."""
+        needed = {self.device_id, *(owed for owed, _epoch in self.to_erase)}
+        return replace(self, tokens={one: kept for one, kept in {**self.tokens, device_id: token}.items() if one in needed})
 
     def without_number(self) -> SharingIdentity:
         """The same home before it takes a device id; one under which titles were shared is to be erased."""
@@ -57,7 +66,8 @@ class SharingIdentity:
 
     def erased(self, device_id: bytes) -> SharingIdentity:
         """The same home once the cloud has erased what it had of a device id."""
-        return replace(self, to_erase=tuple(owed for owed in self.to_erase if owed[0] != device_id))
+        tokens = {one: token for one, token in self.tokens.items() if one != device_id}
+        return replace(self, to_erase=tuple(owed for owed in self.to_erase if owed[0] != device_id), tokens=tokens)
 
     def with_report(self, report: CountReport) -> SharingIdentity:
         """The same home with the one report that is drawn for its day."""
@@ -82,6 +92,7 @@ def plain_of(identity: SharingIdentity) -> dict[str, object]:
         "snapshot_at": identity.snapshot_at,
         "days_drawn": list(identity.days_drawn),
         "report": None if report is None else [report.day, report.seed, report.value],
+        "tokens": [list(pair) for pair in identity.tokens.items()],
     }
 
 
@@ -95,10 +106,14 @@ def identity_of(state: dict) -> SharingIdentity:
                 "to_erase": tuple((device_id, epoch) for device_id, epoch in state["to_erase"]),
                 "days_drawn": tuple(state["days_drawn"]),
                 "report": None if report is None else CountReport(*report),
+                "tokens": dict(state["tokens"]),
             }
         )
     except (KeyError, TypeError, ValueError) as unreadable:
         raise ProtocolError(f"sync state: expected what this version keeps, got something else ({unreadable})") from None
+    for pair in found.tokens.items():
+        if not all(type(part) is bytes for part in pair) or len(pair[1]) != TOKEN_BYTES:
+            raise refuse("sync state: tokens", f"{TOKEN_BYTES} bytes for a device id", pair)
     numbers = [*found.to_erase] if found.device_id is None else [*found.to_erase, (found.device_id, found.epoch)]
     for device_id, epoch in numbers:
         if type(device_id) is not bytes or len(device_id) != DEVICE_ID_BYTES:

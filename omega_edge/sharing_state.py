@@ -151,8 +151,11 @@ def _fields(pattern: ViewingPattern) -> list:
         pattern.updated_at,
         pattern.embedding,
         references,
+        pattern.code,
+        pattern.codebook,
     ]
 
 
 def _pattern(number: int, fields: list) -> ViewingPattern:
-    return ViewingPattern(number, *fields[:5], tuple(TitleReference(*reference) for reference in fields[5]))
+    """Older records have no code."""
+    return ViewingPattern(number, *fields[:5], tuple(TitleReference(*reference) for reference in fields[5]), *fields[6:])

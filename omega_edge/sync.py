@@ -16,7 +16,7 @@ from random import Random, SystemRandom
 from typing import Protocol
 
 from omega_edge import wire
-from omega_edge.errors import ConfigError, ProtocolError
+from omega_edge.errors import ConfigError, ProtocolError, StoreError
 from omega_edge.protocol import (
     MAX_SYNC_INTERVAL_SECONDS,
     MIN_SYNC_INTERVAL_SECONDS,
@@ -24,9 +24,9 @@ from omega_edge.protocol import (
     SyncRequest,
     SyncResponse,
 )
-from omega_edge.sync_address import shard_url
-from omega_edge.sync_http import ExchangeFailed, ShardConnection
-from omega_edge.sync_identity import authorization, device_token
+from omega_edge.sync_address import DEVICES_PATH, SYNC_PATH, shard_url
+from omega_edge.sync_http import ExchangeFailed, Reply, ShardConnection
+from omega_edge.sync_identity import TOKEN_BYTES, authorization, device_token
 from omega_edge.validation import check_integer
 
 DONE = "done"
@@ -44,6 +44,15 @@ REFUSALS = {
     426: "it speaks another version; this television's software has to be newer",
     429: "too many requests; it asks to wait",
     503: "it is overloaded or ends; it asks to wait",
+}
+
+
+ENROLMENT_REFUSALS = {
+    403: "its enrolment is closed; device_key_path has to name the key",
+    404: "it enrols nobody; device_key_path has to name the key",
+    409: "this home's number is in use",
+    429: REFUSALS[429],
+    503: REFUSALS[503],
 }
 
 
@@ -65,8 +74,8 @@ class RetryPolicy:
 
 @dataclass(frozen=True, slots=True)
 class SyncConfig:
-    """Options of SyncClient. device_key: 16 to 64 bytes that the shards share with their televisions; not needed in the
-    sharing mode `receive`. sync_interval_secs: until the shard sets another. first_sync_spread_secs: the first sync comes
+    """Options of SyncClient. device_key: 16 to 64 bytes that the shards share with their televisions; without it, a home that
+    shares asks the shard once for the token of its number. sync_interval_secs: until the shard sets another. first_sync_spread_secs: the first sync comes
     at a random moment within these after the start."""
 
     constellation_url: str
@@ -139,6 +148,12 @@ class Collective(Protocol):
     def receive(self, request: SyncRequest, response: SyncResponse) -> Received:
         """Note its answer."""
 
+    def token_of(self, device_id: bytes) -> bytes | None:
+        """The token of one of the home's numbers, if a shard gave it."""
+
+    def keep_token(self, device_id: bytes, token: bytes) -> None:
+        """Store it."""
+
     def note_sync(
         self, at: int, bytes_up: int, bytes_down: int, titles: int, patterns: int, reports: int, outcome: str
     ) -> None:
@@ -178,8 +193,6 @@ class SyncClient:
         self._monotonic = monotonic
         self._sleep = sleep
         self._interval_secs = config.sync_interval_secs
-        if config.device_key is None and self._home.mode != "receive":
-            raise ConfigError(f"device_key: expected the shards' key, which sharing {self._home.mode!r} needs, got none")
 
     # When ----------------------------------------------------------------------------------------
 
@@ -252,19 +265,11 @@ class SyncClient:
             return False
         proof = None
         if request.device_id is not None:
-            if self._config.device_key is None:
-                report.outcome = "there is no device key, without which the shard cannot be asked to erase"
+            token = await self._token(connection, report, request.device_id)
+            if token is None:
                 return False
-            proof = authorization(request.device_id, device_token(self._config.device_key, request.device_id), body)
-        report.requests += 1
-        try:
-            reply = await connection.exchange(body, proof, self._clock())
-        except ExchangeFailed as failed:
-            report.bytes_up += len(body) if failed.sent else 0
-            raise
-        report.bytes_up += len(body)
-        report.connected, report.status, report.retry_after_secs = True, reply.status, reply.retry_after_secs
-        report.bytes_down += len(reply.body)
+            proof = authorization(request.device_id, token, body)
+        reply = await self._posted(connection, report, SYNC_PATH, body, proof)
         if reply.status != 200:
             report.outcome = f"refused with {reply.status}: {REFUSALS.get(reply.status, 'no reason known')}"
             return False
@@ -281,6 +286,40 @@ class SyncClient:
         report.changed += received.changed
         report.outcome = DONE if told.fault is None else told.fault
         return told.more and told.fault is None
+
+    async def _posted(
+        self, connection: ShardConnection, report: SyncReport, path: str, body: bytes, proof: str | None = None
+    ) -> Reply:
+        """The answer to a body, counted in the report."""
+        report.requests += 1
+        try:
+            reply = await connection.exchange(path, body, proof, self._clock())
+        except ExchangeFailed as failed:
+            report.bytes_up += len(body) if failed.sent else 0
+            raise
+        report.bytes_up += len(body)
+        report.bytes_down += len(reply.body)
+        report.connected, report.status, report.retry_after_secs = True, reply.status, reply.retry_after_secs
+        return reply
+
+    async def _token(self, connection: ShardConnection, report: SyncReport, device_id: bytes) -> bytes | None:
+        """The token of a number of this home: from the key, or as the shard gave it, which is asked once and stored before
+        anything is told. None where there is none; the report says why."""
+        if self._config.device_key is not None:
+            return device_token(self._config.device_key, device_id)
+        token = await asyncio.to_thread(self._home.token_of, device_id)
+        if token is not None:
+            return token
+        reply = await self._posted(connection, report, DEVICES_PATH, device_id)
+        if reply.status != 201 or len(reply.body) != TOKEN_BYTES:
+            report.outcome = f"no token: refused with {reply.status}: {ENROLMENT_REFUSALS.get(reply.status, 'no reason known')}"
+            return None
+        try:
+            await asyncio.to_thread(self._home.keep_token, device_id, reply.body)
+        except StoreError as fault:
+            report.outcome = f"the shard's token cannot be stored: {fault}"
+            return None
+        return reply.body
 
     def _composed(self) -> tuple[SyncRequest, bytes]:
         titles = self._home.titles

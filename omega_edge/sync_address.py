@@ -7,12 +7,12 @@ from urllib.parse import urlsplit
 
 from omega_edge.errors import ConfigError
 
-SYNC_PATH = "api/v1/sync"
+SYNC_PATH, DEVICES_PATH = "api/v1/sync", "api/v1/devices"
 _LOCAL_NAMES = ("localhost",)
 
 
 def shard_url(text: str) -> str:
-    """Where a shard of this base URL is synced with. ConfigError for others than https, or http to this machine or a
+    """The base URL of a shard without a slash at its end. ConfigError for others than https, or http to this machine or a
     private address."""
     text = text if isinstance(text, str) else repr(text)
     try:
@@ -28,7 +28,7 @@ def shard_url(text: str) -> str:
             f"constellation_url: expected https, because what is shared is viewing history, got {text!r}; http is for this "
             "machine and private addresses"
         )
-    return f"{text.rstrip('/')}/{SYNC_PATH}"
+    return text.rstrip("/")
 
 
 def _is_near(host: str) -> bool:

@@ -33,7 +33,7 @@ class ExchangeFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """status: HTTP's. body: of a 200, else empty. retry_after_secs: when the shard wants to be asked again, or None."""
+    """status: HTTP's. body: of a 200 or 201, else empty. retry_after_secs: when the shard wants to be asked again, or None."""
 
     status: int
     body: bytes
@@ -62,7 +62,7 @@ class ShardConnection:
 
     def __init__(self, url: str, timeout_secs: float, tls: ssl.SSLContext | None) -> None:
         """tls: how the shard's certificate is verified; None: by the system's authorities."""
-        self._url = url
+        self._base_url = url
         self._timeout_secs = timeout_secs
         self._tls = tls
         self._session: aiohttp.ClientSession | None = None
@@ -84,21 +84,22 @@ class ShardConnection:
     ) -> None:
         await self._session.close()
 
-    async def exchange(self, body: bytes, authorization: str | None, now_ms: int) -> Reply:
-        """Send a request's body, with who sends it, and read the answer. Raises ExchangeFailed.
+    async def exchange(self, path: str, body: bytes, authorization: str | None, now_ms: int) -> Reply:
+        """Post a body, with who sends it, to a path of the shard, and read the answer. Raises ExchangeFailed.
 
         now_ms: this moment, for a Retry-After that is a date.
         """
+        url = f"{self._base_url}/{path}"
         headers = {} if authorization is None else {"Authorization": authorization}
         connected = False
         try:
-            async with self._session.post(self._url, data=body, headers=headers, allow_redirects=False) as response:
+            async with self._session.post(url, data=body, headers=headers, allow_redirects=False) as response:
                 connected = True
                 waited = retry_after_secs(response.headers.get("Retry-After"), now_ms)
-                if response.status != 200:
+                if response.status not in (200, 201):
                     response.close()
                     return Reply(response.status, b"", waited)
-                return Reply(200, await _read_bounded(response), waited)
+                return Reply(response.status, await _read_bounded(response), waited)
         except TimeoutError:
             raise ExchangeFailed(f"no whole answer within {self._timeout_secs:g} s", connected) from None
         except aiohttp.ClientConnectorCertificateError:

@@ -16,7 +16,7 @@ from omega_edge.errors import ConfigError
 from omega_edge.terms import DEVICE_ID_BYTES
 
 SCHEME = "Omega"
-MAC_BYTES = 16
+MAC_BYTES, TOKEN_BYTES = 16, 32
 MIN_KEY_BYTES, MAX_KEY_BYTES = 16, 64
 _HEADER = re.compile(rf"{SCHEME} ([A-Za-z0-9_-]{{43}})", re.ASCII)
 

@@ -71,7 +71,7 @@ class TestReceive:
         brain = opened()
         watch(brain, [1, 2, 5])
         wire = Tripwire(brain._memory, "get_state", "set_sharing_titles")
-        composer = DeltaComposer(wire, "receive", Clock(), Random(1))
+        composer = DeltaComposer(brain.collective.titles, wire, "receive", Clock(), Random(1))
         composer._memory = Tripwire(brain._memory)
         assert composer.quiet_request(77) == composer.request(77, all_fit) == SyncRequest(global_version_seen=77)
 
@@ -420,7 +420,7 @@ class TestFaults:
         brain.close()
         with AgentMemory(tmp_path / "store", Clock(), vector_lookup=lambda *_: None, read_only=True) as memory:
             for mode in ("titles", "counts"):
-                composer = DeltaComposer(memory, mode, Clock(), Random(1))
+                composer = DeltaComposer(brain._catalog, memory, mode, Clock(), Random(1))
                 assert composer.request(3, all_fit) == SyncRequest(global_version_seen=3)
                 assert "read-only" in composer.fault
             with pytest.raises(StoreReadOnlyError):

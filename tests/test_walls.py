@@ -41,7 +41,7 @@ ROOMS = {
     ),
     "ranking": "ranking sequence left_out second_stage ranker policy reasons",
     "brain": (
-        "config exploration onboarding home_states maintenance knowledge profile_view sharing sharing_identity sharing_log "
+        "config exploration onboarding home_states maintenance knowledge profile_view sharing sharing_identity sharing_log sharing_patterns "
         "collective recommender title_vectors brain"
     ),
     "sync": "sync sync_* updates",
