@@ -51,6 +51,8 @@ def pack_varints(values: Iterable[int]) -> bytes:
 
 def read_varints(name: str, column: bytes, max_count: int, max_value: int) -> list[int]:
     """The integers of a column, at most max_count of them and each at most max_value; else ProtocolError."""
+    if column.isascii() and len(column) <= max_count and max_value > 127:
+        return list(column)  # every byte is a value of its own
     values: list[int] = []
     value = shift = 0
     for byte in column:
@@ -141,7 +143,7 @@ class TitleReader:
             return
         if titles is None:
             raise LineageError(f"lineage: expected titles as text, got numbers of {lineage.hex()}: open its catalogue")
-        if lineage != lineage_bytes(titles):
+        if lineage.hex() != titles.lineage:
             raise LineageError(f"lineage: expected {titles.lineage}, got {lineage.hex()}: the catalogues differ")
         self._titles = titles
 

@@ -2,7 +2,7 @@
 
     byte 0   format version, 1
     byte 1   kind of message (wire.py)
-    byte 2   body: 0 the CBOR itself, 1 the CBOR as one zstd frame; the writer takes the smaller
+    byte 2   body: 0 the CBOR itself, 1 the CBOR as one zstd frame, where that is smaller by a few bytes
     byte 3   zstd dictionary: 0 none; 1 wire_1.dictionary, and then the zstd frame's magic number is left out
     byte 4…  body
 
@@ -15,6 +15,7 @@ inflated, and only then is any object made.
 from __future__ import annotations
 
 import functools
+import threading
 from pathlib import Path
 
 import cbor2
@@ -34,7 +35,8 @@ BODY_RAW = 0
 BODY_ZSTD = 1
 DICTIONARY_NONE, DICTIONARY = 0, 1
 LEAST_DEFLATED_BYTES = 96
-"""Smaller bodies, mostly random numbers, are not worth the trying."""
+LEAST_SAVED_BYTES = 8
+"""Smaller bodies are mostly random numbers, and a few bytes are not worth the time of inflating them."""
 
 _ZSTD_LEVEL = 19
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
@@ -58,7 +60,7 @@ def pack(kind: int, fields: dict[int, object], max_bytes: int) -> bytes | None:
     header, smallest = bytes((FORMAT_VERSION, kind, BODY_RAW, DICTIONARY_NONE)), body
     if len(body) >= LEAST_DEFLATED_BYTES:
         deflated = _deflated(body)
-        if len(deflated) < len(body):
+        if len(deflated) + LEAST_SAVED_BYTES <= len(body):
             header, smallest = bytes((FORMAT_VERSION, kind, BODY_ZSTD, DICTIONARY)), deflated
     frame = header + smallest
     return frame if len(frame) <= max_bytes else None
@@ -120,6 +122,26 @@ def _dictionary() -> zstandard.ZstdCompressionDict:
     return zstandard.ZstdCompressionDict(content, dict_type=zstandard.DICT_TYPE_FULLDICT)
 
 
+class _Decompressors(threading.local):
+    """Each thread's own: one can do one thing at a time, and making one costs more than a small frame."""
+
+    def __init__(self) -> None:
+        self._plain: zstandard.ZstdDecompressor | None = None
+        self._by_dictionary: zstandard.ZstdDecompressor | None = None
+
+    def of(self, dictionary: zstandard.ZstdCompressionDict | None) -> zstandard.ZstdDecompressor:
+        """The one with this dictionary, which is the only one there is, or without."""
+        if dictionary is None:
+            self._plain = self._plain or zstandard.ZstdDecompressor(max_window_size=MAX_INFLATED_BYTES)
+            return self._plain
+        if self._by_dictionary is None:
+            self._by_dictionary = zstandard.ZstdDecompressor(dictionary, max_window_size=MAX_INFLATED_BYTES)
+        return self._by_dictionary
+
+
+_decompressors = _Decompressors()
+
+
 def _deflated(body: bytes) -> bytes:
     """The body as a zstd frame by the dictionary, without its magic number."""
     compressor = zstandard.ZstdCompressor(
@@ -132,8 +154,8 @@ def _inflate(deflated: bytes, dictionary: zstandard.ZstdCompressionDict | None =
     """The content of a zstd body, every size checked first.
 
     The header is judged before the decoder sees it: python-zstandard's one-shot decompress allocates whatever size the
-    header declares, whatever its max_output_size. The reader is then asked for one byte more than was declared, with
-    the window capped, so that the memory it may take is known.
+    header declares, whatever its max_output_size, and then writes no byte more. A content that is not as long as declared
+    is an error.
     """
     if deflated[:4] != _ZSTD_MAGIC:
         raise ProtocolError("frame: expected a zstd frame, got another magic number")
@@ -148,9 +170,8 @@ def _inflate(deflated: bytes, dictionary: zstandard.ZstdCompressionDict | None =
     if parameters.dict_id or parameters.has_checksum:
         raise ProtocolError("frame: expected a zstd frame without dictionary id and checksum, got one that has them")
     _check_blocks(deflated, header_bytes)
-    reader = zstandard.ZstdDecompressor(dictionary, max_window_size=MAX_INFLATED_BYTES).stream_reader(deflated)
     try:
-        body = reader.read(parameters.content_size + 1)
+        body = _decompressors.of(dictionary).decompress(deflated)
     except zstandard.ZstdError as error:
         raise ProtocolError(f"frame: expected a sound zstd frame, got an error: {error}") from None
     if len(body) != parameters.content_size:

@@ -114,12 +114,11 @@ def _read_delta(value: object, titles: TitleNumbering | None) -> PatternDelta:
     )
     check_length("PatternDelta.titles_finished", finished, len(finished_at))
     removed = fields.take(6, "patterns_removed", bytes, default=b"")
-    patterns = {}
-    for key, name in ((4, "patterns_added"), (5, "patterns_updated")):
-        columns = fields.take(key, name, dict, default=None)
-        patterns[name] = (
-            read_patterns(f"PatternDelta.{name}", columns, reader, MAX_PATTERNS_PER_DELTA) if columns is not None else ()
-        )
+    patterns = {
+        name: read_patterns(f"PatternDelta.{name}", fields.take(key, name, dict), reader, MAX_PATTERNS_PER_DELTA)
+        for key, name in ((4, "patterns_added"), (5, "patterns_updated"))
+        if key in fields
+    }
     return PatternDelta(
         local_version=fields.take(1, "local_version", int),
         titles_finished=tuple(map(FinishedTitle, finished, finished_at)),
@@ -376,7 +375,7 @@ def decode_event(data: bytes, titles: TitleNumbering | None = None) -> ViewingEv
     return ViewingEvent(
         content_id=content_ids[0],
         content_title=fields.take(2, "content_title", str),
-        watch_percentage=fields.take(3, "watch_percentage", float, int),
+        watch_percentage=fields.take_number(3, "watch_percentage"),
         duration_seconds=fields.take(4, "duration_seconds", int),
         timestamp=fields.take(5, "timestamp", int),
         context=ViewContext(

@@ -8,6 +8,7 @@ from omega_edge.columns import LINEAGE_BYTES, TitleNumbering, TitleReader
 from omega_edge.errors import ProtocolError
 
 _REQUIRED = object()
+_ONLY_INTEGERS = frozenset({int})
 
 
 class Fields:
@@ -15,7 +16,7 @@ class Fields:
 
     def __init__(self, name: str, fields: object) -> None:
         # A key of true or 1.0 equals 1 in Python; only integers are keys here.
-        if type(fields) is not dict or not all(type(key) is int for key in fields):
+        if type(fields) is not dict or not _ONLY_INTEGERS.issuperset(map(type, fields)):
             raise ProtocolError(f"{name}: expected a map with integer keys, got another {type(fields).__name__}")
         self._name = name
         self._fields = fields
@@ -23,17 +24,28 @@ class Fields:
     def __contains__(self, key: int) -> bool:
         return key in self._fields
 
-    def take(self, key: int, field: str, *kinds: type, default: object = _REQUIRED) -> object:
-        """The value of a key, of exactly one of these types; the default, if there is one, for an absent key."""
-        value = self._fields.get(key, _REQUIRED)
-        if value is _REQUIRED:
-            if default is _REQUIRED:
-                raise ProtocolError(f"{self._name}.{field}: expected key {key}, which is missing")
-            return default
-        if type(value) not in kinds:
-            expected = " or ".join(kind.__name__ for kind in kinds)
-            raise ProtocolError(f"{self._name}.{field}: expected {expected}, got {type(value).__name__}")
-        return value
+    def take(self, key: int, field: str, kind: type, default: object = _REQUIRED) -> object:
+        """The value of a key, of exactly this type; the default, if there is one, for an absent key."""
+        value = self._fields.get(key, default)
+        if type(value) is kind or (value is default and default is not _REQUIRED and key not in self._fields):
+            return value
+        if key not in self._fields:
+            raise ProtocolError(f"{self._name}.{field}: expected key {key}, which is missing")
+        raise ProtocolError(f"{self._name}.{field}: expected {kind.__name__}, got {type(value).__name__}")
+
+    def take_number(self, key: int, field: str) -> float | int:
+        """The value of a key that is there: a float or an integer."""
+        value = self._fields.get(key)
+        return value if type(value) is int else self.take(key, field, float)
+
+    def take_all_or_each(self, key: int, field: str, count: int) -> list[object]:
+        """As many values as count: the one integer of a key for all, or those of its list, of unchecked types."""
+        value = self._fields.get(key)
+        if type(value) is int:
+            return [value] * count
+        each = self.take(key, field, list)
+        check_length(f"{self._name}.{field}", each, count)
+        return each
 
     def reader(self, key: int, titles: TitleNumbering | None) -> TitleReader:
         """The reader of the map's title columns, from the lineage under this key."""

@@ -189,10 +189,7 @@ def _read_contents(
     check_length(f"{name}.embeddings", embeddings, forms.count(EMBEDDED) * EMBEDDING_BYTES)
     codes = fields.take(11, "codes", bytes, default=b"")
     check_length(f"{name}.codes", codes, forms.count(CODED) * PATTERN_CODE_BYTES)
-    books = fields.take(12, "codebook", int, list, default=[])
-    if type(books) is int:
-        books = [books] * forms.count(CODED)
-    check_length(f"{name}.codebook", books, forms.count(CODED))
+    books = fields.take_all_or_each(12, "codebook", forms.count(CODED)) if codes else []
     contents: list[dict[str, object]] = []
     reference = embedding = code = 0
     for form in forms:
@@ -235,7 +232,7 @@ def read_global_patterns(value: object, titles: TitleNumbering | None) -> Global
     reader = fields.reader(7, titles)
     similar = fields.take(2, "similar", dict, default=None)
     trending = reader.read("GlobalPatterns.trending", fields.take(3, "trending", list, default=[]), MAX_TREND_SIGNALS)
-    highest = fields.take(4, "highest_score", float, int) if trending else 0.0
+    highest = fields.take_number(4, "highest_score") if trending else 0.0
     steps = fields.take(5, "scores", bytes, default=b"")
     windows = read_varints(
         "GlobalPatterns.window_hours", fields.take(6, "window_hours", bytes, default=b""), MAX_TREND_SIGNALS, U32_MAX
