@@ -123,7 +123,17 @@ def next_bundle(
     ones are appended. Raises CatalogError for a bundle that is not sound or not of one lineage, ConfigError for lists of
     another one.
     """
-    return _Run(Present.open(present), seed, lists, counts, settings, now_ms, progress).run(titles)
+    opened = Present.open(present)
+    stream = stream_of(seed, lists, opened.titles.count, settings.min_devices, opened.titles.lineage)
+    return _Run(opened, stream, counts, settings, now_ms, progress).run(titles)
+
+
+def next_bundle_of(
+    present: Path, stream: Stream, counts: Counts | None, settings: NextSettings, now_ms: int,
+    progress: Progress = lambda what: None,
+) -> NextBundle:  # fmt: skip
+    """The same from a stream that is there already, as of a log that holds more than lists can."""
+    return _Run(Present.open(present), stream, counts, settings, now_ms, progress).run(None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,14 +184,11 @@ class _Run:
     """One run of the job."""
 
     def __init__(
-        self, present: Present, seed: Events | None, lists: Lists, counts: Counts | None, settings: NextSettings,
-        now_ms: int, progress: Progress,
+        self, present: Present, stream: Stream, counts: Counts | None, settings: NextSettings, now_ms: int, progress: Progress
     ) -> None:
         self._present, self._settings, self._progress = present, settings, progress
         self._midnight = now_ms // DAY_MS * DAY_MS
-        self._stream = stream_of(
-            seed, lists, present.titles.count, settings.min_devices, present.titles.lineage
-        ).until(self._midnight)
+        self._stream = stream.until(self._midnight)
         self._counts = counts
         self._earlier = EarlierWork()
         self._model = replace(
