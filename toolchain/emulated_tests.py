@@ -64,7 +64,7 @@ NOT_EMULATED = {
     "sequence_training": "the model job, which runs in the cloud",
     "sparse_rows": "the model job, which runs in the cloud",
     "signing": "needs a library that the emulated Python has not; the arithmetic is libsodium's own",
-    "sync_client*": "HTTP, for which the emulated Python has no library; what is sent is composed in sharing",
+    "sync_*": "HTTP, for which the emulated Python has no library; what is sent is composed in sharing",
     "tidy": "reads sources",
     "together": "other libraries in an environment of this machine's own",
     "tokenizer": "compares with a package that no television has; inference runs the tokenizer",
