@@ -15,6 +15,8 @@ from datetime import UTC, datetime, tzinfo
 from omega_edge.validation import check_enum, check_integer, check_text, refuse
 
 PROTOCOL_VERSION = 1
+SERVED_VERSIONS = range(max(1, PROTOCOL_VERSION - 2), PROTOCOL_VERSION + 1)
+"""What a shard answers, each in its own version: this one and the two before it."""
 EMBEDDING_DIMENSIONS = 384
 SUCCESS_THRESHOLD = 0.7
 """Watching 70 % of a title is success."""

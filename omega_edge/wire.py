@@ -49,12 +49,8 @@ from omega_edge.protocol import (
     ViewingEvent,
 )
 from omega_edge.wire_fields import Fields, check_length
-from omega_edge.wire_patterns import (
-    pack_global_patterns,
-    pack_patterns,
-    read_global_patterns,
-    read_patterns,
-)
+from omega_edge.wire_patterns import pack_global_patterns, pack_patterns, read_global_patterns, read_patterns
+from omega_edge.wire_versions import REQUEST_FIELDS, RESPONSE_FIELDS, pack_plain, read_plain
 
 KIND_REQUEST, KIND_RESPONSE, KIND_DELTA, KIND_GLOBAL_PATTERNS, KIND_EVENT = 1, 2, 3, 4, 5
 
@@ -146,36 +142,18 @@ def _read_count_report(value: object) -> CountReport:
 
 def pack_request(request: SyncRequest, titles: TitleNumbering | None) -> dict[int, object]:
     """The fields of a request."""
-    fields: dict[int, object] = {
-        1: request.version,
-        2: request.global_version_seen,
-        3: request.device_id,
-        4: request.epoch,
-        5: request.server_time_seen,
-        6: None if request.delta is None else _pack_delta(request.delta, titles),
-        8: request.erase,
-    }
+    fields = pack_plain(REQUEST_FIELDS, request)
+    if request.delta is not None:
+        fields[6] = _pack_delta(request.delta, titles)
     if request.count_report is not None:
         report = request.count_report
         fields[7] = {1: report.day, 2: report.seed, 3: report.value}
-    return {key: value for key, value in fields.items() if value is not None and value is not False}
+    return fields
 
 
 def pack_response(response: SyncResponse) -> dict[int, object]:
     """The fields of a response but its patterns."""
-    fields: dict[int, object] = {
-        1: response.version,
-        2: response.global_version,
-        3: response.next_sync_secs,
-        4: response.server_time,
-        5: response.acknowledged_local_version,
-        8: response.catalog_version,
-        9: response.reset,
-        10: response.snapshot_wanted,
-        11: response.erased,
-        12: response.counted,
-    }
-    return {key: value for key, value in fields.items() if value is not None and value is not False}
+    return pack_plain(RESPONSE_FIELDS, response)
 
 
 def encode_request(request: SyncRequest, titles: TitleNumbering | None = None) -> bytes:
@@ -195,18 +173,12 @@ def encode_request(request: SyncRequest, titles: TitleNumbering | None = None) -
 def decode_request(data: bytes, titles: TitleNumbering | None = None) -> SyncRequest:
     """The SyncRequest of these bytes; ProtocolError for any others."""
     fields = Fields("SyncRequest", frame.unpack(data, KIND_REQUEST, MAX_UPLOAD_BYTES))
-    delta = fields.take(6, "delta", dict, default=None)
-    report = fields.take(7, "count_report", dict, default=None)
-    return SyncRequest(
-        version=fields.take(1, "version", int),
-        global_version_seen=fields.take(2, "global_version_seen", int),
-        device_id=fields.take(3, "device_id", bytes, default=None),
-        epoch=fields.take(4, "epoch", int, default=None),
-        server_time_seen=fields.take(5, "server_time_seen", int, default=None),
-        delta=None if delta is None else _read_delta(delta, titles),
-        count_report=None if report is None else _read_count_report(report),
-        erase=fields.take(8, "erase", bool, default=False),
-    )
+    told = {}
+    if 6 in fields:
+        told["delta"] = _read_delta(fields.take(6, "delta", dict), titles)
+    if 7 in fields:
+        told["count_report"] = _read_count_report(fields.take(7, "count_report", dict))
+    return SyncRequest(**read_plain(REQUEST_FIELDS, fields), **told)
 
 
 def encode_response(response: SyncResponse, titles: TitleNumbering | None = None) -> bytes:
@@ -246,27 +218,14 @@ def encode_response_with(response: SyncResponse, patterns_frame: bytes) -> bytes
 def decode_response(data: bytes, titles: TitleNumbering | None = None) -> SyncResponse:
     """The SyncResponse of these bytes; ProtocolError for any others."""
     fields = Fields("SyncResponse", frame.unpack(data, KIND_RESPONSE, MAX_DOWNLOAD_BYTES))
-    patterns = fields.take(6, "patterns", dict, default=None)
-    framed = fields.take(7, "patterns_frame", bytes, default=None)
-    if patterns is not None and framed is not None:
+    if 6 in fields and 7 in fields:
         raise ProtocolError("SyncResponse: expected patterns as a map or as a frame, got both")
-    if patterns is not None:
-        patterns = read_global_patterns(patterns, titles)
-    elif framed is not None:
-        patterns = decode_global_patterns(framed, titles)
-    return SyncResponse(
-        version=fields.take(1, "version", int),
-        global_version=fields.take(2, "global_version", int),
-        next_sync_secs=fields.take(3, "next_sync_secs", int),
-        server_time=fields.take(4, "server_time", int),
-        patterns=patterns,
-        acknowledged_local_version=fields.take(5, "acknowledged_local_version", int, default=None),
-        catalog_version=fields.take(8, "catalog_version", int, default=None),
-        reset=fields.take(9, "reset", bool, default=False),
-        snapshot_wanted=fields.take(10, "snapshot_wanted", bool, default=False),
-        erased=fields.take(11, "erased", bool, default=False),
-        counted=fields.take(12, "counted", bool, default=False),
-    )
+    patterns = None
+    if 6 in fields:
+        patterns = read_global_patterns(fields.take(6, "patterns", dict), titles)
+    elif 7 in fields:
+        patterns = decode_global_patterns(fields.take(7, "patterns_frame", bytes), titles)
+    return SyncResponse(**read_plain(RESPONSE_FIELDS, fields), patterns=patterns)
 
 
 def titles_that_fit(delta: PatternDelta, titles: TitleNumbering | None = None) -> int:
