@@ -165,7 +165,7 @@ class Load:
     async def _settle(self, until: float) -> None:
         """Wait until the moment, then for the last replies, as long as they may take."""
         deadline = until + LAST_REPLIES_SECONDS if until else time.perf_counter() - self._started + LAST_REPLIES_SECONDS
-        while self._in_flight or self._waiting or self._opening:
+        while self._in_flight or self._opening or (self._waiting and self._devices):
             if time.perf_counter() - self._started > deadline:
                 break
             if self._outcome.faults >= MAX_FAULTS:
@@ -174,6 +174,8 @@ class Load:
 
     def _ended(self) -> Outcome:
         outcome = self._outcome
+        if self._each_once:  # moments for which no device was left
+            self._waiting.clear()
         if self._in_flight or self._waiting:
             outcome.unanswered = self._in_flight + len(self._waiting)
             self.close()
@@ -188,7 +190,7 @@ class Load:
         self._place(moment)
 
     def _place(self, moment: float) -> None:
-        while self._free:
+        while self._free and self._devices:
             connection = self._free.pop()
             if connection.open:
                 self._send(connection, moment)
@@ -213,7 +215,7 @@ class Load:
         self._go_on(connection)
 
     def _go_on(self, connection: Connection) -> None:
-        if self._waiting:
+        if self._waiting and self._devices:
             self._send(connection, self._waiting.popleft())
         else:
             self._free.append(connection)

@@ -123,7 +123,7 @@ class Shard:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             start_new_session=True,
-            preexec_fn=_end_with_parent,
+            preexec_fn=_end_with_parent,  # noqa: PLW1509 - nothing here has threads
         )
         try:
             self.port = self._listening_port()
