@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 
 from cloud.lmdb_storage import LmdbStorage
 from cloud.storage import SyncChange, SyncOutcome
@@ -14,7 +15,9 @@ from omega_edge.errors import StoreError, StoreFullError
 MAX_BATCH = 512
 """Changes in one transaction. It keeps a transaction, and so what waits for the next one, to some 20 ms of work."""
 
-Waiting = tuple[SyncChange, "asyncio.Future[SyncOutcome]"]
+Done = Callable[["SyncOutcome | StoreError"], None]
+"""Told of an outcome, on the event loop; of a StoreError where nothing was stored."""
+Waiting = tuple[SyncChange, Done]
 
 
 class GroupCommit:
@@ -33,17 +36,15 @@ class GroupCommit:
         self._thread = threading.Thread(target=self._run, name="commit", daemon=True)
         self._thread.start()
 
-    def submit(self, change: SyncChange) -> asyncio.Future[SyncOutcome]:
-        """The outcome, once it is durable. It raises StoreFullError, StoreError."""
-        future = self._loop.create_future()
+    def submit(self, change: SyncChange, done: Done) -> None:
+        """Bring a change to durability, then say what became of it."""
         if not self._waiting:
             self._oldest = time.monotonic()
-        self._waiting.append((change, future))
+        self._waiting.append((change, done))
         self.unfinished += 1
         if self._idle:
             self._idle = False
             self._wake.release()
-        return future
 
     def delay_ms(self) -> float:
         """How long the oldest change that no transaction has taken yet has waited."""
@@ -98,10 +99,5 @@ class GroupCommit:
         self.batches += 1
         self.committed += len(batch)
         self.unfinished -= len(batch)
-        for (_, future), outcome in zip(batch, outcomes, strict=True):
-            if future.cancelled():
-                continue
-            if isinstance(outcome, StoreError):
-                future.set_exception(outcome)
-            else:
-                future.set_result(outcome)
+        for (_, done), outcome in zip(batch, outcomes, strict=True):
+            done(outcome)

@@ -7,17 +7,23 @@ Replies are written in one piece, with no header that a television does not need
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import re
+import time
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from cloud.admission import Gate
 from cloud.metrics import Counters
+from cloud.replies import error_body
+
+if TYPE_CHECKING:
+    from cloud.shard import ShardManager
+    from cloud.sync_connections import SyncConnection
 
 KEEP_ALIVE_SECONDS = 15.0
 """Shorter than any sync interval: a connection costs some 20 KB while it waits. Long enough for pages in a row."""
@@ -54,11 +60,8 @@ OVERLOADED = head_and_body(
 
 def error_reply(status: int, words: str, retry_after: int | None = None, keep_alive: bool = True) -> Written:
     """A reply of an error: JSON with its words."""
-    headers = [("Content-Type", "application/json")]
-    if retry_after is not None:
-        headers.append(("Retry-After", str(retry_after)))
-    body = json.dumps({"error": words.splitlines()[0] if words else ""}, ensure_ascii=False).encode()
-    return Written(status, body, tuple(headers), keep_alive)
+    headers, body = error_body(words, retry_after)
+    return Written(status, body, headers, keep_alive)
 
 
 class Written:
@@ -89,34 +92,68 @@ class Written:
 
 
 class BoundedServer(web.Server):
-    """Makes and watches the connections of one worker."""
+    """Makes and watches the connections of one worker. manager: answers plain syncs the short way (sync_connections.py)."""
 
-    def __init__(self, handler: Handler, gate: Gate, counters: Counters, max_connections: int) -> None:
+    def __init__(
+        self, handler: Handler, gate: Gate, counters: Counters, max_connections: int, manager: ShardManager | None = None
+    ) -> None:
         # A body that a refusal left unread is not read after it either: the connection ends.
         super().__init__(
             handler, keepalive_timeout=KEEP_ALIVE_SECONDS, access_log=None, lingering_time=0.0, max_line_size=MAX_LINE_BYTES,
             max_field_size=MAX_HEADERS_BYTES, max_headers=64, tcp_keepalive=False, auto_decompress=False, logger=_SILENT,
         )  # fmt: skip
         self.gate, self.counters, self.max_connections = gate, counters, max_connections
+        self._manager = manager
+        self._short: set[SyncConnection] = set()
 
-    def __call__(self) -> RequestHandler:
+    def __call__(self) -> asyncio.Protocol:
         """A new connection's protocol."""
+        if self._manager is None:
+            return self.whole_connection()
+        from cloud.sync_connections import SyncConnection
+
+        return SyncConnection(self, self._manager)
+
+    def whole_connection(self) -> BoundedConnection:
+        """A protocol for all of HTTP."""
         return BoundedConnection(self, loop=self._loop, **self._kwargs)
 
+    @property
+    def open_connections(self) -> int:
+        """How many there are."""
+        return len(self._connections) + len(self._short)
+
+    def take(self, connection: SyncConnection) -> bool:
+        """Count a connection of the short way in; False where there are too many."""
+        self._short.add(connection)
+        if self.open_connections <= self.max_connections:
+            return True
+        self.counters.add("connections_refused")
+        return False
+
+    def let_go(self, connection: SyncConnection) -> None:
+        """Count it out."""
+        self._short.discard(connection)
+
     def sweep(self) -> None:
-        """Close connections whose request has been arriving for too long. To be called once a second."""
+        """Close connections whose request has been arriving for too long, and idle ones. To be called once a second."""
         late = self._loop.time() - ARRIVAL_SECONDS
         for connection in self.connections:
             if connection.arriving_since is not None and connection.arriving_since < late:
                 self.counters.add("connections_timed_out")
                 connection.force_close()
-        self.counters.put("connections", len(self._connections))
+        unused = time.monotonic() - KEEP_ALIVE_SECONDS
+        for connection in [one for one in self._short if one.idle and one.used_at < unused]:
+            connection.close()
+        self.counters.put("connections", self.open_connections)
 
     def close_idle(self) -> None:
         """While draining: close connections that no request is on."""
         for connection in self.connections:
             if connection.idle:
                 connection.force_close()
+        for connection in [one for one in self._short if one.idle]:
+            connection.close()
 
 
 class BoundedConnection(RequestHandler):
@@ -138,7 +175,7 @@ class BoundedConnection(RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take it, or where there are too many, refuse it."""
         super().connection_made(transport)
-        if len(self._server.connections) > self._server.max_connections:
+        if self._server.open_connections > self._server.max_connections:
             self._server.counters.add("connections_refused")
             transport.write(OVERLOADED)
             self.force_close()

@@ -1,6 +1,10 @@
-"""Response frames without patterns, made without a compressor: the fields of wire.cddl's response, a few integers."""
+"""Bodies of replies. Response frames without patterns are made without a compressor: they are a few integers, the fields of
+wire.cddl's response.
+"""
 
 from __future__ import annotations
+
+import json
 
 from cloud.storage import SyncOutcome
 from omega_edge import frame, wire
@@ -41,3 +45,11 @@ def response_frame(
     packed = frame.pack_raw(wire.KIND_RESPONSE, fields, MAX_DOWNLOAD_BYTES)
     assert packed is not None, "a response without patterns has less than 64 bytes"
     return packed
+
+
+def error_body(words: str, retry_after: int | None = None) -> tuple[tuple[tuple[str, str], ...], bytes]:
+    """Headers and body of an error: JSON with the first line of its words."""
+    headers = [("Content-Type", "application/json")]
+    if retry_after is not None:
+        headers.append(("Retry-After", str(retry_after)))
+    return tuple(headers), json.dumps({"error": words.splitlines()[0] if words else ""}, ensure_ascii=False).encode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -107,6 +108,12 @@ class ShardManager:
 
         What it says was stored is durable. It raises nothing for whatever bytes come.
         """
+        later: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        reply = self.begin(body, authorization, lambda told: later.done() or later.set_result(told))
+        return await later if reply is None else reply
+
+    def begin(self, body: bytes, authorization: str | None, done: Callable[[Reply], object]) -> Reply | None:
+        """handle_sync without waiting: the reply at once, or None, and done is called with it when all is durable."""
         if len(body) > MAX_UPLOAD_BYTES:
             return refusal(413, f"expected a body of at most {MAX_UPLOAD_BYTES} bytes, got {len(body)}")
         device_id = None
@@ -131,7 +138,7 @@ class ShardManager:
             return refusal(401, "expected the device of the header in the body, and none without a header, got another")
         if device_id is None:
             return self._told(request, SyncOutcome(self._clock()))
-        return await self._device_reply(request)
+        return self._begin_device(request, done)
 
     def _proven(self, body: bytes, authorization: str) -> bytes | None:
         """The device that proves to have sent this body, None where nobody does."""
@@ -142,7 +149,7 @@ class ShardManager:
         token = device_token(self._device_key, device_id)
         return device_id if hmac.compare_digest(request_mac(token, body), proof) else None
 
-    async def _device_reply(self, request: SyncRequest) -> Reply:
+    def _begin_device(self, request: SyncRequest, done: Callable[[Reply], object]) -> Reply | None:
         now_ms = self._clock()
         report = request.count_report
         if report is not None and not report_is_due(report.day, now_ms):
@@ -152,16 +159,25 @@ class ShardManager:
             )  # fmt: skip
         change = self._change(request, now_ms)
         outcome = self.storage.unchanged(change)
-        if outcome is None:
-            try:
-                outcome = await self.commit.submit(change)
-            except StoreFullError:
-                return refusal(503, "the shard's disk is full", RETRY_AFTER_SECONDS)
-            except StoreError:
-                return refusal(503, "the shard cannot store anything now", RETRY_AFTER_SECONDS)
+        if outcome is not None:
+            return self._told(request, outcome)
+        self.commit.submit(change, lambda outcome: done(self._finished(request, change, outcome)))
+        return None
+
+    def _finished(self, request: SyncRequest, change: SyncChange, outcome: SyncOutcome | StoreError) -> Reply:
+        """The reply to a change that is durable, or could not be stored."""
+        if isinstance(outcome, StoreFullError):
+            return refusal(503, "the shard's disk is full", RETRY_AFTER_SECONDS)
+        if isinstance(outcome, StoreError):
+            return refusal(503, "the shard cannot store anything now", RETRY_AFTER_SECONDS)
         if outcome.device_limit:
             return refusal(503, "the shard has as many devices as it may", RETRY_AFTER_SECONDS)
-        self._count(change, outcome)
+        if outcome.reset:
+            self._counters.add("resets")
+        elif outcome.changed:
+            self._counters.add("changes_stored")
+            if change.rows:
+                self._counters.add("titles_stored", len(change.rows))
         return self._told(request, outcome)
 
     def _change(self, request: SyncRequest, now_ms: int) -> SyncChange:
@@ -193,13 +209,6 @@ class ShardManager:
                 rows.append(row)
                 moments.append(clamp_finished(title.finished_at, change.received_ms))
         change.rows, change.finished_ms = rows, moments
-
-    def _count(self, change: SyncChange, outcome: SyncOutcome) -> None:
-        if outcome.reset:
-            self._counters.add("resets")
-        elif outcome.changed:
-            self._counters.add("changes_stored")
-            self._counters.add("titles_stored", len(change.rows))
 
     def _told(self, request: SyncRequest, outcome: SyncOutcome) -> Reply:
         """The reply of 200, with the collective's patterns where the television has others."""

@@ -90,7 +90,7 @@ class _Worker:
         enrolment = Enrolment(self._config.enrolment_open, self._config.device_key, self._storage)
         application = ShardApplication(manager, self._gate, downloads, enrolment, self._counters)
         most = min(MAX_CONNECTIONS, max(16, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - FILES_KEPT_FREE))
-        connections = BoundedServer(application.handle, self._gate, self._counters, most)
+        connections = BoundedServer(application.handle, self._gate, self._counters, most, manager)
         server = await loop.create_server(connections, sock=self._listening)
         gc.collect()
         gc.freeze()
@@ -146,7 +146,7 @@ class _Worker:
         await asyncio.sleep(GRACE_SECONDS)
         server.close()
         deadline = loop.time() + DRAIN_SECONDS
-        while connections.connections and loop.time() < deadline:
+        while connections.open_connections and loop.time() < deadline:
             connections.close_idle()
             await asyncio.sleep(0.01)
         self._gate.stopped = True

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from typing import ClassVar
 
 import pytest
 
@@ -295,7 +296,7 @@ def test_a_bundle_that_comes_later_is_claimed_by_the_store(tmp_path):
 
 
 class TestConfiguration:
-    good = {"DATABASE_URL": "lmdb:///data", "DEVICE_KEY": DEVICE_KEY.hex()}
+    good: ClassVar = {"DATABASE_URL": "lmdb:///data", "DEVICE_KEY": DEVICE_KEY.hex()}
 
     def test_the_defaults(self):
         config = from_environment(self.good)

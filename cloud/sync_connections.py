@@ -1,0 +1,162 @@
+"""The short way for syncs: a connection that reads whole sync requests itself, without a parser, a task or a future.
+
+Nearly every request of a television is one segment: head and body of one POST. Such a request is cut here by rules that are
+stricter than HTTP's. Whatever does not keep to them goes to aiohttp, on the same connection and from then on, with every byte
+that came: another path or method, a body that comes later, an odd header. So nothing is refused here that HTTP allows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from typing import TYPE_CHECKING
+
+from cloud.connections import MAX_UNSENT_BYTES, OVERLOADED, BoundedServer, head_and_body
+from cloud.replies import error_body
+from omega_edge.protocol import MAX_UPLOAD_BYTES
+
+if TYPE_CHECKING:
+    from cloud.shard import Reply, ShardManager
+
+MAX_HEAD_BYTES = 2_048
+_START = b"POST /api/v1/sync HTTP/1.1\r\n"
+_HEADER = re.compile(rb"([A-Za-z0-9-]+): ?([\x20-\x7e]*)")
+_NOT_SHORT = frozenset((b"transfer-encoding", b"connection", b"expect", b"upgrade", b"content-encoding", b"te", b"trailer"))
+"""Headers that ask for something of HTTP."""
+
+
+def cut_request(data: bytes) -> tuple[bytes, str | None] | None:
+    """Body and Authorization of bytes that are exactly one plain sync request; None for all others."""
+    if not data.startswith(_START):
+        return None
+    end = data.find(b"\r\n\r\n", len(_START) - 2, MAX_HEAD_BYTES)
+    if end < 0:
+        return None
+    length, authorization = None, None
+    for line in data[len(_START) : end].split(b"\r\n"):
+        found = _HEADER.fullmatch(line)
+        if found is None:
+            return None
+        name = found[1].lower()
+        if name == b"content-length":
+            if length is not None or not found[2].isdigit() or len(found[2]) > 4:
+                return None
+            length = int(found[2])
+        elif name == b"authorization":
+            if authorization is not None:
+                return None
+            authorization = found[2].decode("ascii")
+        elif name in _NOT_SHORT:
+            return None
+    if length is None or length > MAX_UPLOAD_BYTES or end + 4 + length != len(data):
+        return None
+    return data[end + 4 :], authorization
+
+
+class SyncConnection(asyncio.Protocol):
+    """One connection, until something else than plain syncs comes on it."""
+
+    __slots__ = ("_began", "_busy", "_held", "_manager", "_server", "_transport", "used_at")
+
+    def __init__(self, server: BoundedServer, manager: ShardManager) -> None:
+        self._server, self._manager = server, manager
+        self._transport: asyncio.Transport | None = None
+        self._busy = False
+        self._began = 0.0
+        self._held = b""
+        """What came while a request was in hand."""
+        self.used_at = 0.0
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is under way on it."""
+        return not self._busy
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take it, or where there are too many, refuse it."""
+        self._transport = transport
+        self.used_at = time.monotonic()
+        if not self._server.take(self):
+            transport.write(OVERLOADED)
+            transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client has gone, or was let go. What it sent is stored all the same."""
+        self._transport = None
+        self._server.let_go(self)
+
+    def close(self) -> None:
+        """End it."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        """A request, or a part of one, or something else."""
+        if self._busy:
+            self._held += data
+            self._transport.pause_reading()
+            return
+        server = self._server
+        if server.gate.closed and data.startswith(_START) and self._refused(data):
+            return
+        request = cut_request(data)
+        if request is None:
+            self._hand_over(data)
+            return
+        self._busy = True
+        self._began = self.used_at = time.monotonic()
+        server.gate.in_hand += 1
+        try:
+            reply = self._manager.begin(*request, self._answer)
+        except BaseException:
+            server.gate.in_hand -= 1
+            self._transport.abort()
+            raise
+        if reply is not None:
+            self._answer(reply)
+
+    def _refused(self, data: bytes) -> bool:
+        """Whether these bytes are one whole request, which is now refused unread."""
+        if cut_request(data) is None:
+            return False
+        server, transport = self._server, self._transport
+        server.counters.add("refused_unread")
+        server.counters.answered("sync", 503)
+        self.used_at = time.monotonic()
+        transport.write(OVERLOADED)
+        if transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
+            transport.abort()
+        return True
+
+    def _answer(self, reply: Reply) -> None:
+        server, transport = self._server, self._transport
+        server.gate.in_hand -= 1
+        server.counters.answered("sync", reply.status)
+        self._busy = False
+        if transport is None or transport.is_closing():
+            return
+        draining = server.gate.draining
+        if reply.status == 200:
+            server.counters.took((time.monotonic() - self._began) * 1000.0)
+            transport.write(head_and_body(200, reply.body, keep_alive=not draining))
+        else:
+            headers, body = error_body(reply.body.decode("utf-8", "replace"), reply.retry_after)
+            transport.write(head_and_body(reply.status, body, headers, not draining))
+        if draining:
+            transport.close()
+        elif transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
+            transport.abort()
+        elif self._held:
+            self._hand_over(self._held)
+
+    def _hand_over(self, data: bytes) -> None:
+        """From now on the connection is aiohttp's."""
+        self._held = b""
+        transport = self._transport
+        self._server.let_go(self)
+        protocol = self._server.whole_connection()
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+        transport.resume_reading()
+        protocol.data_received(data)
