@@ -10,16 +10,22 @@ import pytest
 
 from bench.shard_load.checks import Checked, ReplyCheck
 from bench.shard_load.client import Reply, ReplyFault, cut_reply
-from bench.shard_load.fleet import Fleet, draw_pages
-from bench.shard_load.herd import SourceTelevision, simulate
+from bench.shard_load.fleet import Fleet, draw_pages, list_length
+from bench.shard_load.herd import herd_lines, product_television, simulate, source_television
+from bench.shard_load.kills import kill_again_and_again
 from bench.shard_load.ledger import Ledger
-from bench.shard_load.load import Outcome, percentile
+from bench.shard_load.load import Load, Outcome, percentile, run
+from bench.shard_load.measure import Settings, audit, closing, register
+from bench.shard_load.metrics import QUICK
 from bench.shard_load.pictures import plot
+from bench.shard_load.shard import COLLECTIVE_VERSION, Served, Shard
 from cloud.lmdb_storage import LmdbStorage
 from cloud.storage import SyncChange
 from omega_edge import wire
+from omega_edge.catalog import write_bundle
 from omega_edge.protocol import SyncResponse
 from omega_edge.sync_identity import device_token, parse_authorization, request_mac
+from tests.synthetic import sections_of
 
 KEY = bytes(range(32))
 NOW_MS = 1_790_000_000_000
@@ -91,8 +97,6 @@ class TestFleet:
         assert [page.rows for page in fleet.acknowledged_pages(3)] == [fleet.pages[fleet.page_number(3, 0)].rows]
 
     def test_lists_are_as_long_as_those_of_homes(self):
-        from bench.shard_load.fleet import list_length
-
         chosen = random.Random(1)
         lengths = sorted(list_length(chosen) for _ in range(20_000))
         assert lengths[10_000] == 1 and 23 <= lengths[19_800] <= 31 and lengths[-1] <= 50
@@ -200,10 +204,85 @@ class TestLedger:
         assert "never synced" in Ledger(fleet).check(storage)[0]
 
 
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Served:
+    """What a shard serves here: the synthetic catalogue."""
+    bundle = tmp_path_factory.mktemp("catalog") / "synthetic.bundle"
+    write_bundle(bundle, *sections_of(400))
+    return Served.from_bundle(bundle, seed=2)
+
+
+def settings_in(folder: Path, served: Served) -> Settings:
+    return Settings(QUICK, served, folder, folder / "ramp.svg", "a machine", 1, lambda text: None)
+
+
+class TestRealShard:
+    def test_replies_are_checked_and_the_store_is_compared(self, tmp_path, served):
+        fleet, check = settings_in(tmp_path, served).fleet(60)
+        with Shard(tmp_path, served) as shard:
+            load = Load(fleet, shard.port, check, max_connections=40)
+
+            async def work() -> tuple[str | None, Outcome, Outcome]:
+                fault = await register(load, fleet)
+                closed = await load.closed_loop(8, seconds=0.3, warm_up=0.1)
+                opened = await load.open_loop(150.0, seconds=0.5, warm_up=0.1, seed=1)
+                load.close()
+                return fault, closed, opened
+
+            fault, closed, opened = run(work())
+            assert fault is None and closed.fault() is None and opened.fault() is None
+            assert shard.memory().processes == len(shard.process_ids()) >= 2 and shard.memory().resident > 10
+            assert shard.processor_seconds() > 0
+            assert shard.stop() is None
+        assert shard.process_ids() == []
+        assert closed.all_accepted >= len(closed.accepted) > 0 and len(opened.accepted) == opened.offered > 0
+        assert sum(fleet.acknowledged) == 60 + closed.all_accepted + opened.all_accepted
+        assert audit(tmp_path, fleet) is None
+        fleet.acknowledge(0, fleet.server_times[0] + 1)
+        assert "device 0" in audit(tmp_path, fleet)
+
+    def test_kills_lose_nothing(self, tmp_path, served):
+        settings = settings_in(tmp_path, served)
+        made = kill_again_and_again(tmp_path, served, 2, 1, settings.fleet)
+        assert (made.kills, made.lost, made.faults) == (2, 0, []) and made.checked == made.acknowledged
+
+    def test_a_shard_with_another_key_accepts_nothing(self, tmp_path, served):
+        catalog = served.catalog
+        fleet = Fleet(5, draw_pages(catalog, catalog.count, 10, NOW_MS, 1), bytes(32), 1, COLLECTIVE_VERSION)
+        with Shard(tmp_path, served) as shard:
+            load = Load(fleet, shard.port, ReplyCheck(fleet, catalog, served.patterns_frame), 4)
+            outcome = run(closing(load.closed_loop(2, seconds=0.2, warm_up=0.0), load))
+        assert outcome.all_accepted == 0 and "status 401" in outcome.fault()
+
+    def test_a_bundle_that_nobody_signed_does_not_start_a_measurement(self, tmp_path, served):
+        served.put_into(tmp_path)
+        for path in (tmp_path / "bundles").rglob("manifest"):
+            path.write_bytes(b"no manifest")
+        fleet, check = settings_in(tmp_path, served).fleet(5)
+        with Shard(tmp_path, served) as shard:
+            load = Load(fleet, shard.port, check, 4)
+            outcome = run(closing(load.closed_loop(2, seconds=0.2, warm_up=0.0), load))
+        assert outcome.all_accepted == 0 and outcome.fault() is not None
+
+
 class TestHerd:
+    def test_the_products_client_adds_nothing_to_an_outage(self):
+        lines = {made["metric"]: made for made in herd_lines(4_000, seed=1)}
+        assert all(made["correct"] for made in lines.values())
+        assert lines["outage_load_ratio"]["met"] and lines["load_after_outage_ratio"]["met"]
+        assert lines["power_return_peak_ratio"]["value"] < 1.6 < lines["power_return_peak_ratio"]["source_policy"]
+
+    def test_what_the_virtual_clock_counts_is_what_the_client_waits(self):
+        moments = list(product_television(random.Random(4), 10.0, 7_200.0, lambda at: 1_000 <= at < 3_000))
+        gaps = np.diff(moments)
+        assert 10 <= moments[0] <= 310
+        failing = (np.array(moments[:-1]) >= 1_000) & (np.array(moments[:-1]) < 3_000)
+        assert (gaps >= 150).all() and (gaps <= 450).all() and ((gaps[~failing] >= 240) & (gaps[~failing] <= 360)).all()
+        assert gaps[failing].max() - gaps[failing].min() > 60
+
     def test_three_fast_retries_multiply_the_load_of_an_outage(self):
-        herd = simulate(SourceTelevision, 5_000, seed=1)
-        assert 3.8 < herd.outage_ratio < 4.0 and herd.return_peak_ratio > 4
+        herd = simulate(source_television, 5_000, seed=1)
+        assert 3.8 < herd.during < 4.0 and herd.power_return_peak > 4
 
 
 def test_percentiles_are_values_that_were_measured():
