@@ -6,7 +6,8 @@ ModelShard is what a television's view of the cloud is compared with; it shares 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -160,7 +161,7 @@ def handler_of(shard: ModelShard, titles: object, key: bytes = KEY) -> Handler:
 
 
 @asynccontextmanager
-async def served(handle: Handler):
+async def served(handle: Handler, tls: ssl.SSLContext | None = None) -> AsyncIterator[Traffic]:
     """A server on this machine; yields its Traffic."""
     traffic = Traffic()
 
@@ -180,10 +181,55 @@ async def served(handle: Handler):
         finally:
             writer.close()
 
-    server = await asyncio.start_server(talk, "127.0.0.1", 0)
+    server = await asyncio.start_server(talk, "127.0.0.1", 0, ssl=tls)
     traffic.port = server.sockets[0].getsockname()[1]
     try:
         yield traffic
     finally:
         server.close()
         await server.wait_closed()
+
+
+@asynccontextmanager
+async def cutting(port: int, direction: str, cut: int, whole_connections: bool = False) -> AsyncIterator[Traffic]:
+    """A proxy in front of a server, which cuts every connection once `cut` bytes went in a direction ("up" or "down"),
+    counted over all connections. whole_connections: one that has begun is let through; the next ones are cut."""
+    traffic, left = Traffic(), cut
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, counted: bool) -> None:
+        nonlocal left
+        begun = False
+        while data := await reader.read(4096):
+            if counted:
+                let_through = len(data) if begun or (whole_connections and left > 0) else max(min(len(data), left), 0)
+                begun = begun or (whole_connections and left > 0)
+                left -= len(data)
+                writer.write(data[:let_through])
+                if let_through < len(data):
+                    break
+            else:
+                writer.write(data)
+            await writer.drain()
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        server_reader, server_writer = await asyncio.open_connection("127.0.0.1", port)
+        both = [
+            asyncio.create_task(relay(reader, server_writer, direction == "up")),
+            asyncio.create_task(relay(server_reader, writer, direction == "down")),
+        ]
+        try:
+            _done, waiting = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*both, return_exceptions=True)
+        finally:
+            for each in (writer, server_writer):
+                each.close()
+
+    proxy = await asyncio.start_server(talk, "127.0.0.1", 0)
+    traffic.port = proxy.sockets[0].getsockname()[1]
+    try:
+        yield traffic
+    finally:
+        proxy.close()
+        await proxy.wait_closed()
