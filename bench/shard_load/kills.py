@@ -16,6 +16,7 @@ from bench.shard_load.ledger import Ledger
 from bench.shard_load.load import MAX_FAULTS_TOLD, Load, run
 from bench.shard_load.measure import Settings
 from bench.shard_load.metrics import line
+from bench.shard_load.nursery import Nursery
 from bench.shard_load.shard import Served, Shard, open_store
 
 CONNECTIONS = 16
@@ -85,27 +86,28 @@ def kill_again_and_again(
     new_fleet: a fleet of so many devices, and what judges its replies.
     """
     chosen, made = random.Random(seed), Kills()
-    for number in range(kills):
-        store = folder / f"store-{number // STORE_LIFE}"
-        if number % STORE_LIFE == 0:
-            fleet, check = new_fleet(DEVICES)
-            ledger = Ledger(fleet)
-        with Shard(store, served) as shard:
-            run(_load_and_kill(shard, fleet, check, chosen.uniform(0.0, LONGEST_LIFE_SECONDS), made))
-            shard.kill()
-        made.kills += 1
-        before = (ledger.lost, ledger.checked, ledger.unheard)
-        started = time.perf_counter()
-        storage = open_store(store)
-        made.reopened_ms_max = max(made.reopened_ms_max, (time.perf_counter() - started) * 1e3)
-        try:
-            found = ledger.check(storage)
-        finally:
-            storage.close()
-        made.lost += ledger.lost - before[0]
-        made.checked += ledger.checked - before[1]
-        made.unheard += ledger.unheard - before[2]
-        if len(made.faults) < MAX_FAULTS_TOLD:
-            made.faults += [f"kill {number}: {fault}" for fault in found[:MAX_FAULTS_TOLD]]
-        say(made)
+    with Nursery() as nursery:
+        for number in range(kills):
+            store = folder / f"store-{number // STORE_LIFE}"
+            if number % STORE_LIFE == 0:
+                fleet, check = new_fleet(DEVICES)
+                ledger = Ledger(fleet)
+            with Shard(store, served, nursery=nursery) as shard:
+                run(_load_and_kill(shard, fleet, check, chosen.uniform(0.0, LONGEST_LIFE_SECONDS), made))
+                shard.kill()
+            made.kills += 1
+            before = (ledger.lost, ledger.checked, ledger.unheard)
+            started = time.perf_counter()
+            storage = open_store(store)
+            made.reopened_ms_max = max(made.reopened_ms_max, (time.perf_counter() - started) * 1e3)
+            try:
+                found = ledger.check(storage)
+            finally:
+                storage.close()
+            made.lost += ledger.lost - before[0]
+            made.checked += ledger.checked - before[1]
+            made.unheard += ledger.unheard - before[2]
+            if len(made.faults) < MAX_FAULTS_TOLD:
+                made.faults += [f"kill {number}: {fault}" for fault in found[:MAX_FAULTS_TOLD]]
+            say(made)
     return made

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import os
 import random
@@ -19,6 +18,7 @@ from typing import Self
 import numpy as np
 
 from bench.machine import ROOT
+from bench.shard_load.nursery import Nursery, end_with_parent
 from bench.shard_load.processes import Memory, memory, of_session, processor_seconds
 from cloud import collective as collectives
 from cloud.collective import Collective, Trending
@@ -34,9 +34,6 @@ SIGNING_KEY = SigningKey(bytes(range(32, 64)))
 START_SECONDS, STOP_SECONDS = 60.0, 40.0
 COLLECTIVE_VERSION = 70_000
 PATTERNS, REFERENCES = 100, 4
-_LIBC = ctypes.CDLL(None, use_errno=True)
-_SET_DEATH_SIGNAL = 1
-"""PR_SET_PDEATHSIG."""
 
 
 class ShardFailed(Exception):
@@ -93,16 +90,11 @@ def open_store(folder: Path) -> LmdbStorage:
     return LmdbStorage(folder / "data", clock=lambda: time.time_ns() // 1_000_000)
 
 
-def _end_with_parent() -> None:
-    """Let the kernel kill this process when the one that measures is gone; its workers leave without their supervisor."""
-    _LIBC.prctl(_SET_DEATH_SIGNAL, signal.SIGKILL)
-
-
 class Shard:
     """A running shard: use it as a context, at whose end no process of it is left. Its store stays in the folder."""
 
-    def __init__(self, folder: Path, served: Served, workers: int = 1) -> None:
-        """Start it. ShardFailed where it does not come to listen."""
+    def __init__(self, folder: Path, served: Served, workers: int = 1, nursery: Nursery | None = None) -> None:
+        """Start it, by its command or from the nursery. ShardFailed where it does not come to listen."""
         served.put_into(folder)
         settings = {
             "DATABASE_URL": f"lmdb://{folder.resolve()}/data",
@@ -116,15 +108,20 @@ class Shard:
             "PYTHONPATH": str(ROOT),
         }
         inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "cloud"],
-            cwd=ROOT,
-            env=inherited | settings,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            start_new_session=True,
-            preexec_fn=_end_with_parent,  # noqa: PLW1509 - nothing here has threads
-        )
+        self._command: subprocess.Popen[bytes] | None = None
+        if nursery is None:
+            self._command = subprocess.Popen(
+                [sys.executable, "-m", "cloud"],
+                cwd=ROOT,
+                env=inherited | settings,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                start_new_session=True,
+                preexec_fn=end_with_parent,  # noqa: PLW1509 - nothing here has threads
+            )
+            self._session, self._output = self._command.pid, self._command.stdout
+        else:
+            self._session, self._output = nursery.start(inherited | settings)
         try:
             self.port = self._listening_port()
         except BaseException:
@@ -133,7 +130,7 @@ class Shard:
 
     def _listening_port(self) -> int:
         """The port that the shard says it listens on."""
-        output, said = self._process.stdout, b""
+        output, said = self._output, b""
         deadline = time.monotonic() + START_SECONDS
         while not said.endswith(b"\n"):
             ready, _, _ = select.select([output], [], [], max(0.0, deadline - time.monotonic()))
@@ -151,7 +148,7 @@ class Shard:
 
     def process_ids(self) -> list[int]:
         """Of all its processes."""
-        return of_session(self._process.pid)
+        return of_session(self._session)
 
     def processor_seconds(self) -> float:
         """User and system time of all its processes so far."""
@@ -163,13 +160,14 @@ class Shard:
 
     def stop(self) -> str | None:
         """End it as an operator does. What was wrong with that, None if nothing."""
-        self._process.send_signal(signal.SIGTERM)
-        try:
-            code = self._process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            return f"the shard did not end within {STOP_SECONDS:g} s of SIGTERM"
-        left = self.process_ids()
-        return f"the shard ended with code {code}, {len(left)} of its processes stayed" if code or left else None
+        os.kill(self._session, signal.SIGTERM)
+        deadline = time.monotonic() + STOP_SECONDS
+        while left := self.process_ids():
+            if time.monotonic() > deadline:
+                return f"{len(left)} processes of the shard did not end within {STOP_SECONDS:g} s of SIGTERM"
+            time.sleep(0.01)
+        code = self._command.wait() if self._command is not None else 0
+        return f"the shard ended with code {code}" if code else None
 
     def kill(self) -> None:
         """End all its processes at once, by SIGKILL. Killing twice is harmless."""
@@ -180,5 +178,6 @@ class Shard:
                 except ProcessLookupError:
                     pass
             time.sleep(0.002)
-        self._process.wait()
-        self._process.stdout.close()
+        if self._command is not None:
+            self._command.wait()
+        self._output.close()
