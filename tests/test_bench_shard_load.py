@@ -53,7 +53,7 @@ def pages():
 
 @pytest.fixture
 def fleet(pages) -> Fleet:
-    return Fleet(20, pages, KEY, seed=5)
+    return Fleet(20, pages, Numbers(), KEY, seed=5)
 
 
 def body_and_device(request: bytes) -> tuple[bytes, bytes]:
@@ -75,7 +75,11 @@ def response(acknowledged: int, server_time: int, **more: object) -> Reply:
 
 
 class TestFleet:
-    def test_what_it_sends_is_what_the_products_encoder_makes(self, fleet):
+    def test_what_it_sends_is_what_the_products_encoder_makes(self, pages):
+        deflated = [number for number, page in enumerate(pages) if not page.later]
+        assert 0 < len(deflated) < 30
+        fleet = Fleet(len(pages), pages, Numbers(), KEY, seed=5)
+        assert {fleet.page_number(device, 0) for device in range(len(fleet))} >= set(deflated)
         for device in range(len(fleet)):
             for server_time in (None, NOW_MS + device):
                 body, device_id = body_and_device(fleet.request(device))
@@ -193,7 +197,7 @@ class TestLedger:
 
     def test_a_page_stored_in_part_is_told(self, storage, pages):
         long = next(number for number, page in enumerate(pages) if len(page.rows) > 3)
-        fleet = Fleet(1, pages[long:], KEY, seed=5)
+        fleet = Fleet(1, pages[long:], Numbers(), KEY, seed=5)
         self.sync(storage, fleet, 0, heard=False, rows=2)
         assert "without its titles" in Ledger(fleet).check(storage)[0]
 
@@ -248,7 +252,7 @@ class TestRealShard:
 
     def test_a_shard_with_another_key_accepts_nothing(self, tmp_path, served):
         catalog = served.catalog
-        fleet = Fleet(5, draw_pages(catalog, catalog.count, 10, NOW_MS, 1), bytes(32), 1, COLLECTIVE_VERSION)
+        fleet = Fleet(5, draw_pages(catalog, catalog.count, 10, NOW_MS, 1), catalog, bytes(32), 1, COLLECTIVE_VERSION)
         with Shard(tmp_path, served) as shard:
             load = Load(fleet, shard.port, ReplyCheck(fleet, catalog, served.patterns_frame), 4)
             outcome = run(closing(load.closed_loop(2, seconds=0.2, warm_up=0.0), load))

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from omega_edge import wire
 from omega_edge.columns import STEP_MS, TitleNumbering
-from omega_edge.protocol import DAY_MS, DEVICE_ID_BYTES, FinishedTitle, PatternDelta, SyncRequest
+from omega_edge.protocol import DAY_MS, DEVICE_ID_BYTES, PROTOCOL_VERSION, FinishedTitle, PatternDelta, SyncRequest
 from omega_edge.sync_identity import authorization, device_token
 
 LIST_LOG_SPREAD = math.log(27) / 2.326
@@ -40,11 +40,13 @@ class Page:
     """A list of finished titles, and the frames that carry it, cut at what differs between devices, without the first piece.
 
     first: the pieces of the frame of a device that has not seen a server time; later: those for all others. The first piece
-    is the same for all lists (see Fleet).
+    is the same for all lists (see Fleet). Both are empty where the encoder deflates the frame, as it does with the longest
+    lists: such a request is encoded anew each time.
     """
 
     rows: tuple[int, ...]
     finished_ms: tuple[int, ...]
+    finished: tuple[FinishedTitle, ...]
     first: tuple[bytes, ...]
     later: tuple[bytes, ...]
 
@@ -55,29 +57,26 @@ def list_length(chosen: random.Random) -> int:
 
 
 def draw_pages(titles: TitleNumbering, title_count: int, count: int, now_ms: int, seed: int) -> list[Page]:
-    """Pages of random titles, the popular ones (low numbers) more often, finished in the NEWEST_DAYS before now_ms.
-
-    A list whose frame zstd makes smaller is drawn anew: nothing can be put into it. That is rare, since title numbers
-    hardly compress.
-    """
+    """Pages of random titles, the popular ones (low numbers) more often, finished in the NEWEST_DAYS before now_ms."""
     chosen = random.Random(seed)
     pages: list[Page] = []
-    while len(pages) < count:
+    for _ in range(count):
         length, rows = list_length(chosen), {}
         while len(rows) < length:
             rows[int((title_count + 1) ** chosen.random()) - 1] = None
         newest = (now_ms - chosen.randrange(NEWEST_DAYS * DAY_MS)) // STEP_MS
         finished_ms = tuple((newest - 8 * back) * STEP_MS for back in reversed(range(length)))
-        finished = map(FinishedTitle, map(titles.content_id, rows), finished_ms)
-        delta = PatternDelta(_VERSION, tuple(finished))
+        finished = tuple(map(FinishedTitle, map(titles.content_id, rows), finished_ms))
+        delta = PatternDelta(_VERSION, finished)
         first, later = (
             wire.encode_request(
                 SyncRequest(device_id=_DEVICE, epoch=_EPOCH, server_time_seen=seen, delta=delta), titles
             )
             for seen in (None, _SERVER_TIME)
         )
-        if _is_raw(first) and _is_raw(later):
-            pages.append(Page(tuple(rows), finished_ms, _cut(first)[1:], _cut(later)[1:]))
+        raw = _is_raw(first) and _is_raw(later)
+        pieces = (_cut(first)[1:], _cut(later)[1:]) if raw else ((), ())
+        pages.append(Page(tuple(rows), finished_ms, finished, *pieces))
     return pages
 
 
@@ -118,9 +117,17 @@ class Fleet:
     quarter-hour after which a hub may publish.
     """
 
-    def __init__(self, count: int, pages: list[Page], device_key: bytes, seed: int, global_version: int = 0) -> None:
+    def __init__(
+        self,
+        count: int,
+        pages: list[Page],
+        titles: TitleNumbering,
+        device_key: bytes,
+        seed: int,
+        global_version: int = 0,
+    ) -> None:
         chosen = random.Random(seed)
-        self.pages = pages
+        self.pages, self._titles = pages, titles
         self.device_ids = [chosen.randbytes(DEVICE_ID_BYTES) for _ in range(count)]
         self.versions = [FIRST_VERSION] * count
         """The highest version acknowledged."""
@@ -128,7 +135,7 @@ class Fleet:
         """How many pages of the device were acknowledged; with its number that says which."""
         self.server_times = [0] * count
         self._tokens = [device_token(device_key, device_id) for device_id in self.device_ids]
-        self._epochs = [_U64(chosen.getrandbits(64) | 1 << 63) for _ in range(count)]
+        self._epochs = [chosen.getrandbits(64) | 1 << 63 for _ in range(count)]
         self._requests: list[bytes | None] = [None] * count
         self.global_version = global_version
         self._heads = {
@@ -162,32 +169,29 @@ class Fleet:
         return made
 
     def _make_request(self, device: int) -> bytes:
-        page, device_id, server_time = self.next_page(device), self.device_ids[device], self.server_times[device]
-        version = _U32(self.next_version(device))
-        seen = 0 if self.shows_old_version(device) else self.global_version
-        if server_time:
-            head = self._heads[seen, _SERVER_TIME]
-            to_epoch, to_time, to_version, rest = page.later
-            parts = (
-                head,
-                device_id,
-                to_epoch,
-                self._epochs[device],
-                to_time,
-                _U64(server_time),
-                to_version,
-                version,
-                rest,
-            )
-        else:
-            head = self._heads[seen, None]
-            to_epoch, to_version, rest = page.first
-            parts = (head, device_id, to_epoch, self._epochs[device], to_version, version, rest)
-        body = b"".join(parts)
+        body = self._body(device)
+        device_id = self.device_ids[device]
         signed = authorization(device_id, self._tokens[device], body)
         return b"POST %b HTTP/1.1\r\nHost: shard\r\nAuthorization: %b\r\nContent-Length: %d\r\n\r\n%b" % (
             _PATH.encode(), signed.encode(), len(body), body,
         )  # fmt: skip
+
+    def _body(self, device: int) -> bytes:
+        page, device_id, server_time = self.next_page(device), self.device_ids[device], self.server_times[device]
+        version, epoch = self.next_version(device), self._epochs[device]
+        seen = 0 if self.shows_old_version(device) else self.global_version
+        if not page.later:
+            delta = PatternDelta(version, page.finished)
+            sent = SyncRequest(PROTOCOL_VERSION, seen, device_id, epoch, server_time or None, delta)
+            return wire.encode_request(sent, self._titles)
+        if server_time:
+            head = self._heads[seen, _SERVER_TIME]
+            to_epoch, to_time, to_version, rest = page.later
+            shown = to_time + _U64(server_time)
+        else:
+            head, shown = self._heads[seen, None], b""
+            to_epoch, to_version, rest = page.first
+        return b"".join((head, device_id, to_epoch, _U64(epoch), shown, to_version, _U32(version), rest))
 
     def acknowledge(self, device: int, server_time: int) -> None:
         """The shard has made the device's page durable and said so at this time of its clock."""

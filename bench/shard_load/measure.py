@@ -56,7 +56,7 @@ class Settings:
         """Devices that have never synced, and what judges the replies to them."""
         catalog, now_ms = self.served.catalog, time.time_ns() // 1_000_000
         pages = draw_pages(catalog, catalog.count, self.scale.pages, now_ms, self.seed)
-        fleet = Fleet(devices, pages, DEVICE_KEY, self.seed, COLLECTIVE_VERSION)
+        fleet = Fleet(devices, pages, catalog, DEVICE_KEY, self.seed, COLLECTIVE_VERSION)
         return fleet, ReplyCheck(fleet, catalog, self.served.patterns_frame)
 
 
