@@ -43,6 +43,7 @@ class HalfBytesReader:
 
     def __init__(self, name: str, column: bytes) -> None:
         self._name = name
+        self._column = column
         self._halves = [half for byte in column for half in _HALVES[byte]]
         self._place = 0
 
@@ -71,8 +72,8 @@ class HalfBytesReader:
         code = self.number(2 * max_size)
         return code >> 1 if not code & 1 else -(code + 1 >> 1)
 
-    def end(self) -> None:
-        """ProtocolError unless all was read, but for the half-byte of 0 that fills the last byte."""
-        left = self._halves[self._place :]
-        if left not in ([], [0]):
-            raise ProtocolError(f"{self._name}: expected no more half-bytes, got {len(left)}")
+    def rest(self) -> bytes:
+        """The whole bytes after the last number; ProtocolError unless a half-byte of 0 fills the byte that it ends in."""
+        if self._place % 2 and self.half():
+            raise ProtocolError(f"{self._name}: expected a half-byte of 0 after the last value, got another")
+        return self._column[self._place // 2 :]

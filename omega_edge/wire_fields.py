@@ -38,15 +38,6 @@ class Fields:
         value = self._fields.get(key)
         return value if type(value) is int else self.take(key, field, float)
 
-    def take_all_or_each(self, key: int, field: str, count: int) -> list[object]:
-        """As many values as count: the one integer of a key for all, or those of its list, of unchecked types."""
-        value = self._fields.get(key)
-        if type(value) is int:
-            return [value] * count
-        each = self.take(key, field, list)
-        check_length(f"{self._name}.{field}", each, count)
-        return each
-
     def reader(self, key: int, titles: TitleNumbering | None) -> TitleReader:
         """The reader of the map's title columns, from the lineage under this key."""
         lineage = self.take(key, "lineage", bytes, default=None)

@@ -49,6 +49,7 @@ EMBEDDED, CODED, EACH_ITS_OWN = 0, 9, 15
 
 _LEAST_RATE_STEPS = round(MIN_QUALITY_THRESHOLD * RATE_STEPS)
 _BYTE_WEIGHT_STEPS = 255
+_CODEBOOK_BYTES = 4
 _MAX_WEEK = MAX_TIMESTAMP_MS // WEEK_MS
 _MAX_LIFE_STEP = count_step(_MAX_WEEK + 1)
 _MAX_COUNT_STEP = count_step(U32_MAX)
@@ -64,11 +65,12 @@ def pack_patterns(patterns: Sequence[ViewingPattern], packer: TitlePacker) -> di
         fields[7] = packer.pack(cited)
     if any(pattern.embedding is not None for pattern in patterns):
         fields[9] = b"".join(pattern.embedding or b"" for pattern in patterns)
-    coded = [pattern for pattern in patterns if pattern.code is not None]
-    if coded:
-        fields[11] = b"".join(pattern.code for pattern in coded)
-        books = [pattern.codebook for pattern in coded]
-        fields[12] = books[0] if len(set(books)) == 1 else books
+    books = [pattern.codebook for pattern in patterns if pattern.codebook is not None]
+    if len(set(books)) == 1:
+        fields[13] += books[0].to_bytes(_CODEBOOK_BYTES, "little")
+    elif books:
+        fields[12] = books
+    fields[13] += b"".join(pattern.code for pattern in patterns if pattern.code is not None)
     return fields
 
 
@@ -112,8 +114,8 @@ def read_patterns(name: str, value: object, reader: TitleReader, max_count: int)
     """The patterns of their columns, at most max_count; ProtocolError where the columns are no such patterns."""
     fields = Fields(name, value)
     read = _read_facts if 13 in fields else _read_byte_columns
-    ids, rates, samples, created, updated, forms, weights = read(name, fields, max_count)
-    contents = _read_contents(name, fields, forms, weights, reader)
+    ids, rates, samples, created, updated, forms, weights, codes = read(name, fields, max_count)
+    contents = _read_contents(name, fields, forms, weights, codes, reader)
     return tuple(
         ViewingPattern(pattern_id, rate, count, created_at, updated_at, **content)
         for pattern_id, rate, count, created_at, updated_at, content in zip(
@@ -123,7 +125,7 @@ def read_patterns(name: str, value: object, reader: TitleReader, max_count: int)
 
 
 def _read_facts(name: str, fields: Fields, max_count: int) -> tuple[Sequence, ...]:
-    """ids, rates, samples, created, updated, forms and weights out of half-bytes."""
+    """ids, rates, samples, created, updated, forms and weights out of half-bytes, and the bytes behind them."""
     column = HalfBytesReader(f"{name}.facts", fields.take(13, "facts", bytes))
     count = column.number(max_count)
     places = range(count)
@@ -149,8 +151,7 @@ def _read_facts(name: str, fields: Fields, max_count: int) -> tuple[Sequence, ..
         created.append(week * WEEK_MS)
     updated = [at + weeks_of_step(column.number(_MAX_LIFE_STEP)) * WEEK_MS for at in created]
     weights = [column.half() / WEIGHT_STEPS for _ in range(_references(name, forms))]
-    column.end()
-    return ids, rates, samples, created, updated, forms, weights
+    return ids, rates, samples, created, updated, forms, weights, column.rest()
 
 
 def _read_byte_columns(name: str, fields: Fields, max_count: int) -> tuple[Sequence, ...]:
@@ -168,7 +169,7 @@ def _read_byte_columns(name: str, fields: Fields, max_count: int) -> tuple[Seque
     check_length(f"{name}.weights", weights, _references(name, forms))
     return (
         ids, [steps / LOW_RATE_STEPS for steps in rates], samples, created, updated, forms,
-        [steps / _BYTE_WEIGHT_STEPS for steps in weights],
+        [steps / _BYTE_WEIGHT_STEPS for steps in weights], b"",
     )  # fmt: skip
 
 
@@ -180,16 +181,19 @@ def _references(name: str, forms: Sequence[int]) -> int:
 
 
 def _read_contents(
-    name: str, fields: Fields, forms: Sequence[int], weights: Sequence[float], reader: TitleReader
+    name: str, fields: Fields, forms: Sequence[int], weights: Sequence[float], codes: bytes, reader: TitleReader
 ) -> list[dict[str, object]]:
     """What each pattern says, as arguments of ViewingPattern: references, an embedding or a code."""
     cited = reader.read(f"{name}.references", fields.take(7, "references", list, default=[]), len(weights))
     check_length(f"{name}.references", cited, len(weights))
     embeddings = fields.take(9, "embeddings", bytes, default=b"")
     check_length(f"{name}.embeddings", embeddings, forms.count(EMBEDDED) * EMBEDDING_BYTES)
-    codes = fields.take(11, "codes", bytes, default=b"")
-    check_length(f"{name}.codes", codes, forms.count(CODED) * PATTERN_CODE_BYTES)
-    books = fields.take_all_or_each(12, "codebook", forms.count(CODED)) if codes else []
+    coded = forms.count(CODED)
+    books = fields.take(12, "codebooks", list, default=[])
+    if coded and not books:
+        books, codes = [int.from_bytes(codes[:_CODEBOOK_BYTES], "little")] * coded, codes[_CODEBOOK_BYTES:]
+    check_length(f"{name}.codebooks", books, coded)
+    check_length(f"{name}.codes", codes, coded * PATTERN_CODE_BYTES)
     contents: list[dict[str, object]] = []
     reference = embedding = code = 0
     for form in forms:

@@ -43,7 +43,7 @@ class TestHalfBytes:
         for kind, value in written:
             found = reader.half() if kind == "half" else getattr(reader, kind)(limits[kind])
             assert found == value
-        reader.end()
+        assert reader.rest() == b""
 
     @pytest.mark.parametrize(
         ("column", "complaint"),
@@ -56,20 +56,23 @@ class TestHalfBytes:
         with pytest.raises(ProtocolError, match=f"x: expected .*{complaint}"):
             HalfBytesReader("x", bytes.fromhex(column + "8" * (len(column) & 1))).number(62)
 
-    @pytest.mark.parametrize(("column", "read", "sound"), [("10", 1, True), ("11", 1, False), ("1000", 1, False),
-                                                          ("1000", 2, False), ("1000", 3, True), ("00", 1, True)])  # fmt: skip
-    def test_only_a_half_byte_of_0_fills_up(self, column, read, sound):
+    @pytest.mark.parametrize(
+        ("column", "read", "rest"),
+        [("10", 1, ""), ("11", 1, None), ("10ab", 1, "ab"), ("10ab", 2, "ab"), ("10ab", 3, None), ("10ab", 4, ""), ("", 0, "")],
+    )
+    def test_whole_bytes_follow_a_half_byte_of_0(self, column, read, rest):
         reader = HalfBytesReader("x", bytes.fromhex(column))
         for _ in range(read):
             reader.half()
-        if sound:
-            reader.end()
+        if rest is not None:
+            assert reader.rest().hex() == rest
         else:
-            with pytest.raises(ProtocolError, match="expected no more half-bytes"):
-                reader.end()
+            with pytest.raises(ProtocolError, match="expected a half-byte of 0 after the last value"):
+                reader.rest()
 
 
 CODE = cbor2.loads(inflated(VECTOR_BYTES["global_patterns_code"]))
+BOOK_AND_CODE = CODE[2][13][4:]
 TITLES = cbor2.loads(inflated(VECTOR_BYTES["request_patterns"]))
 
 
@@ -108,17 +111,18 @@ class TestFacts:
     )
     def test_of_a_code(self, facts, fault):
         digits = facts.replace(" ", "")
-        changed = replaced(CODE, (2, 13), bytes.fromhex(digits + "0" * (len(digits) & 1)))
+        changed = replaced(CODE, (2, 13), bytes.fromhex(digits + "0" * (len(digits) & 1)) + BOOK_AND_CODE)
         assert (decode(raw_frame(wire.KIND_GLOBAL_PATTERNS, cbor2.dumps(changed))) is None) == (fault is not None)
 
     def test_every_half_byte_changed(self):
-        facts = CODE[2][13]
+        facts = CODE[2][13][:4]
         for place in range(2 * len(facts)):
             for half in range(16):
                 changed = bytearray(facts)
                 shift = 0 if place % 2 else 4
                 changed[place // 2] = changed[place // 2] & ~(15 << shift) | half << shift
-                found = decode(raw_frame(wire.KIND_GLOBAL_PATTERNS, cbor2.dumps(replaced(CODE, (2, 13), bytes(changed)))))
+                fields = replaced(CODE, (2, 13), bytes(changed) + BOOK_AND_CODE)
+                found = decode(raw_frame(wire.KIND_GLOBAL_PATTERNS, cbor2.dumps(fields)))
                 assert found is None or isinstance(found, GlobalPatterns)
 
     @repeatable
@@ -130,15 +134,20 @@ class TestFacts:
     @pytest.mark.parametrize(
         "changed",
         [
-            {11: bytes(47)}, {11: bytes(49)}, {11: bytes(96)}, {11: b""}, {12: -1}, {12: 1 << 32}, {12: 5.0}, {12: [5, 5]},
-            {12: []}, {12: [None]}, {12: [True]}, {12: ["5"]}, {12: [-1]}, {12: [1 << 32]}, {12: {0: 5}}, {12: b"\5"}, {2: b""},
-            {2: b"\xfb"}, {2: b"\x7d\x7d"},
+            {13: CODE[2][13][:-1]}, {13: CODE[2][13] + b"\0"}, {13: CODE[2][13][:4]}, {13: CODE[2][13] + bytes(48)}, {12: 5},
+            {12: [5, 5]}, {12: [None]}, {12: [True]}, {12: ["5"]}, {12: [-1]}, {12: [1 << 32]}, {12: {0: 5}}, {12: b"\5"},
+            {12: [5]}, {2: b""}, {2: b"\xfb"}, {2: b"\x7d\x7d"},
         ],
         ids=str,
     )  # fmt: skip
     def test_codes_and_codebooks(self, changed):
         fields = {1: 7, 2: CODE[2] | changed}
         assert decode(raw_frame(wire.KIND_GLOBAL_PATTERNS, cbor2.dumps(fields))) is None
+
+    def test_a_codebook_of_each_stands_in_the_place_of_that_of_all(self):
+        each = CODE[2] | {12: [5], 13: CODE[2][13][:4] + CODE[2][13][8:]}
+        data = raw_frame(wire.KIND_GLOBAL_PATTERNS, cbor2.dumps({1: 7, 2: each}))
+        assert decode(data) == decode(VECTOR_BYTES["global_patterns_code"])
 
     def test_facts_beside_the_columns_of_the_first_writers_count_alone(self):
         older = cbor2.loads(inflated(VECTOR_BYTES["request_titles"]))[6][4]

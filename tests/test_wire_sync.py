@@ -79,11 +79,12 @@ class TestCodedPatterns:
     def test_a_codebook_of_all_is_named_once(self):
         patterns = tuple(ViewingPattern(number, 0.9, 1, 0, 0, code=bytes(48), codebook=5) for number in range(3))
         mixed = (*patterns[:2], replace(patterns[2], codebook=6))
-        for sent, books in ((patterns, 5), (mixed, [5, 5, 6])):
+        for sent, books in ((patterns, None), (mixed, [5, 5, 6])):
             data = wire.compress_delta(PatternDelta(1, patterns_added=sent))
             assert wire.decompress_delta(data).patterns_added == sent
-            fields = wire.frame.unpack(data, wire.KIND_DELTA, 2048)
-            assert fields[4][12] == books
+            columns = wire.frame.unpack(data, wire.KIND_DELTA, 2048)[4]
+            assert columns.get(12) == books
+            assert columns[13].endswith((b"" if books else bytes((5, 0, 0, 0))) + bytes(3 * 48))
 
 
 class TestSmallMessages:
