@@ -83,9 +83,9 @@ class TrendingTitle:
     devices: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class DeviceState:
-    """What the shard knows of a device. local_version: the highest that is durable, 0 for none.
+    """What the shard knows of a device, a copy of what is stored. local_version: the highest that is durable, 0 for none.
 
     time_issued: the server time of the last reply that changed something; time_base: the one that the device showed when it got
     that (0: none). snapshot_day: the last day on which a snapshot was asked for. report_day: the newest day reported, 0 for

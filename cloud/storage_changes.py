@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import replace
 
 import lmdb
 
@@ -102,12 +101,11 @@ class ChangeWriter:
         else:
             self._take_delta(change, record, outcome)
             if outcome.changed:
-                record.state = replace(
-                    record.state, time_issued=outcome.server_time, time_base=change.server_time_seen or 0
-                )
+                record.state.time_issued = outcome.server_time
+                record.state.time_base = change.server_time_seen or 0
             # Asking for a snapshot leaves the times alone: else playing a request again would make its device reset.
             if snapshot_is_due(record.state, change):
-                record.state = replace(record.state, snapshot_day=now_ms // DAY_MS)
+                record.state.snapshot_day = now_ms // DAY_MS
                 outcome.snapshot_wanted = outcome.changed = True
         if outcome.changed:
             self.put("devices", device_id, records.pack_device(record))
@@ -139,7 +137,7 @@ class ChangeWriter:
                 self._take_patterns(change, record)
                 outcome.changed = True
             if outcome.changed:
-                record.state = replace(record.state, local_version=version)
+                record.state.local_version = version
 
     def _take_patterns(self, change: SyncChange, record: DeviceRecord) -> None:
         fields = None if change.snapshot or not record.pattern_sequence else self.get("patterns", change.device_id)
@@ -157,8 +155,7 @@ class ChangeWriter:
         record.pattern_sequence = self._next_sequence()
         self.put("pattern_changes", records.sequence_key(record.pattern_sequence), device_id, append=True)
         self.put("patterns", device_id, records.pack_patterns(patterns))
-        marks = sum(pattern.mark for pattern in patterns) & U64_MAX
-        record.state = replace(record.state, shared_set_hash=marks)
+        record.state.shared_set_hash = sum(pattern.mark for pattern in patterns) & U64_MAX
 
     def replace_patterns(self, device_id: bytes, patterns: list) -> None:
         """Put these in the place of a known device's patterns; KeyError for an unknown device."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 MAX_HEAD_BYTES = 2_048
 _START = b"POST /api/v1/sync HTTP/1.1\r\n"
-_HEADER = re.compile(rb"([A-Za-z0-9-]+): ?([\x20-\x7e]*)")
+_HEADER = re.compile(rb"([A-Za-z0-9-]+): ?((?:[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?)?)")
 _NOT_SHORT = frozenset((b"transfer-encoding", b"connection", b"expect", b"upgrade", b"content-encoding", b"te", b"trailer"))
 """Headers that ask for something of HTTP."""
 
@@ -33,7 +33,7 @@ def cut_request(data: bytes) -> tuple[bytes, str | None] | None:
     end = data.find(b"\r\n\r\n", len(_START) - 2, MAX_HEAD_BYTES)
     if end < 0:
         return None
-    length, authorization = None, None
+    length, authorization, host = None, None, None
     for line in data[len(_START) : end].split(b"\r\n"):
         found = _HEADER.fullmatch(line)
         if found is None:
@@ -47,9 +47,13 @@ def cut_request(data: bytes) -> tuple[bytes, str | None] | None:
             if authorization is not None:
                 return None
             authorization = found[2].decode("ascii")
+        elif name == b"host":
+            if host is not None:
+                return None
+            host = found[2]
         elif name in _NOT_SHORT:
             return None
-    if length is None or length > MAX_UPLOAD_BYTES or end + 4 + length != len(data):
+    if not host or length is None or length > MAX_UPLOAD_BYTES or end + 4 + length != len(data):
         return None
     return data[end + 4 :], authorization
 
