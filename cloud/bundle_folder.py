@@ -29,7 +29,7 @@ from omega_edge.signing import SigningKey
 MANIFEST = "manifest"
 DELTAS_FROM = 3
 """Bundles before the newest one from which there is a delta."""
-_BUNDLE = re.compile(r"v([0-9]{1,16})\.bundle")
+_BUNDLE = re.compile(r"v?([0-9]{1,16})\.bundle")
 
 
 def file_of(version: int) -> str:
@@ -78,7 +78,8 @@ class BundleFolder:
 
     def _put_out(self, version: int) -> Manifest:
         standing, file = self.manifest(), self.folder / file_of(version)
-        older = sorted((one for one in self._versions() if one < version), reverse=True)[:DELTAS_FROM]
+        files = self._bundles()
+        older = sorted((one for one in files if one < version), reverse=True)[:DELTAS_FROM]
         with Catalog.open(file) as catalog:
             lineage, built_at = catalog.lineage, catalog.built_at
         manifest = Manifest(
@@ -89,21 +90,26 @@ class BundleFolder:
             file=file.name,
             size=file.stat().st_size,
             sha256=_digest(file),
-            deltas=tuple(self._delta(one, version) for one in older),
+            deltas=tuple(self._delta(one, files[one], version) for one in older),
         )
         write_file(self.folder / MANIFEST, signing.seal(KIND, manifest.to_bytes(), self.key))
         self._remove_all_but({version, *older}, {delta.file for delta in manifest.deltas})
         return manifest
 
-    def _delta(self, older: int, version: int) -> DeltaFile:
-        base, target = self.folder / file_of(older), self.folder / file_of(version)
+    def _delta(self, older: int, base: Path, version: int) -> DeltaFile:
+        target = self.folder / file_of(version)
         delta = make_delta(base, target)
         path = self.folder / f"v{older}-v{version}.delta"
         write_file(path, delta)
         return DeltaFile(older, _digest(base), path.name, len(delta), hashlib.sha256(delta).hexdigest())
 
-    def _versions(self) -> list[int]:
-        return [int(found[1]) for name in os.listdir(self.folder) if (found := _BUNDLE.fullmatch(name))]
+    def _bundles(self) -> dict[int, Path]:
+        """Files of bundles by version; whoever put the first one here may have left out the "v"."""
+        return {
+            int(found[1]): self.folder / name
+            for name in sorted(os.listdir(self.folder))
+            if (found := _BUNDLE.fullmatch(name))
+        }
 
     def _remove_all_but(self, versions: set[int], deltas: set[str]) -> None:
         """The deltas of the manifest before stay one publication longer, for televisions that are fetching them."""

@@ -53,6 +53,8 @@ NOT_EMULATED = {
     "memory_crash": "records writes by a library preloaded into programs of this machine",
     "instruction_counter": "a plugin of this machine's emulator",
     "model_*": "the model job, which runs in the cloud",
+    "next_bundle*": "the model job, which runs in the cloud",
+    "global_patterns": "the model job, which runs in the cloud; brain reads cohorts",
     "quantiser": "trains codebooks, which the cloud does; tiered_memory reads one",
     "reason_truth": "a thousand lists again without an event; that each is exact runs in ranking and sequence",
     "replay_baselines": "what the recommender is measured beside, with libraries that no television has",
