@@ -18,8 +18,10 @@ suspects u32[m]], 8: [end day, length, devices, rows u32[m], devices u32[m]], 9:
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -34,6 +36,7 @@ MAX_TITLES = 1 << 24
 MAX_DAYS = 400
 MAX_DAY = MAX_TIMESTAMP_MS // DAY_MS
 MAX_NOTES = 1_000
+Key = TypeVar("Key", int, tuple[int, int])
 MAX_SUMMED = 10_000
 """Sources in one sum."""
 
@@ -98,11 +101,13 @@ def window_of(counts: Counts, end_day: int, days: int) -> WindowVotes:
     return WindowVotes(rows, devices, max((votes.voters for votes in inside), default=0))
 
 
-def merged(source: str, sequence: int, made_ms: int, objects_: Collection[Counts], first_day: int = 0) -> Counts:
-    """The sum of the newest objects of distinct sources, all of one lineage, from first_day on.
+def merged(
+    source: str, sequence: int, made_ms: int, objects_: Collection[Counts], first_day: int = 0, last_day: int = MAX_DAY
+) -> Counts:
+    """The sum of the newest objects of distinct sources, all of one lineage, from first_day to last_day.
 
     Raises ProtocolError for two lineages or none. Sources that know fewer titles than others count for the rest as if
-    their reports supported them by chance alone.
+    their reports supported them by chance alone. No source's days and windows can crowd out those that most sources have.
     """
     newest: dict[str, Counts] = {}
     for counts in objects_:
@@ -114,9 +119,10 @@ def merged(source: str, sequence: int, made_ms: int, objects_: Collection[Counts
         raise ProtocolError(f"counts: expected objects of one lineage, got {', '.join(lineages) or 'none'}")
     parts = [newest[name] for name in sorted(newest)]
     title_count = max(counts.title_count for counts in parts)
-    days = sorted({day for counts in parts for day in counts.days if day >= first_day})
-    keys = sorted({key for counts in parts for key in counts.windows if key[0] > first_day})
-    reported = sorted({day for counts in parts for day in counts.reports if day >= first_day})
+    span = range(first_day, last_day + 1)
+    days = _most_named(day for counts in parts for day in counts.days if day in span)
+    keys = _most_named(key for counts in parts for key in counts.windows if key[0] - 1 in span)
+    reported = _most_named(day for counts in parts for day in counts.reports if day in span)
     return Counts(
         source, sequence, lineages[0], title_count, made_ms,
         days={day: _sum_days([counts.days[day] for counts in parts if day in counts.days]) for day in days},
@@ -127,6 +133,12 @@ def merged(source: str, sequence: int, made_ms: int, objects_: Collection[Counts
         },
         summed={counts.source: counts.sequence for counts in parts},
     )
+
+
+def _most_named(keys: Iterable[Key]) -> list[Key]:
+    """The keys, ascending; where they are more than MAX_DAYS, those that are named the most."""
+    named = Counter(keys)
+    return sorted(sorted(named, key=lambda key: (-named[key], key))[:MAX_DAYS])
 
 
 def numbered(counts: Counts, sequence: int) -> Counts:

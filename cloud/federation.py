@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from cloud.intake import ListsRelay, SourceIntake
 from cloud.logs import log
 from cloud.publication import Entry, Publication, SourceUnavailable, digest_of, reader_of
 from cloud.trending import Decisions, rows_of, trending
+from cloud.votes import MAX_WINDOW_DAYS
 from omega_edge import wire
 from omega_edge.catalog import Catalog
 from omega_edge.errors import CatalogError, ConfigError, ProtocolError, SignatureError
@@ -196,9 +197,10 @@ class FederationCoordinator:
             for counts in source.counts.values():
                 if self.lineage in (None, counts.lineage):
                     by_lineage.setdefault(counts.lineage, []).append(counts)
-        first_day = today - self._config.window_days
+        longest = max((days for parts in by_lineage.values() for one in parts for _, days in one.windows), default=0)
+        first_day = today - min(max(self._config.window_days, longest), MAX_WINDOW_DAYS)
         return [
-            counts_.merged(self._config.name, 0, now_ms, parts, min(first_day, _longest_window(parts, today)))
+            counts_.merged(self._config.name, 0, now_ms, parts, first_day, today + 1)
             for _, parts in sorted(by_lineage.items())
         ]
 
@@ -303,7 +305,3 @@ class FederationCoordinator:
             log("a fault", logging.WARNING, object=name, fault=fault)
         log("passed", changed=changed, published=len(self._publication.index.entries), held_back=len(self._alarms))
 
-
-def _longest_window(parts: Collection[Counts], today: int) -> int:
-    """The first day of the longest window that any of them counts."""
-    return today - max((days for counts in parts for _, days in counts.windows), default=0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +48,15 @@ class FilledStorage:
         self._versions: dict[int, int] = {}
         self._issued: dict[int, int] = {}
         self._epochs: dict[int, int] = {}
+        self._waiting: list[dict[str, object]] | None = None
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What devices do meanwhile is stored in one transaction, each device once."""
+        self._waiting = []
+        yield
+        waiting, self._waiting = self._waiting, None
+        self._store([SyncChange(**change) for change in waiting])
 
     def finish(self, device: int, rows: list[int], days_ago: list[float]) -> None:
         """A device finishes titles so many days before now."""
@@ -73,17 +84,22 @@ class FilledStorage:
         self._epochs[device] = self._epochs.get(device, 1) + 1
 
     def _apply(self, device: int, **change: object) -> None:
-        (outcome,) = self.storage.apply(
-            [
-                SyncChange(
-                    device_id(device), epoch=self._epochs.get(device, 1), received_ms=self.clock(),
-                    server_time_seen=None if "report" in change else self._issued.get(device), **change,
-                )
-            ]
-        )
-        assert not outcome.reset, "the storage refused what a test put into it"
-        if "report" not in change:
-            self._issued[device] = outcome.server_time
+        change |= {
+            "device_id": device_id(device),
+            "epoch": self._epochs.get(device, 1),
+            "received_ms": self.clock(),
+            "server_time_seen": None if "report" in change else self._issued.get(device),
+        }
+        if self._waiting is not None:
+            self._waiting.append(change)
+        else:
+            self._store([SyncChange(**change)])
+
+    def _store(self, changes: list[SyncChange]) -> None:
+        for change, outcome in zip(changes, self.storage.apply(changes), strict=True):
+            assert not outcome.reset, "the storage refused what a test put into it"
+            if change.report is None:
+                self._issued[int.from_bytes(change.device_id, "big")] = outcome.server_time
 
 
 def votes_of(stores: list[FilledStorage], day: int, title_count: int) -> np.ndarray:

@@ -115,6 +115,16 @@ def test_no_source_makes_anothers_numbers_wrap_around():
     counts_.decode(counts_.encode(total))
 
 
+def test_no_source_crowds_out_the_days_of_others():
+    nothing = DayVotes(np.empty(0, np.uint32), np.empty(0, np.uint32), np.empty(0, np.uint32), 0, 0)
+    few = [Counts(f"shard-{number}", 1, LINEAGE, 1, 0, {DAY: nothing, DAY + 500: nothing}) for number in (1, 2)]
+    hostile = [Counts(f"shard-{number}", 1, LINEAGE, 1, 0, {number * 400 + day: nothing for day in range(400)}) for number in (3, 4)]
+    total = merged("region", 1, 0, [*few, *hostile])
+    assert len(total.days) == counts_.MAX_DAYS and {DAY, DAY + 500} <= total.days.keys()
+    counts_.decode(counts_.encode(total))
+    assert merged("region", 1, 0, [*few, *hostile], DAY - 35, DAY + 1).days.keys() == {DAY}
+
+
 def test_lineages_are_never_mixed():
     with pytest.raises(ProtocolError, match="one lineage"):
         merged("region", 1, 0, [Counts("a", 1, LINEAGE, 1, 0), Counts("b", 1, OTHER_LINEAGE, 1, 0)])

@@ -93,11 +93,14 @@ def shard(tmp_path):
 
 def fill(store: FilledStorage, seed: int, devices: range, reports: bool = True) -> None:
     drawn = random.Random(seed)
-    for device in devices:
-        rows = [drawn.randrange(TITLES) for _ in range(drawn.randrange(1, 9))]
-        store.finish(device, rows, sorted((drawn.uniform(0, 38) for _ in rows), reverse=True))
-        if reports:
-            store.report(1_000_000 + device, TODAY - drawn.randrange(3), drawn.getrandbits(32), drawn.randrange(COUNT_CATEGORIES))
+    with store.together():
+        for device in devices:
+            rows = [drawn.randrange(TITLES) for _ in range(drawn.randrange(1, 9))]
+            store.finish(device, rows, sorted((drawn.uniform(0, 38) for _ in rows), reverse=True))
+    with store.together():
+        for device in devices if reports else ():
+            day, value = TODAY - drawn.randrange(3), drawn.randrange(COUNT_CATEGORIES)
+            store.report(1_000_000 + device, day, drawn.getrandbits(32), value)
 
 
 def test_everything_stored_is_counted(shard):
