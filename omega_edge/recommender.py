@@ -175,7 +175,7 @@ class Recommender:
             for content_id in reversed(context.recent_watches)
             if not any(event.content_id == content_id and event.watched for event in view.events)
         ]
-        pattern_rows, pattern_weights = self._knowledge.pattern_votes()
+        pattern_rows, pattern_weights = self._knowledge.pattern_votes(view.history)
         return Moment(
             slot=slot_of(context.time_of_day, context.day_of_week),
             trends=self._knowledge.trends().scores,

@@ -46,7 +46,7 @@ def opened(tmp_path: Path, bundle: Path) -> Callable[..., OmegaBrain]:
         folder: str = "store", clock: Callable[[], int] | None = None, secrecy: Random | None = None, **options: object
     ) -> OmegaBrain:
         config = BrainConfig(
-            storage_path=tmp_path / folder, catalog_path=bundle, background_maintenance=False, **options
+            storage_path=tmp_path / folder, background_maintenance=False, **({"catalog_path": bundle} | options)
         )
         brains.append(OmegaBrain.open(config, clock or Clock(), secrecy=secrecy))
         return brains[-1]

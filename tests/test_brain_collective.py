@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from omega_edge.catalog import write_bundle
 from omega_edge.errors import ConfigError, ProtocolError
 from omega_edge.protocol import (
     GlobalPatterns,
@@ -15,7 +17,7 @@ from omega_edge.protocol import (
     ViewingPattern,
 )
 from tests.brains import EVENING, Clock, bytes_in, listed, viewing, watch
-from tests.synthetic import DAY_MS, NOW_MS
+from tests.synthetic import DAY_MS, NOW_MS, sections_of
 
 
 def pattern(identity: int, titles: list[int], success_rate: float = 0.9) -> ViewingPattern:
@@ -144,3 +146,35 @@ def test_following_a_pattern_is_remembered_for_young_profiles(opened) -> None:
     brain.observe(viewing(33))  # no list was shown in between: no decision to learn from
     outcomes = {one.pattern_id: (one.followed, one.not_followed) for one in brain._memory.patterns()}
     assert outcomes == {1: (1, 0), 2: (0, 1)}
+
+
+def cohort_bundle(path: Path) -> None:
+    """The synthetic bundle with two cohorts whose centres are the factors of t001 and t002."""
+    sections, meta = sections_of(120)
+    centres = sections["factor_codes"][[1, 2]] / np.linalg.norm(sections["factor_codes"][[1, 2]].astype(float), axis=1)[:, None]
+    cohorts = {
+        "cohort_centres": centres.astype(np.float32),
+        "cohort_of": np.array([0, 1, 1], np.uint8),
+        "cohort_offsets": np.array([0, 2, 4, 5], np.uint32),
+        "cohort_rows": np.array([30, 31, 40, 41, 42], np.uint32),
+        "cohort_weights": np.array([255, 128, 255, 51, 255], np.uint8),
+        "cohort_success": np.array([1.0, 0.8, 0.4], np.float32),
+        "cohort_homes": np.array([90, 80, 70], np.uint32),
+    }
+    write_bundle(path, sections | cohorts, meta)
+
+
+def test_a_young_home_hears_the_cohort_of_the_bundle_that_it_is_nearest_to(opened, tmp_path: Path) -> None:
+    cohort_bundle(tmp_path / "cohorts.bundle")
+    brain = opened(catalog_path=tmp_path / "cohorts.bundle")
+
+    def heard(row: int) -> float:
+        return brain.explain(f"t{row:03d}", EVENING).features["patterns"].value
+
+    assert [heard(row) for row in (30, 40, 42)] == [0.0, 0.0, 0.0]
+    brain.observe(viewing(3, watched=0.1))  # not finished: tells no cohort
+    assert heard(30) == heard(40) == 0.0
+    brain.observe(viewing(2))
+    assert [heard(row) for row in (40, 41, 42)] == pytest.approx([1.0, 0.2, 0.5], abs=0.01) and heard(30) == 0.0
+    brain.apply_global_patterns(GlobalPatterns(3, (pattern(1, [50]),)))
+    assert heard(50) == 1.0 and heard(40) == 0.0, "what the cloud sent comes first"
