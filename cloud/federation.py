@@ -113,6 +113,7 @@ class FederationCoordinator:
         self._alarms: list[dict[str, object]] = []
         self._passes = 0
         self._passed_ms: int | None = None
+        self._stats = self._told()
 
     def run_once(self) -> bool:
         """One pass. Whether anything changed that is published. Raises OSError where the folder cannot be written."""
@@ -136,6 +137,7 @@ class FederationCoordinator:
         entries |= self._collective_entry()
         changed = self._publication.commit(entries, now_ms)
         self._passes, self._passed_ms = self._passes + 1, now_ms
+        self._stats = self._told()
         self._tell(changed)
         return changed
 
@@ -150,7 +152,10 @@ class FederationCoordinator:
         return self._passes > 0
 
     def stats(self) -> dict[str, object]:
-        """What it does and what was refused, for people. Titles in alarms are of public counts, above any threshold."""
+        """What the last pass did and what it refused, for people. Any thread may ask."""
+        return self._stats
+
+    def _told(self) -> dict[str, object]:
         down = self._downstream.faults if self._downstream is not None else {}
         names = [source.index.source for source in self._sources if source.index is not None]
         return {

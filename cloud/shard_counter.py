@@ -135,14 +135,15 @@ class ShardCounter:
         if payload is None:
             return None
         try:
-            return counts_.decode(payload)
+            counts = counts_.decode(payload)
         except ProtocolError:
             return None
+        return counts if {_PAGES, _REPORTS, _ERASURES, _SAVED_DAY} <= counts.notes.keys() else None
 
     def _resume(self) -> None:
         """Find where to begin: after what was published, or from nothing."""
         saved, today = self._saved, self._clock() // DAY_MS
-        if saved is None or today - saved.notes.get(_SAVED_DAY, 0) > ERASURES_KEPT_DAYS:
+        if saved is None or today - saved.notes[_SAVED_DAY] > ERASURES_KEPT_DAYS:
             self._saved = None
             self._book.clear()
             return

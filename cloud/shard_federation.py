@@ -57,9 +57,13 @@ class ShardFederation:
         catalog = self._knowledge.catalog
         if self._publication is None or catalog is None:
             return changed
-        if self._counter is None or not self._counter.take_titles(catalog):
-            self._counter = ShardCounter(self._storage, self._publication, self._settings, catalog, self._clock)
-        return self._counter.run_once() or changed
+        counter, self._counter = self._counter, None
+        if counter is None or not counter.take_titles(catalog):
+            counter = ShardCounter(self._storage, self._publication, self._settings, catalog, self._clock)
+        # One that fails is given up: what it had taken in and not published, the next one takes in again.
+        changed |= counter.run_once()
+        self._counter = counter
+        return changed
 
     def stats(self) -> dict[str, object]:
         """What is held in memory, and what was wrong."""

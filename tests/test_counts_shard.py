@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 
 import numpy as np
 import pytest
 
 from cloud import lists
+from cloud.configuration import ServerConfig
 from cloud.counts import Counts, window_of
 from cloud.estimates import support, title_hashes
+from cloud.opening import open_knowledge
 from cloud.publication import Publication, read_counts, read_lists
+from cloud.shard import ShardConfig
 from cloud.shard_counter import POPULARITY_DAYS, CountingSettings, ShardCounter, trend_days
+from cloud.shard_federation import ShardFederation
 from omega_edge.columns import STEP_MS
 from omega_edge.errors import ConfigError
 from omega_edge.protocol import COUNT_CATEGORIES, DAY_MS
 from tests import shards
+from tests.shard_processes import write_bundle
 from tests.shards import KEY, SECRET, TODAY, TRUSTED, Clock, FilledStorage
 from tests.synthetic import catalog_of
 
@@ -200,6 +207,41 @@ def test_lists_are_kept_for_the_stated_time(shard):
     shard.store.finish(2, [4], [0.1])
     shard.counter.run_once()
     assert read_lists(shard.folder, TRUSTED, SECRET).row.tolist() == [4]
+
+
+def test_a_step_that_fails_loses_nothing(tmp_path, monkeypatch):
+    clock = Clock()
+    catalog = write_bundle(tmp_path / "bundles", key=KEY)
+    store = FilledStorage(tmp_path / "store", clock, catalog.lineage)
+    config = ServerConfig(
+        ShardConfig(1, "default", f"lmdb://{tmp_path / 'store'}"), bytes(32), bundle_dir=tmp_path / "bundles",
+        publication_dir=tmp_path / "publication", signing_key=KEY, trusted_keys=TRUSTED, federation_secret=SECRET,
+    )  # fmt: skip
+    federation = ShardFederation(config, store.storage, open_knowledge(config), clock)
+    replace_file = os.replace
+    for attempt in range(6):
+        fill(store, attempt, range(10 * attempt, 10 * attempt + 12))
+        left = [attempt % 3]  # lists, counts, index
+
+        def failing(source, target, left=left):
+            left[0] -= 1
+            if left[0] < 0:
+                raise OSError(errno.ENOSPC, "no space left on device")
+            replace_file(source, target)
+
+        monkeypatch.setattr(os, "replace", failing)
+        with pytest.raises(OSError, match="no space"):
+            federation.step()
+        monkeypatch.setattr(os, "replace", replace_file)
+        clock.now_ms += 60_000
+        store.finish(1000 + attempt, [1], [0.1])
+        assert federation.step()
+        lists_told = read_lists(tmp_path / "publication", TRUSTED, SECRET)
+        assert len(lists_told.row) == sum(map(len, store.lists.values()))
+        counts = read_counts(tmp_path / "publication", TRUSTED, SECRET)
+        told = sum(int(day.votes.sum()) for day in counts.days.values())
+        assert told == sum(day >= TODAY - 35 for _, _, day in store.votes)
+    store.storage.close()
 
 
 @pytest.mark.parametrize("lost", ["index", "counts.*", "lists.*", "*"])
