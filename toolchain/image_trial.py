@@ -162,7 +162,8 @@ def configure(bundle: Path, folder: Path, environment: dict[str, str]) -> None:
     options = {"type": "bind", "options": ["rbind", "rw", "nosuid", "nodev", "noexec"]}
     volumes = [options | {"destination": "/data", "source": str(folder / "volume")}]
     volumes.append({"destination": "/run/device-key", "source": str(folder / "device-key"), "type": "bind", "options": ["bind", "ro"]})
-    config["mounts"] = [mount for mount in config["mounts"] if mount["destination"] != "/data"] + volumes
+    replaced = {volume["destination"] for volume in volumes}  # by an earlier trial's too
+    config["mounts"] = [mount for mount in config["mounts"] if mount["destination"] not in replaced] + volumes
     path.write_text(json.dumps(config))
 
 
