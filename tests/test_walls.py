@@ -231,6 +231,10 @@ HEAVY = {"numpy", "lmdb", "cbor2", "zstandard", "onnxruntime", "asyncio", "ssl",
             "import cloud.model",
             {"onnxruntime", "lmdb", "omega_edge.brain", "omega_edge.memory", "omega_edge.store", "omega_edge.inference"},
         ),
+        (
+            "import cloud.app, cloud.server",
+            TRAINING | {"onnxruntime", "usearch", "omega_edge.brain", "omega_edge.memory", "omega_edge.store"},
+        ),
     ],
 )
 def test_what_an_import_loads(statement, forbidden):
