@@ -1,24 +1,27 @@
-"""Bytes of the wire format on real viewing, one JSON line a metric: `python -m bench.wire`.
+"""Processor time of the wire format, one JSON line a metric: `python -m bench.wire`. Its bytes: `python -m bench.sync_bytes`.
 
-The catalogue's numbering is the demonstration bundle's. Lists are what the busiest households finished last, on one
-evening after another; a pattern's references are titles that one household finished.
+What a shard does for each sync: decode a request, with as many finished titles as syncs usually have, and write a response
+around patterns that were deflated before. What a television does now and then: encode, and decode 100 patterns.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import random
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from random import Random
 
 from bench.machine import ROOT, machine_facts
+from bench.metrics import judged
+from bench.timing import percentile
+from cloud.shard_titles import ShardTitles
 from omega_edge import wire
 from omega_edge.catalog import Catalog
-from omega_edge.datasets import read_dataset
 from omega_edge.protocol import (
-    SUCCESS_THRESHOLD,
+    DAY_MS,
     FinishedTitle,
     GlobalPatterns,
     PatternDelta,
@@ -29,117 +32,82 @@ from omega_edge.protocol import (
     ViewingPattern,
 )
 
-NOW_MS = 1_400_000_000_000
-DAY_MS = 24 * 3600 * 1000
-LIST_LENGTHS = (1, 2, 4, 10, 18, 27, 50)
-TRENDS = 50
-REPEATS = 200
+NOW_MS = 1_790_000_000_123
+LIST_LENGTHS = (0, 1, 2, 4, 10)
+DECODE_LIMIT_US, RESPONSE_LIMIT_US = 25, 10
+"""Of the 100 µs that a shard has for a sync."""
+ROUNDS, CALLS_A_ROUND = 60, 200
 
 
-def finished_by_household(data: Path) -> list[list[str]]:
-    """Content ids of what each household finished, in order, the busiest household first."""
-    dataset = read_dataset(data)
-    events = dataset.events
-    finished: dict[int, list[str]] = {}
-    for household, title, share in zip(events.household, events.title, events.watch_percentage, strict=True):
-        if share >= SUCCESS_THRESHOLD:
-            finished.setdefault(int(household), []).append(dataset.titles[title].content_id)
-    return sorted(finished.values(), key=len, reverse=True)
+def microseconds(act: Callable[[], object]) -> tuple[float, float]:
+    """Processor time of one call: the middle one and the least of ROUNDS means over CALLS_A_ROUND."""
+    means = []
+    for _ in range(ROUNDS):
+        started = time.thread_time_ns()
+        for _ in range(CALLS_A_ROUND):
+            act()
+        means.append((time.thread_time_ns() - started) / CALLS_A_ROUND / 1_000)
+    return percentile(means, 0.5), min(means)
 
 
-def evening_list(content_ids: list[str], rng: random.Random) -> tuple[FinishedTitle, ...]:
-    """The titles as finished on successive evenings, within three hours of each other."""
-    return tuple(
-        FinishedTitle(content_id, NOW_MS + day * DAY_MS + rng.randrange(DAY_MS // 8))
-        for day, content_id in enumerate(content_ids)
-    )
+def line(metric: str, act: Callable[[], object], correct: bool, limit: float | None = None) -> dict:
+    """A measured line."""
+    middle, least = microseconds(act)
+    return judged(metric, middle, "us", None if correct else "it came back otherwise", limit) | {"least": round(least, 2)}
 
 
-def patterns_of(homes: list[list[str]], count: int, references: int, rng: random.Random) -> tuple[ViewingPattern, ...]:
-    """Patterns of the last three months, each from another household."""
-    patterns = []
-    for number, home in zip(range(1, count + 1), homes, strict=False):
-        cited = rng.sample(sorted(set(home)), references)
-        updated = NOW_MS - rng.randrange(30 * DAY_MS)
-        patterns.append(
-            ViewingPattern(
-                id=number,
-                success_rate=rng.uniform(0.7, 1),
-                sample_count=rng.randrange(3, 200),
-                created_at=updated - rng.randrange(60 * DAY_MS),
-                updated_at=updated,
-                references=tuple(TitleReference(content_id, rng.uniform(0.1, 1)) for content_id in cited),
-            )
+def request_of(length: int, catalog: Catalog, chosen: Random) -> SyncRequest:
+    """A request with so many finished titles, one an evening."""
+    rows = chosen.sample(range(catalog.count), length)
+    finished = tuple(FinishedTitle(catalog.content_id(row), NOW_MS + day * DAY_MS) for day, row in enumerate(rows))
+    delta = PatternDelta(5_000, finished, shared_set_hash=chosen.getrandbits(64))
+    return SyncRequest(1, 29_833_333, chosen.randbytes(16), chosen.getrandbits(64), NOW_MS, delta)
+
+
+def patterns_of(catalog: Catalog, chosen: Random) -> GlobalPatterns:
+    """100 patterns of four titles, and 50 trends."""
+    similar = tuple(
+        ViewingPattern(
+            number, chosen.uniform(0.7, 1), chosen.randrange(3, 9_000), NOW_MS, NOW_MS,
+            references=tuple(
+                TitleReference(catalog.content_id(row), 1.0) for row in chosen.sample(range(catalog.count), 4)
+            ),
         )
-    return tuple(patterns)
+        for number in range(1, 101)
+    )  # fmt: skip
+    trending = tuple(TrendSignal(catalog.content_id(row), 1 / (row + 1), 48) for row in range(min(50, catalog.count)))
+    return GlobalPatterns(29_833_333, similar, trending)
 
 
-def request_of(delta: PatternDelta, rng: random.Random) -> SyncRequest:
-    """A request as a television sends it, of a random device."""
-    return SyncRequest(1, 12_345, rng.randbytes(16), rng.getrandbits(64), NOW_MS, delta)
-
-
-def median_ms(act: Callable[[], object]) -> float:
-    """The middle one of REPEATS timings of a call."""
-    timings = []
-    for _ in range(REPEATS):
-        started = time.perf_counter()
-        act()
-        timings.append(time.perf_counter() - started)
-    return sorted(timings)[REPEATS // 2] * 1e3
-
-
-def figures(homes: list[list[str]], catalog: Catalog) -> Iterator[tuple[str, float, str, bool]]:
-    """(metric, value, unit, correct): what was encoded decodes to the same titles in the same order."""
-    rng = random.Random(1)
-    empty = wire.encode_request(SyncRequest(global_version_seen=12_345), catalog)
-    yield "sync_up_receive_bytes", len(empty), "B", wire.decode_request(empty, catalog).delta is None
-    for count in LIST_LENGTHS:
-        sent = request_of(PatternDelta(5_000, evening_list(homes[0][:count], rng)), rng)
-        data = wire.encode_request(sent, catalog)
-        yield f"sync_up_list_of_{count}_bytes", len(data), "B", same_titles(sent, wire.decode_request(data, catalog))
-    for references in (4, 8):
-        delta = PatternDelta(5_000, patterns_added=patterns_of(homes, 20, references, rng))
-        data = wire.compress_delta(delta, catalog)
-        correct = cited(wire.decompress_delta(data, catalog).patterns_added) == cited(delta.patterns_added)
-        yield f"delta_20_patterns_of_{references}_bytes", len(data), "B", correct
-    popular = list(dict.fromkeys(content_id for home in homes for content_id in home))[:TRENDS]
-    for references in (4, 8):
-        patterns = GlobalPatterns(
-            12_345,
-            patterns_of(homes, 100, references, rng),
-            tuple(TrendSignal(content_id, 1 / (rank + 1), 48) for rank, content_id in enumerate(popular)),
-        )
-        data = wire.encode_response(SyncResponse(12_345, 300, NOW_MS, patterns=patterns), catalog)
-        received = wire.decode_response(data, catalog).patterns
-        correct = cited(received.similar) == cited(patterns.similar)
-        yield f"sync_down_100_patterns_of_{references}_and_{TRENDS}_trends_bytes", len(data), "B", correct
-        timing = median_ms(lambda data=data: wire.decode_response(data, catalog))
-        yield f"decode_100_patterns_of_{references}_ms_p50", round(timing, 3), "ms", correct
-
-
-def same_titles(sent: SyncRequest, received: SyncRequest) -> bool:
-    """Whether the finished titles are the same in the same order."""
-    return [title.content_id for title in sent.delta.titles_finished] == [
-        title.content_id for title in received.delta.titles_finished
-    ]
-
-
-def cited(patterns: tuple[ViewingPattern, ...]) -> list[list[str]]:
-    """The titles of each pattern's references."""
-    return [[reference.content_id for reference in pattern.references] for pattern in patterns]
+def figures(catalog: Catalog) -> Iterator[dict]:
+    """The lines."""
+    chosen, titles = Random(1), ShardTitles(catalog)
+    for length in LIST_LENGTHS:
+        request = request_of(length, catalog, chosen)
+        body = wire.encode_request(request, catalog)
+        same = len(wire.decode_request(body, titles).delta.titles_finished) == length
+        limit = DECODE_LIMIT_US if 1 <= length <= 4 else None
+        yield line("decode_request_us", lambda body=body: wire.decode_request(body, titles), same, limit) | {
+            "titles": length, "bytes": len(body),
+        }  # fmt: skip
+    patterns = patterns_of(catalog, chosen)
+    frame = wire.encode_global_patterns(patterns, catalog)
+    response = SyncResponse(29_833_333, 300, NOW_MS, acknowledged_local_version=5_000, catalog_version=3)
+    body = wire.encode_response_with(response, frame)
+    same = len(wire.decode_response(body, catalog).patterns.similar) == 100
+    yield line("encode_response_with_us", lambda: wire.encode_response_with(response, frame), same, RESPONSE_LIMIT_US)
+    yield line("encode_request_us", lambda: wire.encode_request(request, catalog), same) | {"titles": LIST_LENGTHS[-1]}
+    yield line("decode_100_patterns_us", lambda: wire.decode_response(body, catalog), same) | {"bytes": len(body)}
 
 
 def main() -> None:
     """Measure and print; nothing is appended to the results file."""
     parser = argparse.ArgumentParser(prog="python -m bench.wire", description=__doc__.splitlines()[0])
-    parser.add_argument("--catalog", type=Path, default=ROOT / "build" / "demo.bundle", help="bundle to number by")
-    parser.add_argument("--data", type=Path, default=ROOT / "bench" / "data" / "movietweetings-70k", help="data set")
-    options = parser.parse_args()
-    homes, catalog, machine = finished_by_household(options.data), Catalog.open(options.catalog), machine_facts()
-    for metric, value, unit, correct in figures(homes, catalog):
-        print(json.dumps({"metric": metric, "value": value, "unit": unit, "correct": correct, "machine": machine}))
-    catalog.close()
+    parser.add_argument("--catalog", type=Path, default=ROOT / "build/movietweetings-70k.bundle", help="bundle to number by")
+    options, machine = parser.parse_args(), machine_facts()
+    with Catalog.open(options.catalog) as catalog:
+        for made in figures(catalog):
+            print(json.dumps(made | {"machine": machine, "load_average": round(os.getloadavg()[0], 2)}))
 
 
 if __name__ == "__main__":
