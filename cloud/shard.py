@@ -23,12 +23,11 @@ from omega_edge.protocol import (
     MAX_SYNC_INTERVAL_SECONDS,
     MAX_UPLOAD_BYTES,
     MIN_SYNC_INTERVAL_SECONDS,
-    PROTOCOL_VERSION,
+    SERVED_VERSIONS,
     SyncRequest,
 )
 from omega_edge.sync_identity import device_token, parse_authorization, request_mac
 
-OLDEST_SERVED_VERSION = max(1, PROTOCOL_VERSION - 2)
 MAX_SHARD_ID = 100
 RETRY_AFTER_SECONDS = 300
 """Told with a refusal that only time can help: the usual interval."""
@@ -130,9 +129,9 @@ class ShardManager:
             return refusal(409, str(fault))
         except ProtocolError as fault:
             return refusal(400, str(fault))
-        if not OLDEST_SERVED_VERSION <= request.version <= PROTOCOL_VERSION:
+        if request.version not in SERVED_VERSIONS:
             return refusal(
-                426, f"expected protocol version {OLDEST_SERVED_VERSION} to {PROTOCOL_VERSION}, got {request.version}"
+                426, f"expected protocol version {SERVED_VERSIONS[0]} to {SERVED_VERSIONS[-1]}, got {request.version}"
             )
         if request.device_id != device_id:
             return refusal(401, "expected the device of the header in the body, and none without a header, got another")
@@ -241,7 +240,7 @@ class ShardManager:
             "damaged_records": facts.damaged_records,
             "sync_interval_seconds": self.config.sync_interval_seconds,
             "retention_days": self.config.retention_days,
-            "protocol_versions": [OLDEST_SERVED_VERSION, PROTOCOL_VERSION],
+            "protocol_versions": [SERVED_VERSIONS[0], SERVED_VERSIONS[-1]],
             **self.knowledge.stats(),
             **self._counters.totals(),
         }
