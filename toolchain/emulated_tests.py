@@ -64,6 +64,7 @@ NOT_EMULATED = {
     "storage": "the cloud, as above",
     "sequence_sections": "the model job, which runs in the cloud",
     "sequence_training": "the model job, which runs in the cloud",
+    "sharing_simulated": "thousands of syncs of a home; each kind of them runs in sharing",
     "sparse_rows": "the model job, which runs in the cloud",
     "signing": "needs a library that the emulated Python has not; the arithmetic is libsodium's own",
     "sync_*": "HTTP, for which the emulated Python has no library; what is sent is composed in sharing",
