@@ -43,6 +43,28 @@ require_image_tools() {  # installs what is missing where that is possible
     [[ $(id -u) -eq 0 ]] || fail 69 "images are built and started as root here; start again with sudo"
 }
 
+mounts_suit_images() {  # buildah and runc need / to be a mount, and runc cgroups: a chroot has neither
+    awk '$5 == "/" { root = 1 } $5 ~ "^/sys/fs/cgroup" { groups = 1 } END { exit !(root && groups) }' /proc/self/mountinfo
+}
+
+with_suitable_mounts() {  # command that starts this anew... : where it is missing, runs that with mounts of its own, and ends
+    local status=0
+    ! mounts_suit_images || return 0
+    [[ -z ${OMEGA_IMAGE_MOUNTS:-} ]] || fail 69 "buildah and runc need / as a mount and cgroups in /sys/fs/cgroup; they could not be mounted here"
+    # Unchanged, because a chroot's root is no mount that could be changed; what is mounted goes at the end.
+    OMEGA_IMAGE_MOUNTS=1 unshare --mount --propagation unchanged bash -c '
+        set -euo pipefail
+        root=$(mktemp -d)
+        mount --rbind / "$root"
+        trap '\''umount -l "$root" && rmdir "$root"'\'' EXIT
+        if ! mountpoint -q "$root/sys/fs/cgroup"; then
+            mount -t sysfs sysfs "$root/sys"
+            mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup"
+        fi
+        chroot "$root" bash -c "cd \"\$1\" && exec \"\${@:2}\"" bash "$@"' bash "$PWD" "$@" || status=$?
+    exit "$status"
+}
+
 image_architecture() {  # as Debian names this machine's
     case $(uname -m) in
         x86_64) printf amd64 ;;
@@ -122,8 +144,7 @@ unpack_image() {
     rm -rf -- "$IMAGE/bundle" && umoci unpack --image "$IMAGE/oci:latest" "$IMAGE/bundle"
 }
 
-prepare_image() {  # under a lock: build/image/oci, an OCI layout
-    require_image_tools
+prepare_image() {  # under a lock, with suitable mounts: build/image/oci, an OCI layout
     mkdir -p "$IMAGE"
     step "image base, Debian" "$IMAGE/base.stamp" "$(fingerprint "${IMAGE_BASE_INPUTS[@]}")" "$IMAGE/base.tar" make_image_base
     step "image packages, checked by hash" "$IMAGE/locked.stamp" "$(fingerprint "${IMAGE_SITE_INPUTS[@]}")" \
@@ -136,6 +157,8 @@ prepare_image() {  # under a lock: build/image/oci, an OCI layout
 check_image() {  # in the project's root, prepared
     local started
     started=$(microseconds)
+    require_image_tools
+    with_suitable_mounts ./check --image
     take_lock build/image.lock
     prepare_image
     timed "image, unpacked" unpack_image || exit
