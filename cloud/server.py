@@ -22,10 +22,9 @@ from cloud.logs import log, start_logging
 from cloud.metrics import Counters, SharedCounters
 from cloud.opening import open_knowledge, open_storage
 from cloud.storage_environment import probe
-from cloud.worker import work
+from cloud.worker import BACKLOG, work
 from omega_edge.errors import ConfigError
 
-BACKLOG = 4_096
 STOP_SECONDS = 25.0
 """After which children that have not left are killed."""
 RESTART_SECONDS = 1.0

@@ -33,6 +33,8 @@ MAX_DELAY_MS = 60.0
 WATCH_MS = 5.0
 """How often the delay is looked at."""
 MAX_CONNECTIONS = 20_000
+BACKLOG = 4_096
+"""Connections that may wait to be taken, a worker."""
 FILES_KEPT_FREE = 128
 GRACE_SECONDS = 0.3
 """While draining: connections are still taken for so long, since others may not have heard yet."""
@@ -91,7 +93,8 @@ class _Worker:
         application = ShardApplication(manager, self._gate, downloads, enrolment, self._counters)
         most = min(MAX_CONNECTIONS, max(16, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - FILES_KEPT_FREE))
         connections = BoundedServer(application.handle, self._gate, self._counters, most, manager)
-        server = await loop.create_server(connections, sock=self._listening)
+        # The loop listens anew, with 100 places unless told: then a herd's connections wait for their second SYN, or fifth.
+        server = await loop.create_server(connections, sock=self._listening, backlog=BACKLOG)
         gc.collect()
         gc.freeze()
         self._counters.put("ready", 1)
