@@ -71,6 +71,7 @@ NOT_EMULATED = {
     "tidy": "reads sources",
     "together": "other libraries in an environment of this machine's own",
     "tokenizer": "compares with a package that no television has; inference runs the tokenizer",
+    "train_dictionary": "made before the television gets it",
     "tuning": "the model job, which runs in the cloud",
     "updates*": "HTTP servers and killed processes of this machine; what makes the new bundle runs in bundle_delta",
     "walls": "reads sources",
