@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import secrets
 import subprocess
@@ -16,11 +15,11 @@ from bench.loop.clock import SharedClock
 from bench.loop.cloud_processes import Hub, ShardCounting, ShardServer
 from bench.loop.processes import ProcessFailed, Told, tell_all
 from bench.machine import ROOT
+from cloud.bundle_folder import BundleFolder
 from cloud.model_command import NOT_PUBLISHED
-from cloud.publication import write_file
 from omega_edge import signing
 from omega_edge.catalog import Catalog
-from omega_edge.manifest import KIND, Manifest, read_manifest
+from omega_edge.signing import SigningKey
 
 SHARDS = 2
 MIN_DEVICES = 2
@@ -51,29 +50,25 @@ class Keys:
         return ",".join(key.hex() for key in self.trusted)
 
 
-def place_first_bundle(bundles: Path, bundle: Path, keys: Keys, now_ms: int) -> str:
-    """Put a bundle and its signed manifest into a folder of bundles, as the operator does once; its lineage."""
+def place_first_bundle(bundles: Path, bundle: Path, keys: Keys) -> Path:
+    """Put a bundle and its signed manifest into a folder of bundles, as the operator does once; the lineage's folder."""
     with Catalog.open(bundle) as catalog:
-        lineage, version, built_at = catalog.lineage, int(catalog.version), int(catalog.built_at)
-    data = bundle.read_bytes()
-    name = f"{version}.bundle"
-    manifest = Manifest(lineage, version, now_ms, built_at, name, len(data), hashlib.sha256(data).hexdigest())
-    write_file(bundles / lineage / name, data)
-    sealed = signing.seal(KIND, manifest.to_bytes(), signing.read_signing_key(keys.folder / "model"))
-    write_file(bundles / lineage / "manifest", sealed)
-    return lineage
+        folder = bundles / catalog.lineage
+    BundleFolder(folder, signing.read_signing_key(keys.folder / "model")).publish_first(bundle)
+    return folder
 
 
 @dataclass(slots=True)
 class CloudSide:
-    """The cloud of one level. seed: folder of the operator's data set. more_sources: folders that the hub sums too."""
+    """The cloud of one level. seed: folder of the operator's data set. bundles: the lineage's folder at the hub. faults: what went
+    wrong in federation; model_seconds: of each run of the model job; published: bundles that passed its gate."""
 
     folder: Path
     keys: Keys
     clock: SharedClock
     clock_path: Path
     seed: Path
-    lineage: str
+    bundles: Path
     say: Callable[[str], None]
     servers: list[Told] = field(default_factory=list)
     countings: list[Told] = field(default_factory=list)
@@ -91,18 +86,18 @@ class CloudSide:
         """Start everything, with the seed's bundle in place everywhere."""
         clock_path = folder / "clock"
         clock = SharedClock.make(clock_path, begin_ms)
-        lineage = place_first_bundle(folder / "hub" / "bundles", bundle, keys, begin_ms)
-        made = cls(folder, keys, clock, clock_path, seed, lineage, say)
+        bundles = place_first_bundle(folder / "hub" / "bundles", bundle, keys)
+        made = cls(folder, keys, clock, clock_path, seed, bundles, say)
         try:
-            made._start_processes(bundle, begin_ms, more_sources)
+            made._start_processes(bundle, more_sources)
         except BaseException:
             made.stop()
             raise
         return made
 
-    def _start_processes(self, bundle: Path, begin_ms: int, more_sources: tuple[Path, ...]) -> None:
+    def _start_processes(self, bundle: Path, more_sources: tuple[Path, ...]) -> None:
         for number in range(1, SHARDS + 1):
-            place_first_bundle(self._shard(number) / "bundles", bundle, self.keys, begin_ms)
+            place_first_bundle(self._shard(number) / "bundles", bundle, self.keys)
             environment = self._shard_environment(number)
             self.servers.append(Told(ShardServer, environment, self.clock_path))
         self.ports = tuple(tell_all(self.servers, "listen"))
@@ -162,8 +157,12 @@ class CloudSide:
 
     def bundle_version(self) -> int:
         """Of the newest bundle at the hub."""
-        data = (self.folder / "hub" / "bundles" / self.lineage / "manifest").read_bytes()
-        return read_manifest(signing.unseal(data, KIND, self.keys.trusted, len(data))).version
+        return BundleFolder(self.bundles, self.model_key).manifest().version
+
+    @property
+    def model_key(self) -> SigningKey:
+        """The key that signs bundles."""
+        return signing.read_signing_key(self.keys.folder / "model")
 
     def train(self) -> bool:
         """Run `python -m cloud model`, which sees the hub's folder, the seed and nothing else; whether it published."""
@@ -179,12 +178,16 @@ class CloudSide:
             },
             stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=MODEL_SECONDS, check=False,
         )  # fmt: skip
-        self.model_seconds.append(time.monotonic() - began)
         if ended.returncode not in (0, NOT_PUBLISHED):
             raise ProcessFailed(f"the model job ended with {ended.returncode}: {ended.stderr[-2000:]}")
-        published = self.bundle_version() > before
+        return self.trained(before, began, f"model job: {ended.stdout.strip().splitlines()[-1][:160]}")
+
+    def trained(self, version_before: int, began: float, words: str) -> bool:
+        """Note a run of the model job, or of what stands in its place, that began at a monotonic moment; whether it published."""
+        self.model_seconds.append(time.monotonic() - began)
+        published = self.bundle_version() > version_before
         self.published += published
-        self.say(f"model job, {self.model_seconds[-1]:.0f} s: {ended.stdout.strip().splitlines()[-1][:200]}")
+        self.say(f"{words} ({self.model_seconds[-1]:.0f} s)")
         return published
 
     def stop(self) -> None:

@@ -15,7 +15,6 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any
 
-
 STOP_SECONDS = 20.0
 
 

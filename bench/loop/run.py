@@ -1,6 +1,6 @@
 """One level of the loop, day by day: homes live a day, sync, the federation passes, once a week the model job runs.
 
-At each midnight every home syncs: what was finished on the day goes up. Then shards count, the hub sums and tells the
+In the last second of each day every home syncs: what was finished on the day goes up. Then shards count, the hub sums and tells the
 trends, shards pull. On days on which something is asked, homes that watch sync once more before it, as televisions with
 their interval of minutes do long before; so the lists of a day rest on all that was shared up to its midnight.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +33,8 @@ MODEL_NAMES = ("shard-1", "shard-2", "hub", "model", "simulated")
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What a level is. modes: of each home. trained_by: a function that trains and publishes at a moment in the place of the
-    model job, for the baseline; more_sources: folders that the hub sums too; each_midnight: called before the hub's pass."""
+    model job, for the baseline; more_sources: folders that the hub sums too; each_midnight: called before the hub's pass;
+    facts: told with the level's figures."""
 
     name: str
     modes: tuple[str, ...]
@@ -42,6 +43,7 @@ class Plan:
     keys: Keys | None = None
     more_sources: tuple[Path, ...] = ()
     each_midnight: Callable[[int], None] = lambda now_ms: None
+    facts: dict[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +132,9 @@ class LevelRun:
         if day + 1 == population.days:
             return
         midnight_ms = population.midnight(day + 1)
+        cloud.clock.move_to(midnight_ms - SECOND_MS)
+        self._sync(workers, midnight_ms - SECOND_MS, None)
         cloud.clock.move_to(midnight_ms)
-        self._sync(workers, midnight_ms, None)
         plan.each_midnight(midnight_ms)
         self._timed("federation", cloud.federate)
         if plan.train and (day + 1) % DAYS_PER_BUNDLE == 0:
@@ -161,9 +164,9 @@ class LevelRun:
         sharing = [place for place, mode in enumerate(self._plan.modes) if mode != "receive"]
         syncs["sharing"] = np.isin(syncs["home"], sharing).astype(np.int64)
         by_delta = [each.downloaded_bytes for each in self._updates if each.by_delta]
-        facts = {
+        facts = self._plan.facts | {
             "homes_sharing": len(sharing),
-            "syncs": len(told),
+            "syncs_done": len(told),
             "titles_shared": int(syncs["titles"].sum()),
             "bundles_published": cloud.published,
             "bundle_updates": len(self._updates),
