@@ -49,6 +49,7 @@ def _step(federation: ShardFederation, counters: Counters) -> None:
     try:
         if federation.step():
             counters.add("published")
+            log("counted", **federation.held)
     except (StoreError, OSError) as fault:
         counters.add("counting_faults")
         log("counting failed", level=40, kind=type(fault).__name__, text=str(fault))

@@ -21,7 +21,7 @@ from cloud.estimates import ReportTable, title_hashes
 from cloud.lists import MAX_SEGMENT_TITLES, Segment, segment_of
 from cloud.publication import Entry, Publication
 from cloud.storage import PatternStorage, StoredReport, TitlePage
-from cloud.votes import MAX_WINDOW_DAYS, DeviceTable, VoteTable
+from cloud.votes import MAX_WINDOW_DAYS, MOST_WAITING, DeviceTable, VoteTable
 from omega_edge.catalog import Catalog
 from omega_edge.errors import ConfigError, ProtocolError
 from omega_edge.protocol import DAY_MS
@@ -261,7 +261,7 @@ class _ListsBook:
             here = days == day
             self._waiting.append((day, homes[here], rows[here], finished_ms[here]))
         self._waiting_titles, self._through = self._waiting_titles + len(days), through
-        if self._waiting_titles >= MAX_SEGMENT_TITLES // 2:
+        if self._waiting_titles >= MOST_WAITING:
             self.flush(sequence)
 
     def erase(self, pseudonyms: np.ndarray, sequence: int) -> None:

@@ -65,6 +65,7 @@ class ShardFederation:
         self._counter = counter
         return changed
 
-    def stats(self) -> dict[str, object]:
-        """What is held in memory, and what was wrong."""
-        return {"held": {} if self._counter is None else self._counter.held, "faults": self.faults}
+    @property
+    def held(self) -> dict[str, int]:
+        """How much is in memory: devices, votes, reports; empty where nothing is counted."""
+        return {} if self._counter is None else self._counter.held

@@ -4,22 +4,37 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cloud import counts as counts_
 from cloud import lists as lists_
 from cloud.collective import Collective
+from cloud.collective import decode as decode_collective
 from cloud.collective import encode as encode_collective
 from cloud.counts import Counts, DayVotes, WindowVotes
 from cloud.downstream import Downstream, read_collective
 from cloud.federation import FederationConfig, FederationCoordinator
 from cloud.lists import segment_of
-from cloud.publication import Entry, Publication, encode_index, read_counts, read_index, read_lists, reader_of, sealed
+from cloud.publication import (
+    Entry,
+    Publication,
+    decode_index,
+    encode_index,
+    read_counts,
+    read_index,
+    read_lists,
+    reader_of,
+    sealed,
+)
 from omega_edge import signing
-from omega_edge.errors import ConfigError, SignatureError
+from omega_edge.errors import ConfigError, ProtocolError, SignatureError
 from omega_edge.protocol import DAY_MS
 from omega_edge.signing import seal
 from tests.shard_processes import write_bundle
@@ -300,6 +315,42 @@ class TestRefused:
         first.say({1: 6}, [10], moment=NOON_MS + 60_000)
         region.run_once()
         assert told(tmp_path / "region-1") == {1: 6, 2: 3} and not faults_of(region)
+
+
+class TestSourcesThatAreDown:
+    """The others are summed all the same, in bounded time, and the fault is named."""
+
+    def passed(self, tmp_path, clock, two, location: str) -> str:
+        first, second, _ = two
+        region = FederationCoordinator(config_of(tmp_path, location, first, second), clock)
+        region.run_once()
+        assert told(tmp_path / "region-1") == {1: 5, 2: 10}
+        assert not faults_of(region, 1) and not faults_of(region, 2)
+        assert region.stats()["sources"][0]["reached_ms"] is None
+        return faults_of(region)["index"]
+
+    def test_nobody_listens(self, tmp_path, clock, two):
+        with socket.socket() as bound:  # bound, not listening: refused, and no one else gets the port
+            bound.bind(("127.0.0.1", 0))
+            fault = self.passed(tmp_path, clock, two, f"http://127.0.0.1:{bound.getsockname()[1]}/api/v1/federation/")
+        assert "ConnectionRefusedError" in fault
+
+    def test_nobody_answers(self, tmp_path, clock, two):
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            fault = self.passed(tmp_path, clock, two, f"http://127.0.0.1:{silent.getsockname()[1]}/api/v1/federation/")
+        assert "timed out" in fault
+
+    def test_a_folder_that_is_a_file(self, tmp_path, clock, two):
+        (tmp_path / "file").write_bytes(b"")
+        assert "Not a directory" in self.passed(tmp_path, clock, two, str(tmp_path / "file"))
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_are_refused_with_that_error_alone(data):
+    for payload in (data, zstandard.ZstdCompressor().compress(data)):
+        for read in (decode_index, decode_collective):
+            with pytest.raises(ProtocolError):
+                read(payload)
 
 
 class Killed(Exception):
