@@ -17,13 +17,12 @@ import numpy as np
 from omega_edge.catalog import Catalog
 from omega_edge.errors import ConfigError
 from omega_edge.patterns import (
-    LOW_RATE_STEPS,
     WEEK_MS,
     TitleReference,
     ViewingPattern,
     count_step,
     life_step,
-    rounded,
+    rate_steps,
     weight_steps,
 )
 from omega_edge.protocol import EMBEDDING_DIMENSIONS, MAX_REFERENCES_PER_PATTERN, U64_MAX
@@ -111,19 +110,16 @@ def mixture(vector: np.ndarray, catalog: Catalog, count: int = USUAL_REFERENCES)
 
 def pattern_fingerprint(pattern: ViewingPattern) -> int:
     """u64 of what the wire keeps of a pattern: the same for the sender's pattern and for what a receiver decodes."""
-    kept = rounded(pattern)
-    rate = round(kept.success_rate * LOW_RATE_STEPS)
-    weeks = kept.created_at // WEEK_MS
-    digest = hashlib.blake2b(digest_size=8)
-    digest.update(struct.pack("<IBBIB", kept.id, rate, count_step(kept.sample_count), weeks, life_step(kept)))
-    if kept.embedding is not None:
-        digest.update(b"e" + kept.embedding)
-    elif kept.code is not None:
-        digest.update(b"c" + struct.pack("<I", kept.codebook) + kept.code)
-    for reference in kept.references:
+    rate, samples = rate_steps(pattern.success_rate), count_step(pattern.sample_count)
+    kept = [struct.pack("<IBBIB", pattern.id, rate, samples, pattern.created_at // WEEK_MS, life_step(pattern))]
+    if pattern.embedding is not None:
+        kept += (b"e", pattern.embedding)
+    elif pattern.code is not None:
+        kept += (b"c", struct.pack("<I", pattern.codebook), pattern.code)
+    for reference in pattern.references:
         title = reference.content_id.encode()
-        digest.update(b"t" + struct.pack("<BB", len(title), weight_steps(reference.weight)) + title)
-    return int.from_bytes(digest.digest(), "little")
+        kept += (b"t", bytes((len(title), weight_steps(reference.weight))), title)
+    return int.from_bytes(hashlib.blake2b(b"".join(kept), digest_size=8).digest(), "little")
 
 
 def set_hash(patterns: Iterable[ViewingPattern]) -> int:

@@ -92,11 +92,10 @@ def rounded(pattern: ViewingPattern) -> ViewingPattern:
 
     Rounding again changes nothing, no rate crosses MIN_QUALITY_THRESHOLD downwards, and no weight above 0 becomes 0.
     """
-    steps = RATE_STEPS if pattern.success_rate >= MIN_QUALITY_THRESHOLD else LOW_RATE_STEPS
     created_at = pattern.created_at - pattern.created_at % WEEK_MS
     return replace(
         pattern,
-        success_rate=round(pattern.success_rate * steps) / steps,
+        success_rate=rate_steps(pattern.success_rate) / LOW_RATE_STEPS,
         sample_count=count_of_step(count_step(pattern.sample_count)),
         created_at=created_at,
         updated_at=created_at + weeks_of_step(life_step(pattern)) * WEEK_MS,
@@ -105,6 +104,13 @@ def rounded(pattern: ViewingPattern) -> ViewingPattern:
             for reference in pattern.references
         ),
     )
+
+
+def rate_steps(rate: float) -> int:
+    """A success rate (0 to 1) in 250ths, from MIN_QUALITY_THRESHOLD on a whole number of fiftieths."""
+    if rate < MIN_QUALITY_THRESHOLD:
+        return round(rate * LOW_RATE_STEPS)
+    return round(rate * RATE_STEPS) * (LOW_RATE_STEPS // RATE_STEPS)
 
 
 def count_step(count: int) -> int:

@@ -23,7 +23,7 @@ from omega_edge.patterns import (
     count_of_step,
     count_step,
     life_step,
-    rounded,
+    rate_steps,
     weeks_of_step,
     weight_steps,
 )
@@ -59,7 +59,7 @@ def pack_patterns(patterns: Sequence[ViewingPattern], packer: TitlePacker) -> di
     """The columns of these patterns, their titles by this packer."""
     fields: dict[int, object] = {13: _pack_facts(patterns)}
     if any(pattern.success_rate < MIN_QUALITY_THRESHOLD for pattern in patterns):
-        fields[2] = bytes(round(rounded(pattern).success_rate * LOW_RATE_STEPS) for pattern in patterns)
+        fields[2] = bytes(rate_steps(pattern.success_rate) for pattern in patterns)
     cited = [reference.content_id for pattern in patterns for reference in pattern.references]
     if cited:
         fields[7] = packer.pack(cited)
@@ -90,7 +90,7 @@ def _pack_facts(patterns: Sequence[ViewingPattern]) -> bytes:
         column.half(form)
     if all(pattern.success_rate >= MIN_QUALITY_THRESHOLD for pattern in patterns):
         for pattern in patterns:
-            column.half(round(pattern.success_rate * RATE_STEPS) - _LEAST_RATE_STEPS)
+            column.half(rate_steps(pattern.success_rate) * RATE_STEPS // LOW_RATE_STEPS - _LEAST_RATE_STEPS)
     for pattern in patterns:
         column.number(count_step(pattern.sample_count))
     before = 0
