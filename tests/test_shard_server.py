@@ -107,6 +107,33 @@ def test_a_worker_that_dies_is_started_again_and_the_port_stays(tmp_path):
         assert shard.stats()["devices"] == 1
 
 
+def test_a_worker_killed_in_its_transaction_neither_loses_nor_blocks(tmp_path):
+    acknowledged: dict[bytes, set[str]] = {}
+    with running(tmp_path, WORKERS="2") as shard:
+        stop = threading.Event()
+        threads = [threading.Thread(target=tell_until_stopped, args=(shard, acknowledged, stop)) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for kills in range(1, 5):
+            before = len(acknowledged)
+            eventually(lambda before=before: len(acknowledged) > before + 5)
+            os.kill(processes_of(shard)[kills % 2], signal.SIGKILL)
+            eventually(lambda kills=kills: shard_restarts(shard) >= kills)
+        stop.set()
+        for thread in threads:
+            thread.join()
+    stored = stored_titles(shard)
+    assert all(titles <= stored.get(device, set()) for device, titles in acknowledged.items())
+
+
+def shard_restarts(shard: Shard) -> int:
+    """How often a process of it was started again, as far as anybody answers."""
+    try:
+        return shard.stats()["restarts"]
+    except (OSError, ValueError):
+        return 0
+
+
 def test_two_workers_share_port_store_and_counters(tmp_path):
     with running(tmp_path, WORKERS="2") as shard:
         televisions = [Television(shard) for _ in range(30)]
