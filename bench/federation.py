@@ -135,7 +135,7 @@ class OwnMemory(threading.Thread):
 def counted(folder: Path) -> dict[str, float]:
     """In a process of its own: count the store from nothing, then 1,000 titles more."""
     before = resident_memory()["resident"]
-    storage = LmdbStorage(folder / "store", clock=lambda: NOW_MS)
+    storage = LmdbStorage(folder / "store", clock=lambda: NOW_MS, max_devices=2 * DEVICES)
     publication = Publication(folder / "publication", "shard-1", KEY, SECRET)
     memory = OwnMemory()
     memory.start()
@@ -148,7 +148,8 @@ def counted(folder: Path) -> dict[str, float]:
         SyncChange(bytes([255]) + number.to_bytes(15, "big"), 1, NOW_MS, local_version=1, rows=[5], finished_ms=[NOW_MS])
         for number in range(1_000)
     ]
-    storage.apply(changes)
+    outcomes = storage.apply(changes)
+    assert all(outcome.changed for outcome in outcomes), "the store refused a page"
     began = time.process_time()
     counter.run_once()
     step = time.process_time() - began
