@@ -12,11 +12,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from cloud.lists import Lists
-from cloud.replay import Timeline
+from cloud.replay import Timeline, earlier_alike
 from cloud.signals import slots_of
 from omega_edge.catalog import RowSet
 from omega_edge.datasets import Events
 from omega_edge.errors import ConfigError
+
+
+NEWEST_TITLES = 1_000
+"""Of a sharing home: one that claims to have finished everything is no witness to what goes together, and costs the square."""
+CHUNK_PAIRS = 20_000_000
+"""Pairs of titles counted at a time: 240 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +65,8 @@ def stream_of(seed: Events | None, lists: Lists, title_count: int, min_devices: 
     seed = NO_EVENTS if seed is None else seed
     first_sharer = int(seed.household.max(initial=-1)) + 1
     known = np.flatnonzero(lists.row < title_count)
+    newest_first = known[np.argsort(-lists.finished_ms[known], kind="stable")]
+    known = np.sort(newest_first[earlier_alike(lists.home[newest_first]) < NEWEST_TITLES])
     known = known[backed_titles(seed, lists.row[known], title_count, min_devices)[lists.row[known]]]
     household = np.concatenate((seed.household.astype(np.int64), lists.home[known] + first_sharer))
     title = np.concatenate((seed.title.astype(np.int64), lists.row[known]))
@@ -93,7 +101,7 @@ class PairSupport:
     def unbacked(self, rows: RowSet, min_devices: int) -> np.ndarray:
         """bool[m]: entries of item-item rows that sharers lend to and that fewer than min_devices homes stand for."""
         found = np.zeros(len(rows.columns), bool)
-        step = 1_000
+        step = max(CHUNK_PAIRS // max(len(rows.offsets) - 1, 1), 1)
         for begin in range(0, len(rows.offsets) - 1, step):
             end = min(begin + step, len(rows.offsets) - 1)
             span = slice(int(rows.offsets[begin]), int(rows.offsets[end]))

@@ -79,6 +79,11 @@ class TestTheStream:
         stream = stream_of(seed, lists, 10, 2, LINEAGE)
         assert sorted(stream.events.title[stream.shared].tolist()) == [5, 5, 6, 6]
 
+    def test_of_a_home_that_claims_everything_the_newest_thousand_titles_count(self):
+        claimed = added(replace(NOBODY, lineage=LINEAGE), 1, list(range(1500)), 100)
+        stream = stream_of(None, claimed, 2000, 1, LINEAGE)
+        assert sorted(stream.events.title.tolist()) == list(range(500, 1500))
+
     def test_lists_of_another_lineage_are_an_error_and_no_seed_is_none(self, world):
         with pytest.raises(ConfigError, match="lineage"):
             stream_of(world.seed, world.lists, TITLES, 1, "f" * 16)
