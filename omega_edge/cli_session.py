@@ -11,6 +11,7 @@ from omega_edge.brain import OmegaBrain, wall_clock_ms
 from omega_edge.config import BrainConfig
 from omega_edge.errors import ConfigError, ProtocolError
 from omega_edge.protocol import check_timestamp
+from omega_edge.sync_held_bundle import HeldBundle
 
 
 def require_file(path: Path, what: str, remedy: str) -> None:
@@ -24,7 +25,13 @@ def open_brain(config: BrainConfig, moment: int | None = None, timed_work: bool 
     require_file(config.catalog_path, "catalogue", "./run builds one in a source tree, --catalog names another")
     # A verb ends within a second: a thread for timed work would only be waited for. close() makes all durable.
     config = replace(config, background_maintenance=timed_work and config.background_maintenance)
-    return OmegaBrain.open(config, wall_clock_ms if moment is None else lambda: moment)
+    clock = wall_clock_ms if moment is None else lambda: moment
+    if config.catalog_keys_path is None:
+        return OmegaBrain.open(config, clock)
+    # A sync may have put another bundle in the place of this one, which has to prove itself.
+    return HeldBundle(config.catalog_path).open_on_trial(
+        lambda path: OmegaBrain.open(replace(config, catalog_path=path), clock)
+    )
 
 
 def parse_moment(text: str | None, zone: ZoneInfo) -> int | None:

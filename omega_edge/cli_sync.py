@@ -18,6 +18,7 @@ from omega_edge.cli_codes import EXIT_BUSY, EXIT_CONFIG, EXIT_DATA, EXIT_OK, EXI
 from omega_edge.cli_output import Screen, as_plain, counted, write_json
 from omega_edge.cli_process import say_error
 from omega_edge.cli_session import open_brain
+from omega_edge.collective import check_ranks
 from omega_edge.config import SHARING_WORDS, BrainConfig
 from omega_edge.errors import ConfigError
 from omega_edge.sync_identity import read_device_key
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from omega_edge.sync import SyncClient, SyncReport
 
 MAX_KEY_FILE_BYTES = 4096
+INSTALLED = "installed"
 
 
 def sync(options: argparse.Namespace, config: BrainConfig) -> int:
@@ -48,7 +50,14 @@ def sync(options: argparse.Namespace, config: BrainConfig) -> int:
 def client_of(brain: OmegaBrain, config: BrainConfig) -> SyncClient:
     """The client that these options describe. Raises ConfigError, and FileNotFoundError for a key file that is missing."""
     from omega_edge.sync import SyncClient, SyncConfig
+    from omega_edge.updates import UpdateClient
 
+    updates = None
+    if config.catalog_keys_path is not None:
+        from omega_edge.signing import read_public_keys
+
+        trusted = read_public_keys(_key_text(config.catalog_keys_path, "catalog_keys_path"))
+        updates = UpdateClient(config.constellation_url, trusted, config.catalog_path, check_ranks)
     key = None if config.device_key_path is None else read_device_key(_key_text(config.device_key_path, "device_key_path"))
     return SyncClient(
         brain,
@@ -58,6 +67,7 @@ def client_of(brain: OmegaBrain, config: BrainConfig) -> SyncClient:
             sync_interval_secs=config.sync_interval_secs,
             timeout_secs=config.sync_timeout_secs,
         ),
+        updates,
     )
 
 
@@ -91,17 +101,20 @@ async def _watch(options: argparse.Namespace, config: BrainConfig) -> int:
         screen.paragraph(SHARING_WORDS[config.sharing])
         sys.stdout.flush()
 
-    def show(report: SyncReport) -> None:
+    def show(report: SyncReport) -> bool:
         if options.json:
             sys.stdout.write(json.dumps(as_plain({"sharing": config.sharing, **_plain(report)})) + "\n")
         else:
             screen.line(f"{datetime.now(config.zone()):%H:%M:%S}  {_in_words(report)}")
         sys.stdout.flush()
+        return report.catalog_update == INSTALLED
 
     watching = asyncio.current_task()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, watching.cancel)
-    with open_brain(config, timed_work=True) as brain, suppress(asyncio.CancelledError):
-        await client_of(brain, config).run(show)
+    with suppress(asyncio.CancelledError):
+        while True:  # a new catalogue is opened by a new brain
+            with open_brain(config, timed_work=True) as brain:
+                await client_of(brain, config).run(show)
     return EXIT_OK
 
 
@@ -119,7 +132,8 @@ def _in_words(report: SyncReport) -> str:
     sent += f" with {' and '.join(told)}" if told else ", nothing of what was watched"
     got = f"got {counted(report.bytes_down, 'byte')}"
     got += f" with {report.changed:,} patterns and trends that are new here" if report.changed else ""
-    return f"{sent}; {got}: {report.outcome}."
+    catalog = "" if report.catalog_update is None else f" Newer catalogue: {report.catalog_update}."
+    return f"{sent}; {got}: {report.outcome}.{catalog}"
 
 
 def exit_code_of(report: SyncReport) -> int:

@@ -13,7 +13,6 @@ from omega_edge.cli_export import export
 from omega_edge.cli_observe import observe
 from omega_edge.cli_output import Screen, as_plain, counted, fit, in_minutes, write_json
 from omega_edge.cli_session import open_brain, parse_moment, require_file
-from omega_edge.cli_sync import sync
 from omega_edge.config import SHARING_WORDS, BrainConfig
 from omega_edge.configuration import Setting, brain_config, settings_of
 from omega_edge.errors import ProtocolError
@@ -224,6 +223,12 @@ def _stats(options: argparse.Namespace, config: BrainConfig) -> int:
     return EXIT_OK
 
 
+def _sync(options: argparse.Namespace, config: BrainConfig) -> int:
+    from omega_edge import cli_sync  # here, because it loads asyncio, which no other verb needs
+
+    return cli_sync.sync(options, config)
+
+
 def _show_tree(screen: Screen, value: dict, indent: int = 0) -> None:
     for key, item in value.items():
         name = " " * indent + str(key).replace("_", " ")
@@ -263,5 +268,5 @@ _VERBS = {
     "import": _import,
     "forget": _forget,
     "stats": _stats,
-    "sync": sync,
+    "sync": _sync,
 }

@@ -11,8 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from random import Random
 
+import numpy as np
+
 from omega_edge.catalog import Catalog
-from omega_edge.errors import ConfigError, ProtocolError, StoreError
+from omega_edge.errors import CatalogError, ConfigError, ProtocolError, StoreError
 from omega_edge.knowledge import CollectiveKnowledge
 from omega_edge.memory import AgentMemory
 from omega_edge.protocol import (
@@ -22,10 +24,13 @@ from omega_edge.protocol import (
     SyncRequest,
     SyncResponse,
 )
+from omega_edge.ranker import Ranker
+from omega_edge.ranking import History, Moment
 from omega_edge.sharing import DeltaComposer, Taken, TitlesThatFit
 from omega_edge.sharing_log import LoggedSync, SyncLog
 
 REPORTS_A_YEAR = 365.25
+RANKED_AT_TRIAL = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +39,14 @@ class Received:
 
     told: Taken
     changed: int
+
+
+def check_ranks(catalog: Catalog) -> None:
+    """Rank by a catalogue that was never used; raises whatever goes wrong."""
+    allowed = np.full(-(-catalog.count // 8), 255, np.uint8)
+    ranked = Ranker(catalog).rank(History.empty(), Moment(slot=0), allowed, min(catalog.count, RANKED_AT_TRIAL), 0.1)
+    if len(set(ranked.rows.tolist())) != min(catalog.count, RANKED_AT_TRIAL):
+        raise CatalogError(f"expected a list of {RANKED_AT_TRIAL} titles, got {len(ranked.rows)}")
 
 
 class Collective:

@@ -12,11 +12,13 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from enum import Enum
 from random import Random, SystemRandom
 from typing import Protocol
 
 from omega_edge import wire
-from omega_edge.errors import ConfigError, ProtocolError, StoreError
+from omega_edge.columns import TitleNumbering
+from omega_edge.errors import ConfigError, OmegaError, ProtocolError, StoreError
 from omega_edge.protocol import (
     MAX_SYNC_INTERVAL_SECONDS,
     MIN_SYNC_INTERVAL_SECONDS,
@@ -102,7 +104,8 @@ class SyncConfig:
 class SyncReport:
     """One sync. outcome: "done", or what went wrong, in words. connected: a shard answered, if only to refuse. requests: how
     many were sent; bytes_up, bytes_down: of their bodies. titles, patterns, reports: told and acknowledged; changed: patterns
-    and trends that are new here. next_sync_secs, catalog_version: as the shard says, None if it does not."""
+    and trends that are new here. next_sync_secs, catalog_version: as the shard says, None if it does not. catalog_update: how
+    the update went that a newer version called for, "installed" if it is to be opened; None where there was none."""
 
     outcome: str = DONE
     connected: bool = False
@@ -117,6 +120,22 @@ class SyncReport:
     next_sync_secs: int | None = None
     retry_after_secs: float | None = None
     catalog_version: int | None = None
+    catalog_update: str | None = None
+
+
+class Updated(Protocol):
+    """How an update of the catalogue went; see updates.Updated."""
+
+    outcome: Enum
+    version: int
+    detail: str
+
+
+class Updater(Protocol):
+    """Fetches and installs a newer catalogue; see updates.UpdateClient."""
+
+    async def update(self) -> Updated:
+        """Raises OmegaError where what is held cannot be read."""
 
 
 class Told(Protocol):
@@ -136,11 +155,17 @@ class Received(Protocol):
     changed: int
 
 
+class VersionedTitles(TitleNumbering, Protocol):
+    """A catalogue, as far as a sync needs it."""
+
+    version: int
+
+
 class Collective(Protocol):
     """The brain's side of a sync; see collective.Collective."""
 
     mode: str
-    titles: object
+    titles: VersionedTitles
 
     def request(self, titles_that_fit: Callable[[PatternDelta], int]) -> SyncRequest:
         """The request to send next."""
@@ -178,13 +203,14 @@ class SyncClient:
         self,
         brain: Home,
         config: SyncConfig,
+        updates: Updater | None = None,
         *,
         randomness: Random | None = None,
         clock: Callable[[], int] = wall_clock_ms,
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """randomness: what jitter is drawn from. clock: Unix milliseconds; monotonic, sleep: seconds."""
+        """updates: asked for a newer catalogue once the shard says that there is one; None: never. randomness: what jitter is drawn from. clock: Unix milliseconds; monotonic, sleep: seconds."""
         self._home = brain.collective
         self._config = config
         self._url = shard_url(config.constellation_url)
@@ -193,13 +219,16 @@ class SyncClient:
         self._monotonic = monotonic
         self._sleep = sleep
         self._interval_secs = config.sync_interval_secs
+        self._updates = updates
+        self._catalog_version = self._home.titles.version
 
     # When ----------------------------------------------------------------------------------------
 
-    async def run(self, reported: Callable[[SyncReport], None] | None = None) -> None:
+    async def run(self, reported: Callable[[SyncReport], bool | None] | None = None) -> None:
         """Sync for ever: first within first_sync_spread_secs, by RetryPolicy until a shard answered, then at the interval.
 
-        reported: called after each sync. Ends by cancellation, or with the brain's ConfigError once that is closed.
+        reported: called after each sync; run ends where it returns True, else by cancellation, or with the brain's ConfigError
+        once that is closed.
         """
         due = self._monotonic() + self._config.first_sync_spread_secs * self._randomness.random()
         failed = 0
@@ -208,8 +237,8 @@ class SyncClient:
             await self._sleep(max(due - self._monotonic(), 0.0))
             began = self._monotonic()
             report = await self.sync_once()
-            if reported is not None:
-                reported(report)
+            if reported is not None and reported(report):
+                return
             failed += 1
             retrying = retrying and not report.connected and failed < self._config.retry.attempts
             # From the beginning on, so that the time which the answer took to be taken in does not show in the next moment.
@@ -252,11 +281,22 @@ class SyncClient:
         report.outcome = report.outcome.encode("ascii", "replace").decode("ascii")[:MAX_OUTCOME_CHARACTERS]
         if report.next_sync_secs is not None:
             self._interval_secs = min(max(report.next_sync_secs, MIN_SYNC_INTERVAL_SECONDS), MAX_SYNC_INTERVAL_SECONDS)
+        if report.outcome == DONE and self._updates is not None and (report.catalog_version or 0) > self._catalog_version:
+            report.catalog_update = await self._updated(self._updates)
         await asyncio.to_thread(
             self._home.note_sync,
             self._clock(), report.bytes_up, report.bytes_down, report.titles, report.patterns, report.reports, report.outcome,
         )  # fmt: skip
         return report
+
+    async def _updated(self, updates: Updater) -> str:
+        """How an update went, in words."""
+        try:
+            updated = await updates.update()
+        except (OmegaError, OSError) as fault:
+            return f"failed: {fault}"
+        self._catalog_version = max(self._catalog_version, updated.version)
+        return updated.outcome.value if not updated.detail else f"{updated.outcome.value}: {updated.detail}"
 
     async def _exchange(self, connection: ShardConnection, report: SyncReport) -> bool:
         """One request and its answer; whether another is to follow at once."""

@@ -211,6 +211,7 @@ def loaded_after(statement: str) -> set[str]:
 
 
 TRAINING = {"jax", "jaxlib", "lightgbm", "scipy", "implicit"}
+SYNCING = {"aiohttp", "nacl", "ssl"}
 HEAVY = {"numpy", "lmdb", "cbor2", "zstandard", "onnxruntime", "asyncio", "ssl", "importlib.metadata"} | TRAINING
 
 
@@ -225,8 +226,9 @@ HEAVY = {"numpy", "lmdb", "cbor2", "zstandard", "onnxruntime", "asyncio", "ssl",
         ("import omega_edge.inference", TRAINING | {"onnxruntime", "onnx", "omega_edge.memory", "omega_edge.brain"}),
         (
             "import omega_edge.brain",
-            TRAINING | {"onnxruntime", "onnx", "omega_edge.wire", "zstandard", "omega_edge.datasets"},
+            TRAINING | SYNCING | {"onnxruntime", "onnx", "omega_edge.wire", "zstandard", "omega_edge.datasets"},
         ),
+        ("import omega_edge.cli_verbs", TRAINING | SYNCING | {"onnxruntime"}),
         (
             "import cloud.model",
             {"onnxruntime", "lmdb", "omega_edge.brain", "omega_edge.memory", "omega_edge.store", "omega_edge.inference"},

@@ -110,7 +110,7 @@ RUNS = (
     Run("messages and wire", "cortex-a72", ("protocol", "randomised", "wire*")),
     Run("memory", "cortex-a53", ("memory", "memory_faults", "memory_household_data", "memory_model", "memory_tiers")),
     Run("store and bundle", "cortex-a76", ("journal", "store", "catalog*", "datasets")),
-    Run("brain", "cortex-a72", ("brain*", "policy", "onboarding", "sharing", "variety")),
+    Run("brain", "cortex-a72", ("brain*", "policy", "onboarding", "sharing", "sharing_counts", "variety")),
     Run("inference", "cortex-a53", ("inference",), ON_THE_PROCESSOR),
     Run("inference", "cortex-a76", ("inference",), ON_THE_PROCESSOR),
     Run("vectors and ranking", "cortex-a53", ("vector*", "ranking", "second_stage", "sequence")),
