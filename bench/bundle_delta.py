@@ -7,6 +7,7 @@ make up all but some kilobytes of what changes. Each delta is applied, and the r
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import tempfile
 import time
@@ -72,7 +73,7 @@ def main() -> None:
     options, machine = parser.parse_args(), machine_facts()
     with tempfile.TemporaryDirectory() as folder:
         bundles = list(weekly_bundles(Present.open(options.catalog), options.data, Path(folder)))
-        for base, target in zip(bundles, bundles[1:], strict=False):
+        for base, target in itertools.pairwise(bundles):
             line = measured(base, target)
             print(
                 json.dumps(line | {"machine": machine})
