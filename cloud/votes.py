@@ -96,8 +96,9 @@ class VoteTable:
     def move_to(self, today: int) -> None:
         """Go on to a later day; votes that are then too old are forgotten."""
         if today > self._today:
+            days = self._days()  # before the move: a leap of the clock by more than their 8 bits must not make them young
             self._today = today
-            self._settled_votes = self._votes[self._days() >= self.first_day]
+            self._settled_votes = self._votes[days >= self.first_day]
 
     def add(self, days: np.ndarray, rows: np.ndarray, devices: np.ndarray) -> None:
         """Take in votes: days int64[e] since 1970, rows and devices uint32[e]. Those outside the window are left out."""

@@ -189,14 +189,15 @@ def test_a_counter_that_starts_again_goes_on(shard, day_passed):
     shard.check()
 
 
-def test_days_of_reports_and_votes_that_are_too_old_go(shard):
+@pytest.mark.parametrize("passed", [40, 256, 260])
+def test_days_of_reports_and_votes_that_are_too_old_go(shard, passed):
     fill(shard.store, 1, range(40))
     shard.counter.run_once()
-    shard.clock.now_ms += 40 * DAY_MS
+    shard.clock.now_ms += passed * DAY_MS  # a day is kept in 8 bits: none may come back after 256
     shard.store.finish(100, [1], [0.1])
     shard.counter.run_once()
     counts = shard.counts()
-    assert set(counts.days) == {TODAY + 40} and not counts.reports
+    assert set(counts.days) == {TODAY + passed} and not counts.reports
     assert shard.counter.held["reports"] == 0 and shard.counter.held["votes"] == 1
 
 
