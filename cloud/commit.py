@@ -15,6 +15,9 @@ from omega_edge.errors import StoreError, StoreFullError
 MAX_BATCH = 512
 """Changes in one transaction. It keeps a transaction, and so what waits for the next one, to some 20 ms of work."""
 
+ANSWERED_AT_ONCE = 64
+"""Some 1 ms of work."""
+
 Done = Callable[["SyncOutcome | StoreError"], None]
 """Told of an outcome, on the event loop; of a StoreError where nothing was stored."""
 Waiting = tuple[SyncChange, Done]
@@ -98,6 +101,13 @@ class GroupCommit:
     def _answer(self, batch: list[Waiting], outcomes: list[SyncOutcome | StoreError]) -> None:
         self.batches += 1
         self.committed += len(batch)
-        self.unfinished -= len(batch)
-        for (_, done), outcome in zip(batch, outcomes, strict=True):
+        self._answer_some(deque(zip(batch, outcomes, strict=True)))
+
+    def _answer_some(self, told: deque[tuple[Waiting, SyncOutcome | StoreError]]) -> None:
+        """A few at a time, so that between them the loop reads on."""
+        for _ in range(min(ANSWERED_AT_ONCE, len(told))):
+            (_, done), outcome = told.popleft()
+            self.unfinished -= 1
             done(outcome)
+        if told:
+            self._loop.call_soon(self._answer_some, told)

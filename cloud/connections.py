@@ -23,7 +23,7 @@ from cloud.replies import error_body
 
 if TYPE_CHECKING:
     from cloud.shard import ShardManager
-    from cloud.sync_connections import SyncConnection
+    from cloud.sync_connections import SyncConnection, Turns
 
 KEEP_ALIVE_SECONDS = 15.0
 """Shorter than any sync interval: a connection costs some 20 KB while it waits. Long enough for pages in a row."""
@@ -105,6 +105,16 @@ class BoundedServer(web.Server):
         self.gate, self.counters, self.max_connections = gate, counters, max_connections
         self._manager = manager
         self._short: set[SyncConnection] = set()
+        self._turns: Turns | None = None
+
+    @property
+    def turns(self) -> Turns:
+        """Where plain syncs wait to be begun."""
+        if self._turns is None:
+            from cloud.sync_connections import Turns
+
+            self._turns = Turns(self._loop)
+        return self._turns
 
     def __call__(self) -> asyncio.Protocol:
         """A new connection's protocol."""

@@ -45,7 +45,6 @@ REFRESH_SECONDS = 2.0
 
 def work(config: ServerConfig, clock: Callable[[], int], listening: socket.socket, counters: Counters) -> None:
     """Answer requests on this socket until SIGTERM. Returns when everything in hand is answered."""
-    sys.setswitchinterval(0.0003)
     knowledge = open_knowledge(config)
     storage = open_storage(config, clock, knowledge)
     try:
