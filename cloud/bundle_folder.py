@@ -124,9 +124,11 @@ class BundleFolder:
 
 
 def write_patterns(folder: Path, made: NextBundle, bundle: Path, key: SigningKey) -> None:
-    """Put the cohorts' patterns into a publication as its object "patterns", for the hub to pass on."""
+    """Put the cohorts' patterns into a publication as its object "patterns", for the hub to pass on; none where no list gains
+    by them, so that no television hears them or spends bytes on them."""
     with Catalog.open(bundle) as catalog:
-        found = GlobalPatterns(catalog.version, made.patterns.messages(catalog), ())
+        similar = made.patterns.messages(catalog) if made.pattern_gate.ships else ()
+        found = GlobalPatterns(catalog.version, similar, ())
         frame = wire.encode_global_patterns(found, catalog)
         told = Collective(catalog.version, catalog.lineage, catalog.version, frame, catalog.built_at)
     write_file(folder / "patterns", signing.seal("patterns", collective.encode(told), key))

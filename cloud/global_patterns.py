@@ -17,6 +17,7 @@ from cloud.learning_stream import Stream
 from cloud.signals import DAY_MS
 from omega_edge.catalog import Catalog
 from omega_edge.catalog_checks import FACTOR_DIMENSIONS, TOLERATED_GROUPS
+from omega_edge.cohorts import WEIGHT_STEPS
 from omega_edge.protocol import (
     MAX_REFERENCES_PER_PATTERN,
     MAX_SIMILAR_PATTERNS,
@@ -32,7 +33,6 @@ LEAST_WEIGHT = 0.05
 """Of a title beside the first of its pattern."""
 RECENT_DAYS = 120
 """Of the past that patterns tell of."""
-WEIGHT_STEPS = 255
 PATTERN_SECTIONS = TOLERATED_GROUPS["cohort"]
 
 

@@ -18,7 +18,6 @@ from omega_edge.catalog import RowSet
 from omega_edge.datasets import Events
 from omega_edge.errors import ConfigError
 
-
 NEWEST_TITLES = 1_000
 """Of a sharing home: one that claims to have finished everything is no witness to what goes together, and costs the square."""
 CHUNK_PAIRS = 20_000_000

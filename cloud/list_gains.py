@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from cloud.learning_stream import Stream
 from cloud.replay import Blocks, replay
 from cloud.settings import ModelSettings
 from omega_edge.catalog import Catalog
+from omega_edge.cohorts import Cohorts
 from omega_edge.ranker import Ranker
 from omega_edge.ranking import History, Moment
 
@@ -64,11 +65,14 @@ def held_out(
 
 
 def list_gains(catalog: Catalog, asked: tuple[Asked, ...]) -> np.ndarray:
-    """float64[q]: NDCG@10 of the list that a television with this bundle would have shown before each viewing."""
-    ranker = Ranker(catalog)
+    """float64[q]: NDCG@10 of the list that a television with this bundle would have shown before each viewing, hearing the
+    patterns of its cohort where the bundle has any."""
+    ranker, cohorts = Ranker(catalog), Cohorts(catalog)
     gains = np.zeros(len(asked))
     for place, one in enumerate(asked):
-        shown = ranker.rank(one.history, one.moment, one.allowed, LIST_LENGTH, diversity=0.0).rows
+        rows, weights = cohorts.votes(one.history)
+        moment = replace(one.moment, pattern_rows=rows, pattern_weights=weights)
+        shown = ranker.rank(one.history, moment, one.allowed, LIST_LENGTH, diversity=0.0).rows
         found = np.flatnonzero(shown == one.title)
         if len(found):
             gains[place] = discounted_gain(float(found[0]) + 1.0)

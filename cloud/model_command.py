@@ -115,6 +115,7 @@ def _run(options: argparse.Namespace, progress) -> dict:
     deltas = {str(delta.from_version): delta.size for delta in manifest.deltas}
     return told | {
         "version": manifest.version, "bytes": manifest.size, "delta_bytes": deltas, "patterns": len(made.patterns),
+        "pattern_gate": made.pattern_gate.report(),
     }
 
 
@@ -157,5 +158,6 @@ def _in_words(told: dict) -> str:
     deltas = ", ".join(f"{size:,} from version {version}" for version, size in told["delta_bytes"].items())
     return (
         f"published version {told['version']}: {told['bytes']:,} bytes; deltas: {deltas}\n{judged}\n"
-        f"{told['homes']:,} homes shared {told['titles']:,} titles; {told['patterns']} global patterns"
+        f"{told['homes']:,} homes shared {told['titles']:,} titles; {told['patterns']} global patterns, which "
+        f"{'gain in young homes' if told['pattern_gate']['ships'] else 'gain nothing and have no weight'}"
     )

@@ -25,7 +25,7 @@ import numpy as np
 
 from cloud.counts import Counts
 from cloud.estimates import estimate
-from cloud.fusion_fit import FitSet
+from cloud.fusion_fit import PATTERN_WEIGHTS, FitSet
 from cloud.global_patterns import PATTERN_SECTIONS, CohortPatterns, cohort_patterns
 from cloud.judging import Gate
 from cloud.knowledge import TitleData, knowledge_before, row_sections
@@ -41,7 +41,7 @@ from omega_edge.catalog import Catalog, RowSet, write_bundle
 from omega_edge.catalog_checks import SHAPES, TOLERATED_GROUPS
 from omega_edge.datasets import Events
 from omega_edge.errors import CatalogError, ConfigError
-from omega_edge.ranking import CONTEXT, FEATURES, SEQUENCE
+from omega_edge.ranking import CONTEXT, FEATURES, PATTERNS, SEQUENCE, bucket_of
 
 TITLE_SECTIONS = (
     *("content_id_offsets", "content_id_bytes", "content_id_order", "name_offsets", "name_bytes", "genre_masks", "years"),
@@ -99,11 +99,12 @@ class NextSettings:
 
 @dataclass(frozen=True, slots=True)
 class NextBundle:
-    """What the job made. publish: whether the gate lets it out; gate: of the candidate over the present bundle; sections and
-    meta: of the bundle, as write_bundle takes them, empty where it is not to be published; patterns: of the cohorts."""
+    """What the job made. publish: whether the gate lets it out; gate: of the candidate over the present bundle; pattern_gate: of
+    the cohorts' patterns over none, in young homes: without it they have no weight; sections and meta: of the bundle, as write_bundle takes them, empty where it is not to be published; patterns: of the cohorts."""
 
     publish: bool
     gate: Gate
+    pattern_gate: Gate
     sections: dict[str, np.ndarray] = field(default_factory=dict)
     meta: dict = field(default_factory=dict)
     patterns: CohortPatterns = field(default_factory=CohortPatterns.none)
@@ -219,9 +220,9 @@ class _Run:
         """All of it, as the module's first lines say."""
         start = self._first_held_out()
         self._progress(f"{len(self._stream.events)} viewings, of which {int(self._stream.shared.sum())} were shared")
-        gate, weights = self._judged(start)
+        gate, pattern_gate, weights = self._judged(start)
         if not (gate.ships and gate.low > self._settings.least_gain):
-            return NextBundle(False, gate)
+            return NextBundle(False, gate, pattern_gate)
         self._progress("training on everything")
         described = self._present.titles if titles is None else self._further_titles(titles)
         sections, meta = self._learned(self._stream, described, weights, self._model)
@@ -230,9 +231,10 @@ class _Run:
         patterns = cohort_patterns(
             self._stream, sections, self._settings.cohorts, self._settings.min_devices, self._midnight
         )
-        sections |= patterns.sections()
+        sections |= patterns.sections() | _with_pattern_weights(sections, pattern_gate.ships)
         meta |= self._meta(gate) | patterns.meta()
-        return NextBundle(True, gate, sections, meta, patterns)
+        meta["global_patterns"]["gate"] = pattern_gate.report()
+        return NextBundle(True, gate, pattern_gate, sections, meta, patterns)
 
     # The gate ------------------------------------------------------------------------------------
 
@@ -245,16 +247,17 @@ class _Run:
         first = new[min(int(len(new) * (1.0 - self._settings.held_out_share)), len(new) - 1)]
         return int(np.searchsorted(events.timestamp, events.timestamp[first]))
 
-    def _judged(self, start: int) -> tuple[Gate, dict[str, np.ndarray]]:
-        """Whether a candidate trained before the held-out events beats the present bundle on them; and, of a quick run, the
-        weights of the fusion to ship, by prefix."""
+    def _judged(self, start: int) -> tuple[Gate, Gate, dict[str, np.ndarray]]:
+        """Whether a candidate trained before the held-out events beats the present bundle on them, and patterns of its cohorts
+        no patterns; and, of a quick run, the weights of the fusion to ship, by prefix."""
+        few = Gate.closed(f"fewer than {LEAST_HELD_OUT} new viewings of sharers to judge by")
         if np.count_nonzero(self._stream.shared[start:]) < LEAST_HELD_OUT:
-            return Gate.closed(f"fewer than {LEAST_HELD_OUT} new viewings of sharers to judge by"), {}
+            return few, few, {}
         before = self._stream.until(int(self._stream.events.timestamp[start]))
         tried = [self._candidate(before, start, factor) for factor in (HALF_LIVES if self._settings.quick else (1.0,))]
         held = tried[0].held
         if len(held.asked) < LEAST_HELD_OUT:
-            return Gate.closed(f"fewer than {LEAST_HELD_OUT} new viewings of sharers to judge by"), {}
+            return few, few, {}
         self._progress(f"judging on {len(held.asked)} viewings")
         theirs = list_gains(self._present.catalog, held.asked)
         plain = [list_gains(one.catalog, held.asked) for one in tried]
@@ -268,7 +271,21 @@ class _Run:
             ours, weights = plain[best], {}
         gate = Gate.of(ours, theirs, held.households)
         self._progress(f"gain in NDCG@10: {gate.gain:+.4f} [{gate.low:+.4f}, {gate.high:+.4f}]")
-        return gate, weights
+        return gate, self._pattern_gate(tried[best], before), weights
+
+    def _pattern_gate(self, candidate: _Candidate, before: Stream) -> Gate:
+        """Whether young homes gain by patterns of the cohort that they are nearest to."""
+        at_ms, settings = int(before.events.timestamp[-1]) + 1, self._settings
+        patterns = cohort_patterns(before, candidate.sections, settings.cohorts, settings.min_devices, at_ms)
+        young = tuple(one for one in candidate.held.asked if PATTERN_WEIGHTS[bucket_of(one.history.count)] > 0.0)
+        if not len(patterns) or not young:
+            return Gate.closed("no patterns, or no young home to judge them by")
+        sections = candidate.sections | patterns.sections()
+        with_, without = (
+            list_gains(self._catalog(sections | _with_pattern_weights(sections, heard), candidate.meta), young)
+            for heard in (True, False)
+        )
+        return Gate.of(with_, without, np.array([one.household for one in young], np.int64))
 
     def _candidate(self, before: Stream, start: int, factor: float) -> _Candidate:
         """A candidate with the seed's weights, its half-life so many times the seed's, and the viewings that judge it."""
@@ -416,6 +433,16 @@ class _Run:
 
 
 _STAGE_META = ("second_stage_inputs",)
+
+
+def _with_pattern_weights(sections: dict[str, np.ndarray], heard: bool) -> dict[str, np.ndarray]:
+    """The fusion's weights with those of the patterns, or without."""
+    found = {}
+    for name in ("fusion_weights", "sequence_fusion_weights"):
+        if name in sections:
+            found[name] = sections[name].copy()
+            found[name][:, PATTERNS] = PATTERN_WEIGHTS if heard else 0.0
+    return found
 
 
 def _some_lists(queries: FitSet, which: np.ndarray) -> FitSet:

@@ -9,6 +9,7 @@ import numpy as np
 
 from omega_edge.catalog import Catalog
 from omega_edge.codes import vector_of
+from omega_edge.cohorts import Cohorts
 from omega_edge.errors import ProtocolError
 from omega_edge.memory import AgentMemory
 from omega_edge.protocol import (
@@ -27,7 +28,6 @@ SHOWN_LIST_LIFE_MS = 6 * 3600 * 1000
 WINDOW_RATIO = 2.0
 """A trend of a window more than this times longer or shorter than the bundle's is another thing, and is left out."""
 STATE = "collective"
-NO_VOTES = np.empty(0, np.uint32), np.empty(0, np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class CollectiveKnowledge:
         self._catalog = catalog
         self._memory = memory
         self._titles = VectorStore.over(catalog.codes, catalog.scale)
-        self._cohort_votes = _votes_of_cohorts(catalog)
+        self._cohorts = Cohorts(catalog)
         self._shown: dict[str, _Shown] = {}
         self.fault: str | None = None
         self.reload()
@@ -97,17 +97,7 @@ class CollectiveKnowledge:
         Where the cloud sent none that speak, those of the bundle's cohort that this history is nearest to: which one that is
         never leaves the television.
         """
-        if len(self._voices.rows) or not self._cohort_votes:
-            return self._voices.votes
-        cohort = self._cohort_of(history)
-        return NO_VOTES if cohort < 0 else self._cohort_votes[cohort]
-
-    def _cohort_of(self, history: History) -> int:
-        """The cohort whose centre lies nearest to the factors of what was finished; -1 where none of it has any."""
-        finished = history.rows[(history.rows >= 0) & history.success]
-        factors = self._catalog.factors
-        profile = factors.scale[finished] @ factors.codes[finished]
-        return int(np.argmax(self._catalog.cohorts.centres @ profile)) if profile.any() else -1
+        return self._voices.votes if len(self._voices.rows) else self._cohorts.votes(history)
 
     def apply(self, patterns: GlobalPatterns, now_ms: int) -> int:
         """Merge what the cloud sent. Older knowledge than what is held changes nothing. Returns the changes.
@@ -205,22 +195,6 @@ class CollectiveKnowledge:
         short, long = (replaced.get(window, trend.scores) for window, trend in enumerate(self._catalog.trends))
         told = tuple(applied_at if window in replaced else self._catalog.built_at for window in (0, 1))
         return Trends((short, long), told)
-
-
-def _votes_of_cohorts(catalog: Catalog) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
-    """Votes as ranking reads them, by cohort of the bundle; none where it has no cohorts."""
-    cohorts = catalog.cohorts
-    if cohorts is None or catalog.factors is None:
-        return ()
-    pattern = np.repeat(np.arange(len(cohorts.cohort)), np.diff(cohorts.offsets.astype(np.int64)))
-    strength = cohorts.weights / np.float32(255.0) * cohorts.success[pattern]
-    votes = []
-    for cohort in range(len(cohorts.centres)):
-        mine = cohorts.cohort[pattern] == cohort
-        rows, inverse = np.unique(cohorts.rows[mine], return_inverse=True)
-        told = np.bincount(inverse, strength[mine], minlength=len(rows))
-        votes.append((rows.astype(np.uint32), (told / max(told.max(initial=0.0), 1e-12)).astype(np.float32)))
-    return tuple(votes)
 
 
 def parse_state(state: object) -> tuple[int, tuple[TrendSignal, ...], int]:

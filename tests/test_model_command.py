@@ -21,6 +21,7 @@ from omega_edge.bundle_delta import apply_delta
 from omega_edge.catalog import Catalog
 from omega_edge.errors import CatalogError, SignatureError
 from omega_edge.manifest import KIND
+from omega_edge.ranking import PATTERNS
 from omega_edge.updates import Outcome, UpdateClient
 from tests.bundle_server import BundleServer
 from tests.sharing_world import NOW_MS, TITLES, World, make_world
@@ -124,7 +125,9 @@ def test_from_lists_to_a_television(operator, tmp_path):
     )
     with Catalog.open(television) as catalog:
         similar = wire.decode_global_patterns(patterns.frame, catalog).similar
-        assert patterns.catalog_version == 2 and len(similar) == told["patterns"] == len(catalog.cohorts.cohort) > 0
+        assert patterns.catalog_version == 2 and told["patterns"] == len(catalog.cohorts.cohort) > 0
+        assert len(similar) == (told["patterns"] if told["pattern_gate"]["ships"] else 0)
+        assert bool(catalog.fusion.weights[:, PATTERNS].any()) == told["pattern_gate"]["ships"]
 
     before = sorted((path.name, path.read_bytes()) for path in operator.bundles.iterdir())
     again = operator.run()
@@ -167,7 +170,7 @@ def test_deltas_from_the_last_three_bundles_and_no_older_files(operator, tmp_pat
     for version in range(2, 7):
         changed = {name: array for name, array in sections.items() if name != "meta"}
         changed["popularity"] = np.roll(changed["popularity"], version)
-        manifest = folder.publish(NextBundle(True, gate, changed, meta | {"version": version}))
+        manifest = folder.publish(NextBundle(True, gate, gate, changed, meta | {"version": version}))
         kept[version] = (operator.bundles / manifest.file).read_bytes()
         assert manifest.sequence == version
         assert [delta.from_version for delta in manifest.deltas] == list(range(version - 1, max(version - 4, 0), -1))

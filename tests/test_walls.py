@@ -39,7 +39,7 @@ ROOMS = {
         "exporting importing memory tier_policy tiered_vectors codebook_record "
         "centroids skill_records vector_report"
     ),
-    "ranking": "ranking sequence left_out second_stage ranker policy reasons",
+    "ranking": "cohorts ranking sequence left_out second_stage ranker policy reasons",
     "brain": (
         "config exploration onboarding home_states maintenance knowledge profile_view sharing sharing_identity sharing_log sharing_patterns "
         "collective recommender title_vectors brain"
