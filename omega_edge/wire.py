@@ -73,6 +73,7 @@ _FULLEST_REQUEST = SyncRequest(
 
 _TIMES_OF_DAY = (TimeOfDay.MORNING, TimeOfDay.AFTERNOON, TimeOfDay.EVENING, TimeOfDay.NIGHT)
 
+
 def _pack_delta(delta: PatternDelta, titles: TitleNumbering | None) -> dict[int, object]:
     packer = TitlePacker(titles)
     fields: dict[int, object] = {1: delta.local_version}
