@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 import os
 import re
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,11 +90,14 @@ class Downloads:
 
     async def _sent(self, request: web.BaseRequest, path: Path, caching: str) -> Reply:
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError:
             return error_reply(404, "expected a published file, found none of this name")
+        facts = os.fstat(descriptor)
+        if not stat.S_ISREG(facts.st_mode):
+            os.close(descriptor)
+            return error_reply(404, "expected a published file, found none of this name")
         with os.fdopen(descriptor, "rb") as file:
-            facts = os.fstat(file.fileno())
             etag = await self._etag(path, file.fileno(), facts)
             if etag is None:
                 return error_reply(404, "expected a published file, found none of this name")

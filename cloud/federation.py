@@ -11,7 +11,7 @@ import hashlib
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cloud import collective as collectives
@@ -50,8 +50,8 @@ class FederationConfig:
     name: str
     sources: tuple[str, ...]
     publication_dir: Path
-    key: SigningKey
-    secret: bytes
+    key: SigningKey = field(repr=False)
+    secret: bytes = field(repr=False)
     trusted: tuple[bytes, ...] = ()
     upstream: str | None = None
     bundle_dir: Path | None = None
