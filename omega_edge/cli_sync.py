@@ -7,7 +7,6 @@ import asyncio
 import json
 import signal
 import sys
-from contextlib import suppress
 from datetime import datetime
 from importlib import import_module
 from pathlib import Path
@@ -95,6 +94,13 @@ async def _once(options: argparse.Namespace, config: BrainConfig) -> int:
 
 
 async def _watch(options: argparse.Namespace, config: BrainConfig) -> int:
+    watching, told_to_end = asyncio.current_task(), asyncio.Event()
+
+    def end() -> None:
+        told_to_end.set()
+        watching.cancel()
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, end)
     screen = Screen(sys.stdout)
     if not options.json:
         screen.line(screen.style(f"Sharing: {config.sharing}", "bold"))
@@ -109,13 +115,14 @@ async def _watch(options: argparse.Namespace, config: BrainConfig) -> int:
         sys.stdout.flush()
         return report.catalog_update == INSTALLED
 
-    watching = asyncio.current_task()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, watching.cancel)
-    with suppress(asyncio.CancelledError):
+    try:
         while True:  # a new catalogue is opened by a new brain
             with open_brain(config, timed_work=True) as brain:
                 await client_of(brain, config).run(show)
-    return EXIT_OK
+    except asyncio.CancelledError:
+        if not told_to_end.is_set():
+            raise  # Ctrl-C, which the door answers
+        return EXIT_OK
 
 
 def _plain(report: SyncReport) -> dict[str, object]:
