@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from array import array
 
@@ -12,6 +13,10 @@ MIN_GAP_MS = 1_000
 """A device may sync once a second over time…"""
 BURST = 60
 """…and this often at once: the pages of a whole history, or a test bench."""
+
+
+BURST_SECONDS = 0.05
+"""A worker lets in at once what belongs to so much time."""
 
 
 class DeviceBuckets:
@@ -36,19 +41,37 @@ class DeviceBuckets:
 class Gate:
     """Refuses before anything is read or decoded, so that what was let in is answered in time.
 
-    Two bounds: requests in hand, and how long the oldest change waits for a transaction. Whoever is refused comes back at
-    its next interval, so a refusal is final.
+    Three bounds: requests in hand; how long the oldest change waits for a transaction; and how many requests are let in a
+    second. The last keeps time free for refusing: a worker that is busy with answers alone has none left for a flood, and a
+    flood of refusals then takes it from the answers. Whoever is refused comes back at its next interval, so a refusal is
+    final.
     """
 
-    def __init__(self, max_in_hand: int, max_delay_ms: float) -> None:
-        self.max_in_hand, self.max_delay_ms = max_in_hand, max_delay_ms
+    def __init__(self, max_in_hand: int, max_delay_ms: float, max_per_second: float = math.inf) -> None:
+        self.max_in_hand, self.max_delay_ms, self.max_per_second = max_in_hand, max_delay_ms, max_per_second
         self.in_hand = 0
         self.delay_ms = 0.0
         self.draining = False
         """The worker is stopping: what comes is still answered, and its connection then closed."""
         self.stopped = False
+        self._left = self._most_left = max_per_second * BURST_SECONDS
 
     @property
     def closed(self) -> bool:
         """Whether the next request is to be refused."""
-        return self.in_hand >= self.max_in_hand or self.delay_ms > self.max_delay_ms or self.stopped
+        return (
+            self.in_hand >= self.max_in_hand or self._left < 1.0 or self.delay_ms > self.max_delay_ms or self.stopped
+        )
+
+    def enter(self) -> None:
+        """Let a request in."""
+        self.in_hand += 1
+        self._left -= 1.0
+
+    def leave(self) -> None:
+        """It is answered, or given up."""
+        self.in_hand -= 1
+
+    def pass_time(self, seconds: float) -> None:
+        """So much time has passed since the last call: as many more may come in as belong to it."""
+        self._left = min(self._left + seconds * self.max_per_second, self._most_left)

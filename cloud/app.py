@@ -69,13 +69,13 @@ class ShardApplication:
             return refused
         gate = self.gate
         began = time.monotonic()
-        gate.in_hand += 1
+        gate.enter()
         try:
             body = await request.read()
             request.protocol.arrived()
             reply = await self.manager.handle_sync(body, request.headers.get("Authorization"))
         finally:
-            gate.in_hand -= 1
+            gate.leave()
         self.counters.answered("sync", reply.status)
         if reply.status == 200:
             self.counters.took((time.monotonic() - began) * 1000.0)

@@ -26,6 +26,7 @@ VARIABLES = {
     "HOST": "address to listen on (127.0.0.1)",
     "PORT": "port to listen on, 0 for a free one (8080)",
     "WORKERS": "processes that answer requests (1)",
+    "MAX_SYNCS_PER_SECOND": "syncs that each of them lets in, so that time is left to refuse a flood (5000)",
     "SYNC_INTERVAL_SECONDS": "what televisions are told to wait between syncs, 60 to 86400 (300)",
     "RETENTION_DAYS": "how long finished titles are kept (400)",
     "BUNDLE_DIR": "folder LINEAGE/manifest and bundles; without it only titles as text are read, and none is stored",
@@ -67,6 +68,7 @@ class ServerConfig:
     counting_interval_seconds: int = 60
     log_level: str = "INFO"
     enrolment_open: bool = True
+    max_syncs_per_second: int = 5_000
 
 
 def device_key(environment: Mapping[str, str]) -> bytes:
@@ -113,6 +115,7 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> ServerConfi
         host=environment.get("HOST", "").strip() or "127.0.0.1",
         port=integer(environment, "PORT", 8080, 0, 65_535),
         workers=integer(environment, "WORKERS", 1, 1, 64),
+        max_syncs_per_second=integer(environment, "MAX_SYNCS_PER_SECOND", 5_000, 1, 1_000_000),
         bundle_dir=folder(environment, "BUNDLE_DIR"),
         lineage=named(environment, "LINEAGE", _LINEAGE, "16 lower-case hexadecimal digits"),
         publication_dir=folder(environment, "PUBLICATION_DIR"),

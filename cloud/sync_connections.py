@@ -139,7 +139,7 @@ class SyncConnection(asyncio.Protocol):
             return
         self._busy = True
         self._began = self.used_at = time.monotonic()
-        server.gate.in_hand += 1
+        server.gate.enter()
         server.turns.add(self, request)
 
     def begin(self, body: bytes, authorization: str | None) -> None:
@@ -147,7 +147,7 @@ class SyncConnection(asyncio.Protocol):
         try:
             reply = self._manager.begin(body, authorization, self._answer)
         except BaseException:
-            self._server.gate.in_hand -= 1
+            self._server.gate.leave()
             if self._transport is not None:
                 self._transport.abort()
             raise
@@ -177,7 +177,7 @@ class SyncConnection(asyncio.Protocol):
 
     def _answer(self, reply: Reply) -> None:
         server, transport = self._server, self._transport
-        server.gate.in_hand -= 1
+        server.gate.leave()
         server.counters.answered("sync", reply.status)
         self._busy = False
         if transport is None or transport.is_closing():

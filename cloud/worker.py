@@ -9,6 +9,7 @@ import resource
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Coroutine
 
 from cloud.admission import Gate
@@ -19,11 +20,11 @@ from cloud.connections import BoundedServer
 from cloud.downloads import Downloads
 from cloud.enrolment import Enrolment
 from cloud.knowledge_files import KnowledgeFiles
-from cloud.lmdb_storage import LmdbStorage
 from cloud.logs import log
 from cloud.metrics import Counters
 from cloud.opening import open_knowledge, open_storage
 from cloud.shard import ShardManager
+from cloud.storage import PatternStorage
 from omega_edge.errors import ConfigError, StoreError
 
 MAX_IN_HAND = 256
@@ -70,12 +71,12 @@ class _Worker:
         clock: Callable[[], int],
         listening: socket.socket,
         counters: Counters,
-        storage: LmdbStorage,
+        storage: PatternStorage,
         knowledge: KnowledgeFiles,
     ) -> None:
         self._config, self._clock, self._listening, self._counters = config, clock, listening, counters
         self._storage, self._knowledge = storage, knowledge
-        self._gate = Gate(MAX_IN_HAND, MAX_DELAY_MS)
+        self._gate = Gate(MAX_IN_HAND, MAX_DELAY_MS, config.max_syncs_per_second)
         self._parent = os.getppid()
 
     async def serve(self) -> None:
@@ -113,7 +114,11 @@ class _Worker:
 
     async def _watch_delay(self, commit: GroupCommit, manager: ShardManager) -> None:
         """Tell the gate how long changes wait."""
+        looked = time.monotonic()
         while True:
+            now = time.monotonic()
+            self._gate.pass_time(now - looked)
+            looked = now
             self._gate.delay_ms = commit.delay_ms()
             manager.busy = self._gate.delay_ms > self._gate.max_delay_ms / 2
             self._counters.put("commits", commit.batches)

@@ -63,6 +63,24 @@ class TestGate:
         gate.in_hand, gate.delay_ms, gate.stopped = in_hand, delay_ms, stopped
         assert gate.closed is closed
 
+    def test_lets_in_so_many_a_second(self):
+        gate = Gate(10_000, 50.0, max_per_second=1_000)
+
+        def let_in() -> int:
+            count = 0
+            while not gate.closed:
+                gate.enter()
+                gate.leave()
+                count += 1
+            return count
+
+        assert let_in() == 50
+        gate.pass_time(0.01)
+        assert let_in() == 10
+        gate.pass_time(3_600.0)
+        assert let_in() == 50
+        assert gate.in_hand == 0
+
     def test_draining_alone_lets_in(self):
         gate = Gate(10, 50.0)
         gate.draining = True
