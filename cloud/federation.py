@@ -111,6 +111,7 @@ class FederationCoordinator:
         self._catalog_digest = b""
         self._faults: dict[str, str] = {}
         self._alarms: list[dict[str, object]] = []
+        self._held_back = 0
         self._passes = 0
         self._passed_ms: int | None = None
         self._stats = self._told()
@@ -152,7 +153,8 @@ class FederationCoordinator:
         return self._passes > 0
 
     def stats(self) -> dict[str, object]:
-        """What the last pass did and what it refused, for people. Any thread may ask."""
+        """What the last pass did and what it refused, for people. Any thread may ask. held_back: how many titles are; alarms:
+        those of them that as many devices as the threshold asks for have voted for."""
         return self._stats
 
     def _told(self) -> dict[str, object]:
@@ -181,7 +183,8 @@ class FederationCoordinator:
             ],
             "named_twice": sorted({name for name in names if names.count(name) > 1}),
             "faults": self._faults | {f"upstream {name}": fault for name, fault in down.items()},
-            "held_back": self._alarms,
+            "held_back": self._held_back,
+            "alarms": self._alarms,
         }
 
     def _fetch(self, today: int, now_ms: int) -> None:
@@ -269,10 +272,11 @@ class FederationCoordinator:
         end_day = now_ms // DAY_MS + (not config.daily_trends)
         settled = now_ms % DAY_MS >= 1000 * config.settle_seconds
         windows, held = trending(counts, catalog, end_day, decisions)
+        self._held_back = len(held)
         self._alarms = [
             {"title": catalog.content_id(alarm.row), "reason": alarm.reason, "day": alarm.day, "votes": alarm.votes}
             for alarm in held
-            if alarm.row < catalog.count
+            if alarm.row < catalog.count and (alarm.reason == "withheld" or alarm.votes >= config.min_devices)
         ]
         if last is not None and config.daily_trends and last.basis == basis and last.lineage == catalog.lineage:
             if last.day == end_day and last.trends:
@@ -308,5 +312,5 @@ class FederationCoordinator:
                 log("a source has a fault", logging.WARNING, location=source.location, object=name, fault=fault)
         for name, fault in self._faults.items():
             log("a fault", logging.WARNING, object=name, fault=fault)
-        log("passed", changed=changed, published=len(self._publication.index.entries), held_back=len(self._alarms))
+        log("passed", changed=changed, published=len(self._publication.index.entries), held_back=self._held_back)
 

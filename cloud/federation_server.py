@@ -90,7 +90,7 @@ def exposition(stats: dict[str, object]) -> str:
         "sources": len(sources),
         "sources_with_faults": sum(bool(source["faults"]) for source in sources),
         "refusals_total": sum(source["refusals"] for source in sources),
-        "titles_held_back": len(stats["held_back"]),
+        "titles_held_back": stats["held_back"],
     }
     return "".join(
         f"# TYPE omega_federation_{name} {'counter' if name.endswith('_total') else 'gauge'}\n"

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cloud import collective as collectives
+from cloud import counts as counts_
 from cloud.collective import COLLECTIVE_BYTES, Collective, Trending, compose
 from cloud.counts import Counts, DayReports, DayVotes, WindowVotes
 from cloud.downstream import read_collective
@@ -365,7 +366,23 @@ class TestHub:
         hub.restart(withheld_titles=(content_id, "no such title"))
         hub.passes()
         assert content_id not in {signal.content_id for signal in hub.told().trending}
-        assert [held["title"] for held in hub.coordinator.stats()["held_back"]] == [content_id]
+        assert [alarm["title"] for alarm in hub.coordinator.stats()["alarms"]] == [content_id]
+        assert hub.coordinator.stats()["held_back"] == 1
+
+    @pytest.mark.parametrize("crowd", [40, 60])
+    def test_an_alarm_names_a_title_only_above_the_threshold(self, hub, crowd):
+        rows, votes = np.array([3], np.uint32), np.array([crowd], np.uint32)
+        yesterday = DayVotes(rows, votes, votes, 1_000, 70)
+        window = WindowVotes(rows, np.array([60], np.uint32), 1_000)
+        keys = {(TODAY, days): window for days in trend_days(hub.catalog)}
+        counts = Counts("shard-1", hub.source.publication.next_sequence(NOON_MS), hub.catalog.lineage, TITLES, NOON_MS,
+                        {TODAY - 1: yesterday}, keys)  # fmt: skip
+        entry = hub.source.publication.put(counts.name, "counts", counts.sequence, counts_.encode(counts))
+        hub.source.publication.commit({counts.name: entry}, NOON_MS)
+        hub.passes()
+        stats = hub.coordinator.stats()
+        assert stats["held_back"] == 1 and len(stats["alarms"]) == (crowd >= 50)
+        assert not hub.told().trending
 
     def test_a_hub_without_a_bundle_says_so_and_still_sums(self, hub, tmp_path):
         hub.restart(bundle_dir=tmp_path / "nothing")
