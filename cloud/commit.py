@@ -8,8 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from cloud.lmdb_storage import LmdbStorage
-from cloud.storage import SyncChange, SyncOutcome
+from cloud.storage import PatternStorage, SyncChange, SyncOutcome
 from omega_edge.errors import StoreError, StoreFullError
 
 MAX_BATCH = 512
@@ -26,7 +25,7 @@ Waiting = tuple[SyncChange, Done]
 class GroupCommit:
     """Brings changes of one event loop to durability. submit() and the properties belong to that loop's thread."""
 
-    def __init__(self, storage: LmdbStorage, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, storage: PatternStorage, loop: asyncio.AbstractEventLoop) -> None:
         self._storage, self._loop = storage, loop
         self._waiting: deque[Waiting] = deque()
         self._wake = threading.Semaphore(0)

@@ -110,7 +110,7 @@ class LmdbStorage:
             writer.put("meta", _LINEAGE_KEY, lineage.encode())
 
     def claim_lineage(self, lineage: str) -> None:
-        """Say, durably, whose title numbers are stored from now on; ConfigError where others are."""
+        """See PatternStorage."""
         self._changed(lambda writer: self._claim(writer, lineage))
 
     def close(self) -> None:
@@ -140,7 +140,7 @@ class LmdbStorage:
         return self._changed(lambda writer: [writer.apply(change) for change in batch], only_erases)
 
     def unchanged(self, change: SyncChange) -> SyncOutcome | None:
-        """The outcome of a request that brings nothing new and so needs no write; None where apply() has to judge it."""
+        """See PatternStorage."""
         if change.erase or change.report or change.rows or change.patterns or change.patterns_removed or change.snapshot:
             return None
         record = self._device_record(change.device_id)

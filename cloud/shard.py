@@ -11,11 +11,10 @@ from pathlib import Path
 from cloud.admission import DeviceBuckets
 from cloud.commit import GroupCommit
 from cloud.knowledge_files import KnowledgeFiles
-from cloud.lmdb_storage import LmdbStorage
 from cloud.metrics import Counters
 from cloud.replies import response_frame
 from cloud.shard_titles import RowTitle, row_of, storable
-from cloud.storage import SyncChange, SyncOutcome
+from cloud.storage import PatternStorage, SyncChange, SyncOutcome
 from cloud.sync_rules import REPORT_DAYS_AFTER, REPORT_DAYS_BEFORE, clamp_finished, report_is_due
 from omega_edge import wire
 from omega_edge.errors import ConfigError, LineageError, ProtocolError, StoreError, StoreFullError
@@ -88,7 +87,7 @@ class ShardManager:
     def __init__(
         self,
         config: ShardConfig,
-        storage: LmdbStorage,
+        storage: PatternStorage,
         commit: GroupCommit,
         knowledge: KnowledgeFiles,
         device_key: bytes,

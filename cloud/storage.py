@@ -165,6 +165,12 @@ class PatternStorage(Protocol):
     def apply(self, batch: Sequence[SyncChange]) -> list[SyncOutcome]:
         """Do what these changes ask, in order, in one transaction that is durable when this returns."""
 
+    def unchanged(self, change: SyncChange) -> SyncOutcome | None:
+        """The outcome of a request that brings nothing new and so needs no write; None where apply() has to judge it."""
+
+    def claim_lineage(self, lineage: str) -> None:
+        """Say, durably, whose title numbers are stored from now on; ConfigError where others are."""
+
     def store_patterns(self, device: bytes, patterns: Sequence[StoredPattern]) -> None:
         """Replace a device's patterns, durably. KeyError for an unknown device."""
 
