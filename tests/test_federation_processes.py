@@ -19,10 +19,12 @@ import numpy as np
 import pytest
 
 from cloud.collective import decode as decode_collective
+from cloud.counts import Counts
+from cloud.estimates import support, title_hashes
 from cloud.publication import HttpReader, SourceUnavailable, read_counts, read_lists, reader_of
-from omega_edge import signing, wire
+from omega_edge import randomised, signing, wire
 from omega_edge.columns import STEP_MS
-from omega_edge.protocol import DAY_MS, SyncRequest
+from omega_edge.protocol import DAY_MS, CountReport, SyncRequest
 from tests.shard_processes import PROJECT, SIGNING_KEY, Shard, Television, launch, write_bundle
 
 SECRET = bytes(range(50, 82))
@@ -122,9 +124,31 @@ def federation(tmp_path):
 class Truth:
     """What was sent: votes and lists by device, of all shards."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, content_ids: list[str]) -> None:
+        self.content_ids = content_ids
         self.random = random.Random(seed)
         self.sent: dict[bytes, dict[int, int]] = {}
+        self.reports: list[CountReport] = []
+
+    def report(self, shard: Shard, televisions: int) -> None:
+        """Televisions of the mode `counts`: one falsified title each."""
+        for _ in range(televisions):
+            day = time.time_ns() // 1_000_000 // DAY_MS - self.random.randrange(2)
+            hashed = randomised.title_hash(shard.catalog.content_id(self.random.randrange(TITLES)))
+            report = CountReport(day, *randomised.falsified(hashed, self.random))
+            told = SyncRequest(device_id=self.random.randbytes(16), epoch=1, count_report=report)
+            assert shard.synced(told).counted
+            self.reports.append(report)
+
+    def supports(self, counts: Counts, content_ids: list[str]) -> bool:
+        """Whether counts say of falsified reports exactly what these support."""
+        hashes = title_hashes(content_ids)
+        expected = {}
+        for day in {report.day for report in self.reports}:
+            here = [report for report in self.reports if report.day == day]
+            seeds, values = (np.array([getattr(one, name) for one in here], np.uint32) for name in ("seed", "value"))
+            expected[day] = len(here), support(hashes, seeds, values).tolist()
+        return {day: (told.reports, told.support.tolist()) for day, told in counts.reports.items()} == expected
 
     def tell(self, shard: Shard, televisions: int) -> list[Television]:
         """New televisions that each finished some titles of the last days, in one sync."""
@@ -157,8 +181,8 @@ class Truth:
             lists = read_lists(location, TRUSTED, SECRET)
         except SourceUnavailable:
             return False
-        if counts is None:
-            return not self.sent
+        if counts is None or not self.supports(counts, self.content_ids):
+            return False
         end_day = max((end for end, _ in counts.windows), default=0)
         told = np.zeros(TITLES, np.int64)
         if (end_day, 28) in counts.windows:
@@ -172,7 +196,7 @@ class Truth:
 
 
 def test_three_shards_two_regions_and_a_hub_some_killed_and_returned(federation):
-    truth = Truth(1)
+    truth = Truth(1, federation.catalog.content_ids(range(TITLES)))
     # From the top down, since each asks the one above; the hub's sources are known once the regions have ports.
     for name in ("region-1", "region-2"):
         federation.level(name, "region", str(federation.folder / "nobody"))
@@ -186,6 +210,8 @@ def test_three_shards_two_regions_and_a_hub_some_killed_and_returned(federation)
         federation.level(name, "region", ",".join(federation.url(shard) for shard in sources), hub)
     wait_until(lambda: third.stats()["catalog_version"] == 1)  # it began without a bundle, and got it from above
     homes = [home for shard in (first, second, third) for home in truth.tell(shard, 12)]
+    for shard in (first, second, third):
+        truth.report(shard, 4)
     wait_until(lambda: truth.matches(hub))
 
     federation.kill("shard-2")  # durable what it acknowledged, and counted with what it published last
@@ -199,6 +225,7 @@ def test_three_shards_two_regions_and_a_hub_some_killed_and_returned(federation)
         home.shard = again
         truth.tell_more(home)
     truth.tell(third, 3)
+    truth.report(again, 4)
     federation.level("region-2", "region", federation.url("shard-3"), hub)
     federation.kill("hub")
     federation.level("hub", "hub", f"{federation.url('region-1')},{federation.url('region-2')}")
