@@ -27,6 +27,8 @@ from bench.shard_load.fleet import Fleet
 TICK_SECONDS = 0.001
 """How often the open loop looks what is due; what it is late by is counted as latency."""
 LAST_REPLIES_SECONDS = 10.0
+REFUSED_SECONDS = 0.02
+"""In the closed loop, how long a connection that was refused lets pass before it goes on. (A television waits for minutes.)"""
 MAX_FAULTS_TOLD = 5
 MAX_FAULTS = 1_000
 """After so many, nothing more is sent."""
@@ -38,8 +40,9 @@ Result = TypeVar("Result")
 class Outcome:
     """What became of the requests of one run. Moments in seconds since its start, latencies in ms.
 
-    accepted, refused: latency from the moment that was intended, of each reply of that kind whose moment lies after the
-    warm-up. refused_after_sending: the shard's own part of the latter. lateness: how long after its moment a request was sent.
+    accepted, refused: latency from the moment that was intended, of each reply of that kind that came between the end of the
+    warm-up and that of the run, and, so that none is left out for being slow, of all that came later. refused_after_sending:
+    the shard's own part of the latter. lateness: how long after its moment a request was sent.
     """
 
     seconds: float
@@ -47,6 +50,8 @@ class Outcome:
     refused: array = field(default_factory=lambda: array("d"))
     refused_after_sending: array = field(default_factory=lambda: array("d"))
     lateness: array = field(default_factory=lambda: array("d"))
+    in_time: int = 0
+    """Replies that accepted and came between the end of the warm-up and that of the run."""
     offered: int = 0
     all_accepted: int = 0
     """Of the whole run, warm-up and last replies included."""
@@ -66,8 +71,8 @@ class Outcome:
 
     @property
     def goodput(self) -> float:
-        """Accepted syncs a second of those whose moment lies after the warm-up."""
-        return len(self.accepted) / self.seconds
+        """Accepted syncs a second, by when their replies came."""
+        return self.in_time / self.seconds
 
     def fault(self) -> str | None:
         """What is wrong with the run, None where all replies were as they must be."""
@@ -112,6 +117,7 @@ class Load:
         self._connections: set[Connection] = set()
         self._opening: set[asyncio.Task] = set()
         self._in_flight = 0
+        self._paused = 0
         self._closed_loop = False
         self._each_once = False
         self._started = 0.0
@@ -164,9 +170,11 @@ class Load:
 
     async def _settle(self, until: float) -> None:
         """Wait until the moment, then for the last replies, as long as they may take."""
-        deadline = until + LAST_REPLIES_SECONDS if until else time.perf_counter() - self._started + LAST_REPLIES_SECONDS
-        while self._in_flight or self._opening or (self._waiting and self._devices):
-            if time.perf_counter() - self._started > deadline:
+        now = time.perf_counter() - self._started
+        deadline = max(until, now) + LAST_REPLIES_SECONDS
+        while self._in_flight or self._opening or self._paused or (self._waiting and self._devices):
+            now = time.perf_counter() - self._started
+            if now > deadline:
                 break
             if self._outcome.faults >= MAX_FAULTS:
                 self._end = 0.0  # a shard that answers wrongly is not asked for ever
@@ -183,6 +191,12 @@ class Load:
         if self._each_once:
             self._devices = deque(range(len(self._fleet)))
         return outcome
+
+    def _next_in_closed_loop(self) -> None:
+        self._paused -= 1
+        now = time.perf_counter() - self._started
+        if self._closed_loop and now < self._end and self._devices:
+            self._launch(now)
 
     def _launch(self, moment: float) -> None:
         """Send a request that is due, or let it wait for a connection."""
@@ -238,6 +252,7 @@ class Load:
         judged = Checked.LOST if reply is None else self._check.judge(device, reply, outcome)
         if judged is Checked.ACCEPTED:
             outcome.all_accepted += 1
+            outcome.in_time += self._warm_up <= now < self._end
             if counted:
                 outcome.accepted.append((now - moment) * 1e3)
                 outcome.titles += titles
@@ -250,8 +265,11 @@ class Load:
             self._devices.append(device)
         if not connection.open:
             self._connections.discard(connection)
-        if self._closed_loop and now < self._end and self._devices:
-            self._outcome.offered += now >= self._warm_up
+        if self._closed_loop and judged is Checked.REFUSED:
+            self._paused += 1
+            asyncio.get_running_loop().call_later(REFUSED_SECONDS, self._next_in_closed_loop)
+        elif self._closed_loop and now < self._end and self._devices:
+            outcome.offered += now >= self._warm_up
             self._waiting.append(now)
         if connection.open:
             self._go_on(connection)

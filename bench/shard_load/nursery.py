@@ -7,6 +7,7 @@ a session and with an environment of its own.
 from __future__ import annotations
 
 import ctypes
+import importlib
 import json
 import os
 import signal
@@ -18,6 +19,8 @@ from typing import BinaryIO, Self
 from bench.machine import ROOT
 
 MAX_ENVIRONMENT_BYTES = 65_536
+IMPORTED = ("uvloop", "cloud.server", "cloud.sync_connections", "cloud.collective")
+"""What a shard imports, at its start or later, is imported once for all."""
 _LIBC = ctypes.CDLL(None)
 _SET_DEATH_SIGNAL = 1
 """PR_SET_PDEATHSIG."""
@@ -78,7 +81,8 @@ def _go_on_as_shard(environment: dict[str, str], output: int) -> None:
 
 def main(descriptor: int) -> None:
     """Fork a shard for each environment that comes, until the socket is closed."""
-    import cloud.server  # noqa: F401 - what is imported here, no shard imports again
+    for module in IMPORTED:
+        importlib.import_module(module)
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # whoever asked for a shard looks after it
     with socket.socket(fileno=descriptor) as asked:

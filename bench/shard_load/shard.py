@@ -93,8 +93,18 @@ def open_store(folder: Path) -> LmdbStorage:
 class Shard:
     """A running shard: use it as a context, at whose end no process of it is left. Its store stays in the folder."""
 
-    def __init__(self, folder: Path, served: Served, workers: int = 1, nursery: Nursery | None = None) -> None:
-        """Start it, by its command or from the nursery. ShardFailed where it does not come to listen."""
+    def __init__(
+        self,
+        folder: Path,
+        served: Served,
+        workers: int = 1,
+        nursery: Nursery | None = None,
+        max_syncs_per_second: int | None = None,
+    ) -> None:
+        """Start it, by its command or from the nursery. max_syncs_per_second: of each worker, None for the shard's default.
+
+        ShardFailed where it does not come to listen.
+        """
         served.put_into(folder)
         settings = {
             "DATABASE_URL": f"lmdb://{folder.resolve()}/data",
@@ -107,6 +117,8 @@ class Shard:
             "LOG_LEVEL": "WARNING",
             "PYTHONPATH": str(ROOT),
         }
+        if max_syncs_per_second is not None:
+            settings["MAX_SYNCS_PER_SECOND"] = str(max_syncs_per_second)
         inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
         self._command: subprocess.Popen[bytes] | None = None
         if nursery is None:
