@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         ViewingEvent,
         ViewingPattern,
     )
+    from omega_edge.sync import RetryPolicy, SyncClient, SyncConfig
     from omega_edge.vectors import VectorStore
 
 __version__ = "0.1.0"
@@ -66,12 +67,15 @@ __all__ = [
     "ReasonEvent",
     "Recommendation",
     "Recorded",
+    "RetryPolicy",
     "SignatureError",
     "StoreBusyError",
     "StoreDamagedError",
     "StoreError",
     "StoreFullError",
     "StoreReadOnlyError",
+    "SyncClient",
+    "SyncConfig",
     "TimeOfDay",
     "TrendSignal",
     "VectorStore",
@@ -87,6 +91,7 @@ _MODULES = {
     "config": ("BrainConfig",),
     "inference": ("InferenceEngine",),
     "memory": ("Recorded",),
+    "sync": ("RetryPolicy", "SyncClient", "SyncConfig"),
     "vectors": ("VectorStore",),
     "protocol": (
         "FeedbackKind",

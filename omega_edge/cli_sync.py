@@ -8,7 +8,6 @@ import json
 import signal
 import sys
 from datetime import datetime
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,7 @@ from omega_edge.cli_session import open_brain
 from omega_edge.collective import check_ranks
 from omega_edge.config import SHARING_WORDS, BrainConfig
 from omega_edge.errors import ConfigError
+from omega_edge.sync_http import required_aiohttp
 from omega_edge.sync_identity import read_device_key
 
 if TYPE_CHECKING:
@@ -37,11 +37,9 @@ def sync(options: argparse.Namespace, config: BrainConfig) -> int:
             "OMEGA_CONSTELLATION_URL, or write constellation_url = ... into the configuration file"
         )
     try:
-        import_module("omega_edge.sync")
+        required_aiohttp()
     except ModuleNotFoundError as missing:
-        if missing.name != "aiohttp":
-            raise
-        say_error("sync: expected the package aiohttp, it is not installed; pip install omega-edge[sync]")
+        say_error(str(missing))
         return EXIT_UNAVAILABLE
     return asyncio.run(_watch(options, config) if options.watch else _once(options, config))
 

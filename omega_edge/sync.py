@@ -27,7 +27,7 @@ from omega_edge.protocol import (
     SyncResponse,
 )
 from omega_edge.sync_address import DEVICES_PATH, SYNC_PATH, shard_url
-from omega_edge.sync_http import ExchangeFailed, Reply, ShardConnection
+from omega_edge.sync_http import ExchangeFailed, Reply, ShardConnection, required_aiohttp
 from omega_edge.sync_identity import TOKEN_BYTES, authorization, device_token
 from omega_edge.validation import check_integer
 
@@ -210,7 +210,8 @@ class SyncClient:
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """updates: asked for a newer catalogue once the shard says that there is one; None: never. randomness: what jitter is drawn from. clock: Unix milliseconds; monotonic, sleep: seconds."""
+        """Raises ModuleNotFoundError where aiohttp is not installed. updates: asked for a newer catalogue once the shard says that there is one; None: never. randomness: what jitter is drawn from. clock: Unix milliseconds; monotonic, sleep: seconds."""
+        required_aiohttp()
         self._home = brain.collective
         self._config = config
         self._url = shard_url(config.constellation_url)

@@ -10,12 +10,13 @@ import ssl
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from types import TracebackType
-from typing import Self
-
-import aiohttp
+from types import ModuleType, TracebackType
+from typing import TYPE_CHECKING, Self
 
 from omega_edge.protocol import MAX_DOWNLOAD_BYTES, MAX_SYNC_INTERVAL_SECONDS
+
+if TYPE_CHECKING:
+    from aiohttp import ClientResponse, ClientSession
 
 _BARE = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 _READ_BYTES = 8192
@@ -38,6 +39,18 @@ class Reply:
     status: int
     body: bytes
     retry_after_secs: float | None
+
+
+def required_aiohttp() -> ModuleType:
+    """The library of HTTP, an extra that a television without network does not need. ModuleNotFoundError says how to get it."""
+    try:
+        import aiohttp
+    except ModuleNotFoundError as missing:
+        if missing.name != "aiohttp":
+            raise
+        text = "sync: expected the package aiohttp, it is not installed; pip install omega-edge[sync]"
+        raise ModuleNotFoundError(text, name="aiohttp") from None
+    return aiohttp
 
 
 def retry_after_secs(header: str | None, now_ms: int) -> float | None:
@@ -65,9 +78,10 @@ class ShardConnection:
         self._base_url = url
         self._timeout_secs = timeout_secs
         self._tls = tls
-        self._session: aiohttp.ClientSession | None = None
+        self._session: ClientSession | None = None
 
     async def __aenter__(self) -> Self:
+        aiohttp = required_aiohttp()
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=1, force_close=True, ssl=True if self._tls is None else self._tls),
             timeout=aiohttp.ClientTimeout(total=self._timeout_secs),
@@ -89,6 +103,7 @@ class ShardConnection:
 
         now_ms: this moment, for a Retry-After that is a date.
         """
+        aiohttp = required_aiohttp()
         url = f"{self._base_url}/{path}"
         headers = {} if authorization is None else {"Authorization": authorization}
         connected = False
@@ -113,7 +128,7 @@ class ShardConnection:
             raise ExchangeFailed(f"bad answer: {type(fault).__name__}", connected) from None
 
 
-async def _read_bounded(response: aiohttp.ClientResponse) -> bytes:
+async def _read_bounded(response: ClientResponse) -> bytes:
     """The body, never more than MAX_DOWNLOAD_BYTES of it: a longer one is hung up on."""
     coded = response.headers.get("Content-Encoding", "identity") != "identity"
     if coded or (response.content_length or 0) > MAX_DOWNLOAD_BYTES:
