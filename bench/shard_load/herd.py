@@ -42,14 +42,18 @@ def _pause(seconds: float) -> Generator[float, None, None]:
     yield seconds
 
 
-class _Silent:
-    """A home that shares nothing."""
-
-    mode = "receive"
+class _Titles:
+    version = 1
 
 
-class _Brain:
-    collective = _Silent()
+class _Collective:
+    mode, titles = "receive", _Titles()
+
+
+class _Home:
+    """A home that shares nothing, as far as the moments of syncs go."""
+
+    collective = _Collective()
 
 
 class VirtualClient(SyncClient):
@@ -61,7 +65,7 @@ class VirtualClient(SyncClient):
         self.now = on
         self._fails = fails
         super().__init__(
-            _Brain(), self._CONFIG, randomness=chosen, clock=lambda: 0, monotonic=lambda: self.now, sleep=_pause
+            _Home(), self._CONFIG, randomness=chosen, clock=lambda: 0, monotonic=lambda: self.now, sleep=_pause
         )
 
     async def sync_once(self) -> SyncReport:
