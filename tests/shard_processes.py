@@ -28,7 +28,6 @@ from tests.synthetic import NOW_MS, sections_of
 PROJECT = Path(__file__).resolve().parent.parent
 DEVICE_KEY = bytes(range(32))
 SIGNING_KEY = SigningKey(bytes(range(1, 33)))
-START_SECONDS = 30.0
 
 
 def write_bundle(folder: Path, titles: int = 60, version: int = 1, sequence: int = 1, key: SigningKey = SIGNING_KEY) -> Catalog:

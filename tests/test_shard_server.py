@@ -35,7 +35,7 @@ from tests.shard_processes import (
     write_bundle,
 )
 
-DEADLINE_SECONDS = 30.0
+DEADLINE_SECONDS = 90.0
 
 
 def eventually(condition) -> None:
