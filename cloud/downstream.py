@@ -15,13 +15,14 @@ from cloud.collective import Collective
 from cloud.names import LINEAGE
 from cloud.publication import (
     MAX_SMALL_BYTES,
+    TIMEOUT_SECONDS,
     Entry,
     FolderReader,
     Index,
-    Reader,
     SourceUnavailable,
     digest_of,
     read_index,
+    reader_of,
     write_file,
 )
 from omega_edge import signing
@@ -29,6 +30,8 @@ from omega_edge.errors import CatalogError, ProtocolError, SignatureError
 from omega_edge.manifest import Manifest, read_manifest
 
 COLLECTIVE, MANIFEST = "collective", "manifest"
+BUNDLE_TIMEOUT_SECONDS = 300.0
+"""For one file of a bundle, which has megabytes."""
 
 
 def read_collective(folder: Path, trusted: Collection[bytes], kind: str = COLLECTIVE) -> Collective | None:
@@ -66,11 +69,14 @@ class Downstream:
     """Pulls from one place into a publication's folder and a folder of bundles."""
 
     def __init__(
-        self, reader: Reader, trusted: Collection[bytes], folder: Path, bundles: Path, lineage: str | None = None
+        self, location: str, trusted: Collection[bytes], folder: Path, bundles: Path, lineage: str | None = None,
+        timeout_seconds: float = TIMEOUT_SECONDS,
     ) -> None:
-        """lineage: of the only bundles to pull; None: of all there are."""
-        self._reader, self._trusted, self._folder, self._bundles = reader, trusted, folder, bundles
-        self._lineage = lineage
+        """lineage: of the only bundles to pull; None: of all there are. timeout_seconds: for what is not a bundle's file."""
+        self._reader, self._bundle_reader = (
+            reader_of(location, seconds) for seconds in (timeout_seconds, BUNDLE_TIMEOUT_SECONDS)
+        )
+        self._trusted, self._folder, self._bundles, self._lineage = trusted, folder, bundles, lineage
         self._seen: Index | None = None
         self.faults: dict[str, str] = {}
 
@@ -150,7 +156,7 @@ class Downstream:
         path = folder / name
         if path.exists() and path.stat().st_size == size and _sha256_of(path) == sha256:
             return
-        data = self._reader.read(f"bundles/{folder.name}/{name}", size)
+        data = self._bundle_reader.read(f"bundles/{folder.name}/{name}", size)
         if data is None or len(data) != size or hashlib.sha256(data).hexdigest() != sha256:
             raise SourceUnavailable(f"{name}: expected {size} bytes with SHA-256 {sha256}, got others or none")
         write_file(path, data)

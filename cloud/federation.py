@@ -21,7 +21,7 @@ from cloud.counts import Counts
 from cloud.downstream import COLLECTIVE, Downstream, manifest_entries, read_collective, read_placed_manifest
 from cloud.intake import ListsRelay, SourceIntake
 from cloud.logs import log
-from cloud.publication import Entry, Publication, SourceUnavailable, digest_of, reader_of
+from cloud.publication import Entry, Publication, SourceUnavailable, digest_of
 from cloud.trending import Decisions, rows_of, trending
 from cloud.votes import MAX_WINDOW_DAYS
 from omega_edge import wire
@@ -35,7 +35,6 @@ DEFAULT_INTERVAL_SECONDS = {"region": 300, "hub": 900}
 SETTLE_SECONDS = 30 * 60
 """After midnight, until what shards counted before it has come up: a minute, five and fifteen, and again as much."""
 THREADS = 16
-BUNDLE_TIMEOUT_SECONDS = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +103,10 @@ class FederationCoordinator:
         self._relay = ListsRelay(self._publication)
         self._downstream = None
         if config.upstream is not None:
-            reader = reader_of(config.upstream, BUNDLE_TIMEOUT_SECONDS)
             folder, bundles = config.publication_dir, config.bundles
-            self._downstream = Downstream(reader, self._trusted, folder, bundles, config.lineage)
+            self._downstream = Downstream(
+                config.upstream, self._trusted, folder, bundles, config.lineage, config.timeout_seconds
+            )
         self._catalog: Catalog | None = None
         self._catalog_digest = b""
         self._faults: dict[str, str] = {}
@@ -264,7 +264,8 @@ class FederationCoordinator:
             config.min_devices, rows_of(catalog, config.allowed_titles), rows_of(catalog, config.withheld_titles)
         )
         patterns, patterns_digest = self._patterns()
-        basis = hashlib.sha256(repr((self._catalog_digest, patterns_digest, decisions)).encode()).digest()[:16]
+        decided = (decisions.min_devices, sorted(decisions.allowed), sorted(decisions.withheld))
+        basis = hashlib.sha256(repr((self._catalog_digest, patterns_digest, decided)).encode()).digest()[:16]
         try:
             last = read_collective(config.publication_dir, self._trusted)
         except (SignatureError, ProtocolError, SourceUnavailable):
@@ -290,8 +291,7 @@ class FederationCoordinator:
             frame, trends = collectives.compose(version, catalog, windows, patterns)
         elif (last.basis, last.day, last.trends) == (basis, end_day, trends):
             return
-        version_of_bundle = int(catalog.version)
-        made = Collective(version, catalog.lineage, version_of_bundle, frame, now_ms, end_day, trends, basis)
+        made = Collective(version, catalog.lineage, catalog.version, frame, now_ms, end_day, trends, basis)
         self._publication.put(COLLECTIVE, COLLECTIVE, version, collectives.encode(made))
 
     def _collective_entry(self) -> dict[str, Entry]:

@@ -7,12 +7,10 @@ from collections.abc import Callable
 from cloud.configuration import ServerConfig
 from cloud.downstream import Downstream
 from cloud.knowledge_files import KnowledgeFiles
-from cloud.publication import Publication, reader_of
+from cloud.publication import Publication
 from cloud.shard_counter import CountingSettings, ShardCounter
 from cloud.storage import PatternStorage
 from omega_edge.errors import ConfigError
-
-BUNDLE_TIMEOUT_SECONDS = 300.0
 
 
 class ShardFederation:
@@ -36,9 +34,8 @@ class ShardFederation:
         if config.federation_url is not None:
             if config.bundle_dir is None:
                 raise ConfigError("BUNDLE_DIR: expected a folder for the bundles of FEDERATION_URL, got nothing")
-            reader = reader_of(config.federation_url, BUNDLE_TIMEOUT_SECONDS)
             folder, bundles = config.publication_dir, config.bundle_dir
-            self._downstream = Downstream(reader, config.trusted_keys, folder, bundles, config.lineage)
+            self._downstream = Downstream(config.federation_url, config.trusted_keys, folder, bundles, config.lineage)
         if config.signing_key is not None and config.federation_secret is not None:
             source = f"shard-{config.shard.shard_id}"
             self._publication = Publication(

@@ -401,7 +401,7 @@ class TestDownstream:
         folder = tmp_path / "hub"
         catalog = write_bundle(folder / "bundles", key=KEY)
         publication = Publication(folder, "hub", KEY, SECRET)
-        below = Downstream(reader_of(folder), TRUSTED, tmp_path / "below", tmp_path / "below" / "bundles")
+        below = Downstream(str(folder), TRUSTED, tmp_path / "below", tmp_path / "below" / "bundles")
         return catalog.lineage, publication, below
 
     def publish(self, publication: Publication, lineage: str, version: int) -> None:
