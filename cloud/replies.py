@@ -1,5 +1,5 @@
-"""Bodies of replies. Response frames without patterns are made without a compressor: they are a few integers, the fields of
-wire.cddl's response.
+"""Bodies of replies. A response frame is a few integers, the fields of wire.cddl's response, and at most one frame that is
+there already, so it is put together here, byte by byte what wire.encode_response_with makes in ten times the time.
 """
 
 from __future__ import annotations
@@ -8,7 +8,13 @@ import json
 
 from cloud.storage import SyncOutcome
 from omega_edge import frame, wire
-from omega_edge.protocol import MAX_DOWNLOAD_BYTES, SyncResponse
+from omega_edge.errors import ProtocolError
+from omega_edge.protocol import MAX_DOWNLOAD_BYTES
+
+_HEADER = bytes((frame.FORMAT_VERSION, wire.KIND_RESPONSE, frame.BODY_RAW, frame.DICTIONARY_NONE))
+_BYTES, _MAP = 0x40, 0xA0
+_RESET, _SNAPSHOT_WANTED, _ERASED, _COUNTED = b"\x09\xf5", b"\x0a\xf5", b"\x0b\xf5", b"\x0c\xf5"
+"""Key and true."""
 
 
 def response_frame(
@@ -19,32 +25,46 @@ def response_frame(
     catalog_version: int | None = None,
     patterns_frame: bytes | None = None,
 ) -> bytes:
-    """The body of a reply. patterns_frame: of this global version, where the television has another."""
+    """The body of a reply. patterns_frame: of this global version, where the television has another.
+
+    Raises ProtocolError where both together exceed MAX_DOWNLOAD_BYTES.
+    """
+    acknowledged = outcome.acknowledged_local_version
+    parts = [b"\x01", _integer(version), b"\x02", _integer(global_version), b"\x03", _integer(next_sync_secs)]
+    parts += (b"\x04", _integer(outcome.server_time))
+    if acknowledged is not None:
+        parts += (b"\x05", _integer(acknowledged))
     if patterns_frame is not None:
-        response = SyncResponse(
-            version=version,
-            global_version=global_version,
-            next_sync_secs=next_sync_secs,
-            server_time=outcome.server_time,
-            acknowledged_local_version=outcome.acknowledged_local_version,
-            catalog_version=catalog_version,
-            reset=outcome.reset,
-            snapshot_wanted=outcome.snapshot_wanted,
-            erased=outcome.erased,
-            counted=outcome.counted,
-        )
-        return wire.encode_response_with(response, patterns_frame)
-    fields: dict[int, object] = {1: version, 2: global_version, 3: next_sync_secs, 4: outcome.server_time}
-    if outcome.acknowledged_local_version is not None:
-        fields[5] = outcome.acknowledged_local_version
+        parts += (b"\x07", _integer(len(patterns_frame), _BYTES), patterns_frame)
     if catalog_version is not None:
-        fields[8] = catalog_version
-    for key, told in ((9, outcome.reset), (10, outcome.snapshot_wanted), (11, outcome.erased), (12, outcome.counted)):
+        parts += (b"\x08", _integer(catalog_version))
+    count = (len(parts) - (patterns_frame is not None)) // 2
+    for told, field in (
+        (outcome.reset, _RESET),
+        (outcome.snapshot_wanted, _SNAPSHOT_WANTED),
+        (outcome.erased, _ERASED),
+        (outcome.counted, _COUNTED),
+    ):
         if told:
-            fields[key] = True
-    packed = frame.pack_raw(wire.KIND_RESPONSE, fields, MAX_DOWNLOAD_BYTES)
-    assert packed is not None, "a response without patterns has less than 64 bytes"
+            parts.append(field)
+            count += 1
+    packed = b"".join((_HEADER, bytes((_MAP + count,)), *parts))
+    if len(packed) > MAX_DOWNLOAD_BYTES:
+        raise ProtocolError(f"response: expected at most {MAX_DOWNLOAD_BYTES} bytes, got {len(packed)} with its patterns")
     return packed
+
+
+def _integer(value: int, kind: int = 0) -> bytes:
+    """A CBOR integer of 0 to 2^64 - 1 in its shortest form, or the length before so many bytes (kind _BYTES)."""
+    if value < 24:
+        return bytes((kind + value,))
+    if value < 1 << 8:
+        return bytes((kind + 24, value))
+    if value < 1 << 16:
+        return bytes((kind + 25,)) + value.to_bytes(2, "big")
+    if value < 1 << 32:
+        return bytes((kind + 26,)) + value.to_bytes(4, "big")
+    return bytes((kind + 27,)) + value.to_bytes(8, "big")
 
 
 def error_body(words: str, retry_after: int | None = None) -> tuple[tuple[tuple[str, str], ...], bytes]:

@@ -40,6 +40,8 @@ FILES_KEPT_FREE = 128
 GRACE_SECONDS = 0.3
 """While draining: connections are still taken for so long, since others may not have heard yet."""
 DRAIN_SECONDS = 15.0
+COLLECTED_AFTER = (20_000, 50, 100)
+"""Of the garbage collector: requests in hand hold thousands of objects and no circles, so looking at them often is in vain."""
 REFRESH_SECONDS = 2.0
 """How often files are looked at for a new collective or bundle."""
 
@@ -98,6 +100,7 @@ class _Worker:
         server = await loop.create_server(connections, sock=self._listening, backlog=BACKLOG)
         gc.collect()
         gc.freeze()
+        gc.set_threshold(*COLLECTED_AFTER)
         self._counters.put("ready", 1)
         watching = [
             loop.create_task(self._watch_delay(commit, manager)),
