@@ -15,11 +15,8 @@ from hypothesis import strategies as st
 
 from cloud import counts as counts_
 from cloud import lists as lists_
-from cloud.collective import Collective
 from cloud.collective import decode as decode_collective
-from cloud.collective import encode as encode_collective
 from cloud.counts import Counts, DayVotes, WindowVotes
-from cloud.downstream import Downstream, read_collective
 from cloud.federation import FederationConfig, FederationCoordinator
 from cloud.lists import segment_of
 from cloud.publication import (
@@ -37,7 +34,6 @@ from omega_edge import signing
 from omega_edge.errors import ConfigError, ProtocolError, SignatureError
 from omega_edge.protocol import DAY_MS
 from omega_edge.signing import seal
-from tests.shard_processes import write_bundle
 from tests.shards import KEY, NOON_MS, OTHER_KEY, SECRET, TODAY, TRUSTED, Clock
 
 TITLES = 60
@@ -390,92 +386,6 @@ def test_an_end_before_any_rename_loses_nothing(tmp_path, clock, monkeypatch):
             assert lists.pseudonyms.tolist() == [10, 11, 12, 13 + round_number]
             assert not list((tmp_path / name).glob(".*.new"))
     assert 10 < ends < 20, "expected ends at every rename, and passes that came through"
-
-
-class TestDownstream:
-    """What regions and shards pull."""
-
-    @pytest.fixture
-    def above(self, tmp_path):
-        """A hub's publication with a collective and a bundle, and who pulls from it."""
-        folder = tmp_path / "hub"
-        catalog = write_bundle(folder / "bundles", key=KEY)
-        publication = Publication(folder, "hub", KEY, SECRET)
-        below = Downstream(str(folder), TRUSTED, tmp_path / "below", tmp_path / "below" / "bundles")
-        return catalog.lineage, publication, below
-
-    def publish(self, publication: Publication, lineage: str, version: int) -> None:
-        made = Collective(version, lineage, 1, b"frame %d" % version, NOON_MS)
-        manifest = (publication.folder / "bundles" / lineage / "manifest").read_bytes()
-        entries = {
-            "collective": publication.put("collective", "collective", version, encode_collective(made)),
-            f"manifest.{lineage}": Entry("manifest", 1, signing_digest(manifest)),
-        }
-        publication.commit(entries, NOON_MS + version)
-
-    def test_what_is_newer_is_placed(self, tmp_path, above):
-        lineage, publication, below = above
-        self.publish(publication, lineage, 5)
-        assert below.pull() and not below.faults
-        assert read_collective(tmp_path / "below", TRUSTED).version == 5
-        for path in (publication.folder / "bundles" / lineage).iterdir():
-            assert (tmp_path / "below" / "bundles" / lineage / path.name).read_bytes() == path.read_bytes()
-        assert not below.pull()
-        self.publish(publication, lineage, 6)
-        assert below.pull() and read_collective(tmp_path / "below", TRUSTED).version == 6
-
-    def test_what_is_older_is_refused(self, tmp_path, above):
-        lineage, publication, below = above
-        self.publish(publication, lineage, 6)
-        below.pull()
-        self.publish(publication, lineage, 5)
-        assert not below.pull() and "an old one" in below.faults["collective"]
-        assert read_collective(tmp_path / "below", TRUSTED).version == 6
-
-    def test_an_older_manifest_is_refused(self, tmp_path, above):
-        lineage, publication, below = above
-        write_bundle(publication.folder / "bundles", version=2, sequence=2, key=KEY)
-        self.publish(publication, lineage, 6)
-        below.pull()
-        write_bundle(publication.folder / "bundles", version=1, sequence=1, key=KEY)
-        self.publish(publication, lineage, 7)
-        below.pull()
-        assert "an old one" in below.faults[f"manifest.{lineage}"]
-
-    def test_a_changed_bundle_is_refused_and_its_manifest_not_placed(self, tmp_path, above):
-        lineage, publication, below = above
-        self.publish(publication, lineage, 6)
-        path = next((publication.folder / "bundles" / lineage).glob("*.omega"))
-        data = bytearray(path.read_bytes())
-        data[100] ^= 1
-        path.write_bytes(data)
-        below.pull()
-        assert "SHA-256" in below.faults[f"manifest.{lineage}"]
-        assert not (tmp_path / "below" / "bundles" / lineage / "manifest").exists()
-
-    def test_an_untrusted_collective_is_refused(self, tmp_path, above):
-        lineage, publication, below = above
-        self.publish(publication, lineage, 6)
-        made = Collective(9, lineage, 1, b"frame", NOON_MS)
-        (publication.folder / "collective").write_bytes(seal("collective", encode_collective(made), OTHER_KEY))
-        below.pull()
-        assert "trusted keys" in below.faults["collective"]
-        assert read_collective(tmp_path / "below", TRUSTED) is None
-
-    def test_files_of_bundles_before_the_last_go(self, tmp_path, above):
-        lineage, publication, below = above
-        for version in (1, 2, 3):
-            write_bundle(publication.folder / "bundles", version=version, sequence=version, key=KEY)
-            self.publish(publication, lineage, version)
-            below.pull()
-        names = sorted(path.name for path in (tmp_path / "below" / "bundles" / lineage).iterdir())
-        assert names == ["bundle-2.omega", "bundle-3.omega", "manifest"]
-
-
-def signing_digest(data: bytes) -> bytes:
-    import hashlib
-
-    return hashlib.sha256(data).digest()[:16]
 
 
 def test_counts_and_lists_are_unreadable_without_the_secret(tmp_path, two):
