@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -267,6 +270,52 @@ class TestRealShard:
             load = Load(fleet, shard.port, check, 4)
             outcome = run(closing(load.closed_loop(2, seconds=0.2, warm_up=0.0), load))
         assert outcome.all_accepted == 0 and outcome.fault() is not None
+
+
+class Stalling(asyncio.Protocol):
+    """A server that acknowledges everything, and once stops for a while with everything it holds."""
+
+    STALL_SECONDS, AT_REQUEST = 0.4, 40
+    requests = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        Stalling.requests += 1
+        if Stalling.requests == self.AT_REQUEST:
+            time.sleep(self.STALL_SECONDS)
+        sent = wire.decode_request(data.partition(b"\r\n\r\n")[2], Numbers())
+        body = response(sent.delta.local_version, NOW_MS + Stalling.requests).body
+        self._transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+
+
+def test_a_server_that_stalls_is_charged_for_all_that_was_due_meanwhile(pages):
+    fleet = Fleet(300, pages, Numbers(), KEY, seed=5)
+    ready, stop = threading.Event(), threading.Event()
+    port = 0
+
+    async def serve() -> None:
+        nonlocal port
+        server = await asyncio.get_running_loop().create_server(Stalling, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        ready.set()
+        async with server:
+            while not stop.is_set():
+                await asyncio.sleep(0.01)
+
+    thread = threading.Thread(target=asyncio.run, args=(serve(),))
+    thread.start()
+    try:
+        assert ready.wait(30)
+        load = Load(fleet, port, ReplyCheck(fleet, Numbers()), 200)
+        outcome = run(closing(load.open_loop(200.0, seconds=1.0, warm_up=0.0, seed=2), load))
+    finally:
+        stop.set()
+        thread.join()
+    assert outcome.fault() is None and outcome.all_accepted == outcome.offered
+    waited = sum(latency >= 100.0 for latency in outcome.accepted)
+    assert waited >= 30, "about 60 requests were due in the first 0.3 s of the stall"
 
 
 class TestHerd:
