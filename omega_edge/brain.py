@@ -375,7 +375,7 @@ class OmegaBrain:
     # Collective knowledge ------------------------------------------------------------------------
 
     def prepare_sync_delta(self, max_titles: int = MAX_TITLES_FINISHED_PER_PAGE) -> PatternDelta | None:
-        """What has changed since the cloud's last acknowledgement, one page of it; None unless sharing "titles".
+        """What has changed since the cloud's last acknowledgement, a page of titles or the rest; None unless sharing "titles".
 
         max_titles: how many finished titles the page may carry (1 to 600); wire.titles_that_fit tells how many fit
         into a request. Nothing counts as sent until acknowledge_sync with the delta's local_version.

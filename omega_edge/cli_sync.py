@@ -103,6 +103,7 @@ async def _watch(options: argparse.Namespace, config: BrainConfig) -> int:
     if not options.json:
         screen.line(screen.style(f"Sharing: {config.sharing}", "bold"))
         screen.paragraph(SHARING_WORDS[config.sharing])
+        screen.line("The first sync comes at a random moment within 300 s, so that homes that start together do not speak together.")
         sys.stdout.flush()
 
     def show(report: SyncReport) -> bool:

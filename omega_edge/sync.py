@@ -301,7 +301,11 @@ class SyncClient:
 
     async def _exchange(self, connection: ShardConnection, report: SyncReport) -> bool:
         """One request and its answer; whether another is to follow at once."""
-        request, body = await asyncio.to_thread(self._composed)
+        try:
+            request, body = await asyncio.to_thread(self._composed)
+        except ProtocolError as unfit:
+            report.outcome = f"what is to be told cannot be sent: {unfit}"
+            return False
         if report.requests and request.device_id is None:
             return False
         proof = None

@@ -161,8 +161,8 @@ def handler_of(shard: ModelShard, titles: object, key: bytes = KEY) -> Handler:
 
 
 @asynccontextmanager
-async def served(handle: Handler, tls: ssl.SSLContext | None = None) -> AsyncIterator[Traffic]:
-    """A server on this machine; yields its Traffic."""
+async def served(handle: Handler, tls: ssl.SSLContext | None = None, close: bool = False) -> AsyncIterator[Traffic]:
+    """A server on this machine; yields its Traffic. close: whether it closes behind each answer."""
     traffic = Traffic()
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -176,6 +176,8 @@ async def served(handle: Handler, tls: ssl.SSLContext | None = None) -> AsyncIte
                 writer.write(answer)
                 traffic.answered += len(answer)
                 await writer.drain()
+                if close:
+                    break
         except ConnectionError:
             pass
         finally:

@@ -19,7 +19,7 @@ from omega_edge.sync import SyncClient, SyncConfig, SyncReport
 from omega_edge.sync_address import shard_url
 from omega_edge.sync_identity import device_token
 from tests.brains import Clock, listed, viewing, watch
-from tests.model_shard import KEY, Handler, ModelShard, Traffic, cutting, handler_of, http_answer, served
+from tests.model_shard import KEY, Handler, ModelShard, Traffic, cutting, handler_of, http_answer, read_request, served
 from tests.synthetic import NOW_MS
 from tests.test_brain_collective import pattern
 
@@ -191,6 +191,56 @@ class TestHostileAnswers:
 
         report = outcome_with(opened(), slow, timeout_secs=0.3)
         assert report.outcome == "no whole answer within 0.3 s" and report.bytes_up > 0
+
+    def test_an_answer_that_drips_ends_with_it_too(self, opened) -> None:
+        async def sync() -> SyncReport:
+            async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                await read_request(reader)
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n")
+                try:
+                    while True:
+                        writer.write(b"x")
+                        await writer.drain()
+                        await asyncio.sleep(0.02)
+                except ConnectionError:
+                    writer.close()
+
+            server = await asyncio.start_server(drip, "127.0.0.1", 0)
+            async with server:
+                url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+                return await SyncClient(opened(), SyncConfig(url, timeout_secs=0.5)).sync_once()
+
+        assert asyncio.run(sync()).outcome == "no whole answer within 0.5 s"
+
+    def test_any_bytes_end_in_a_word(self, opened) -> None:
+        """Mutations of a good answer, head and body: none leaves sync_once as an error, or acknowledges what it does not."""
+        brain, random = opened(sharing="titles"), Random(11)
+        watch(brain, [1, 2])
+        good = http_answer(self.BODY, headers="Retry-After: 5\r\n")
+
+        def mutated(head: bytes, body: bytes) -> bytes:
+            answer = bytearray(good)
+            for _ in range(random.randrange(1, 6)):
+                place = random.randrange(len(answer) + 1)
+                choice = random.randrange(4)
+                if choice == 0:
+                    answer[place : place + 1] = random.randbytes(1)
+                elif choice == 1:
+                    del answer[place : place + random.randrange(1, 20)]
+                elif choice == 2:
+                    answer[place:place] = random.randbytes(random.randrange(1, 20))
+                else:
+                    answer = answer[: max(place, 1)]
+            return bytes(answer) or b"x"
+
+        async def sync() -> list[SyncReport]:
+            async with served(mutated, close=True) as traffic:
+                client = SyncClient(brain, config_of(traffic, timeout_secs=2.0), randomness=Random(1))
+                return [await client.sync_once() for _ in range(300)]
+
+        reports = asyncio.run(sync())
+        assert all(report.outcome and report.titles == 0 for report in reports)
+        assert len({report.outcome for report in reports}) > 5
 
     def test_a_shard_that_hangs_up_is_a_connection_lost(self, opened) -> None:
         report = outcome_with(opened(), reply_with(b""))
