@@ -116,6 +116,12 @@ class Collective:
             self._require_open()
             self._composer.keep_token(device_id, token)
 
+    def disown(self, device_id: bytes) -> None:
+        """See DeltaComposer.disown."""
+        with self._lock:
+            self._require_open()
+            self._composer.disown(device_id)
+
     def note_sync(
         self, at: int, bytes_up: int, bytes_down: int, titles: int, patterns: int, reports: int, outcome: str
     ) -> None:

@@ -129,6 +129,17 @@ class DeltaComposer:
         """Store the token of a number, before anything is told under it. Raises StoreError."""
         self.keep(self._identity.with_token(device_id, token))
 
+    def disown(self, device_id: bytes) -> None:
+        """Give up a number whose token cannot be had, as after the shards' key was taken away from the television: it can
+        neither be spoken under nor erased, and its titles end with their retention. At most once a day, like a reset."""
+        now_ms, identity = self._clock(), self._identity
+        if device_id != identity.device_id:
+            self.keep(identity.erased(device_id))
+        elif not self._was_reset_today(now_ms):
+            numberless = replace(identity.without_number(), to_erase=identity.to_erase)
+            self.keep(replace(numberless, share_anew=self._sharing == "titles", reset_at=now_ms))
+            self.restart()
+
     def stats(self) -> dict[str, object]:
         """How this home stands with the cloud; nothing by which it could be recognised."""
         identity = self._identity
@@ -360,13 +371,17 @@ class DeltaComposer:
         self._memory.acknowledge(local_version, len(prepared.delta.titles_finished), shared)
         self._prepared = None
 
+    def _was_reset_today(self, now_ms: int) -> bool:
+        last = self._identity.reset_at
+        return last is not None and 0 <= now_ms - last < DAY_MS
+
     def _reset(self, request: SyncRequest) -> Taken:
         """A new number, and everything that the home still has is shared anew: the episodes kept that were finished since
         sharing began. At most once a day, so that a cloud that always says reset gets nothing but one more request."""
         if request.delta is None and request.count_report is None:
             return Taken(fault="it resets what was not sent")
-        now_ms, last = self._clock(), self._identity.reset_at
-        if last is not None and 0 <= now_ms - last < DAY_MS:
+        now_ms = self._clock()
+        if self._was_reset_today(now_ms):
             return Taken(fault="it resets this home more than once a day")
         identity = replace(self._identity.without_number(), share_anew=self._sharing == "titles", reset_at=now_ms)
         self.keep(identity)

@@ -49,10 +49,11 @@ REFUSALS = {
 }
 
 
+IN_USE = 409
 ENROLMENT_REFUSALS = {
     403: "its enrolment is closed; device_key_path has to name the key",
     404: "it enrols nobody; device_key_path has to name the key",
-    409: "this home's number is in use",
+    IN_USE: "this home's number is in use; it takes another",
     429: REFUSALS[429],
     503: REFUSALS[503],
 }
@@ -178,6 +179,9 @@ class Collective(Protocol):
 
     def keep_token(self, device_id: bytes, token: bytes) -> None:
         """Store it."""
+
+    def disown(self, device_id: bytes) -> None:
+        """Give the number up: its token cannot be had."""
 
     def note_sync(
         self, at: int, bytes_up: int, bytes_down: int, titles: int, patterns: int, reports: int, outcome: str
@@ -358,8 +362,11 @@ class SyncClient:
         reply = await self._posted(connection, report, DEVICES_PATH, device_id)
         if reply.status != 201 or len(reply.body) != TOKEN_BYTES:
             report.outcome = f"no token: refused with {reply.status}: {ENROLMENT_REFUSALS.get(reply.status, 'no reason known')}"
-            return None
         try:
+            if reply.status == IN_USE:
+                await asyncio.to_thread(self._home.disown, device_id)
+            if report.outcome != DONE:
+                return None
             await asyncio.to_thread(self._home.keep_token, device_id, reply.body)
         except StoreError as fault:
             report.outcome = f"the shard's token cannot be stored: {fault}"

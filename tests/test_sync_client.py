@@ -339,6 +339,30 @@ class TestTokens:
         report = outcome_with(brain, handle, device_key=None)
         assert words in report.outcome and shard.requests == []
 
+    def test_a_number_whose_token_cannot_be_had_is_given_up(self, opened) -> None:
+        """As after the key, under which the number is in use, was taken away from the television."""
+        brain, shard = opened(sharing="titles"), ModelShard()
+        watch(brain, [1, 2])
+        synced(brain, shard)
+        (number,) = shard.devices
+        watch(brain, [5])
+        handle, _asked = self.handler(shard, brain.collective.titles, http_answer(b"{}", "409 Conflict"))
+        assert "takes another" in outcome_with(brain, handle, device_key=None).outcome
+        handle, asked = self.handler(shard, brain.collective.titles)
+        report = outcome_with(brain, handle, device_key=None)
+        assert (report.outcome, report.titles) == ("done", 3) and asked and asked != [number]
+        assert [title for title, _at in shard.devices[asked[0]].titles] == ["t001", "t002", "t005"]
+
+    def test_one_that_cannot_be_erased_without_a_token_is_let_go(self, opened) -> None:
+        brain, shard = opened(sharing="titles"), ModelShard()
+        watch(brain, [1])
+        synced(brain, shard)
+        brain.close()
+        brain = opened()
+        handle, _asked = self.handler(shard, brain.collective.titles, http_answer(b"{}", "409 Conflict"))
+        assert "in use" in outcome_with(brain, handle, device_key=None).outcome
+        assert outcome_with(brain, handle, device_key=None).outcome == "done" and shard.erased == []
+
     def test_one_that_cannot_be_stored_is_not_used(self, opened, monkeypatch) -> None:
         brain, shard = opened(sharing="titles"), ModelShard()
         watch(brain, [1])

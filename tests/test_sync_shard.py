@@ -183,6 +183,17 @@ def test_a_first_list_of_a_thousand_titles_goes_in_pages(television, shard) -> N
     assert list(stored_titles(shard).values()) == [told]
 
 
+def test_a_home_whose_key_was_taken_away_goes_on_under_another_number(television, shard) -> None:
+    brain = television(sharing="titles")
+    told = watch(brain, [1, 2])
+    sync(brain, shard)
+    told += watch(brain, [5])
+    refused, again = sync(brain, shard, 2, key=None)
+    assert refused.status == 409 and (again.outcome, again.titles) == ("done", 3)
+    shard.stop()
+    assert list(stored_titles(shard).values()) == [told[:2], told]
+
+
 def test_a_wrong_key_is_refused_and_named(television, shard) -> None:
     brain = television(sharing="titles")
     watch(brain, [1])
