@@ -28,9 +28,14 @@ class DeviceBuckets:
         self._mask, self._salt = slots - 1, secrets.randbits(64)
 
     def wait_ms(self, device_id: bytes, now_ms: int) -> int:
-        """0, and a token is taken; or how long to wait for the next token. now_ms: of a clock that does not go back."""
+        """0, and a token is taken; or how long to wait for the next token, at most min_gap_ms.
+
+        now_ms: of any clock. One that is set back fills the buckets, lest all who came before it are kept waiting.
+        """
         slot = hash((device_id, self._salt)) & self._mask
-        full_at = max(self._full_at[slot], now_ms)
+        full_at = self._full_at[slot]
+        if not now_ms <= full_at <= now_ms + self._room:  # it is full, or the clock was set back since
+            full_at = now_ms
         wait = full_at + self._gap - now_ms - self._room
         if wait > 0:
             return wait
@@ -54,7 +59,7 @@ class Gate:
         self.draining = False
         """The worker is stopping: what comes is still answered, and its connection then closed."""
         self.stopped = False
-        self._left = self._most_left = max_per_second * BURST_SECONDS
+        self._left = self._most_left = max(1.0, max_per_second * BURST_SECONDS)
 
     @property
     def closed(self) -> bool:

@@ -13,16 +13,22 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from cloud.connections import MAX_UNSENT_BYTES, OVERLOADED, BoundedServer, head_and_body
+from cloud.connections import (
+    MAX_HEAD_BYTES,
+    MAX_LENGTH_DIGITS,
+    MAX_UNSENT_BYTES,
+    OVERLOADED,
+    SYNC_START,
+    BoundedServer,
+    head_and_body,
+    is_whole_sync,
+)
 from cloud.replies import error_body
 from omega_edge.protocol import MAX_UPLOAD_BYTES
 
 if TYPE_CHECKING:
     from cloud.shard import Reply, ShardManager
 
-MAX_HEAD_BYTES = 2_048
-_START = b"POST /api/v1/sync HTTP/1.1\r\n"
-_LENGTH = b"\r\nContent-Length: "
 _HEADER = re.compile(rb"([A-Za-z0-9-]+): ?((?:[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?)?)")
 _NOT_SHORT = frozenset((b"transfer-encoding", b"connection", b"expect", b"upgrade", b"content-encoding", b"te", b"trailer"))
 """Headers that ask for something of HTTP."""
@@ -30,19 +36,19 @@ _NOT_SHORT = frozenset((b"transfer-encoding", b"connection", b"expect", b"upgrad
 
 def cut_request(data: bytes) -> tuple[bytes, str | None] | None:
     """Body and Authorization of bytes that are exactly one plain sync request; None for all others."""
-    if not data.startswith(_START):
+    if not data.startswith(SYNC_START):
         return None
-    end = data.find(b"\r\n\r\n", len(_START) - 2, MAX_HEAD_BYTES)
+    end = data.find(b"\r\n\r\n", len(SYNC_START) - 2, MAX_HEAD_BYTES)
     if end < 0:
         return None
     length, authorization, host = None, None, None
-    for line in data[len(_START) : end].split(b"\r\n"):
+    for line in data[len(SYNC_START) : end].split(b"\r\n"):
         found = _HEADER.fullmatch(line)
         if found is None:
             return None
         name = found[1].lower()
         if name == b"content-length":
-            if length is not None or not found[2].isdigit() or len(found[2]) > 4:
+            if length is not None or not found[2].isdigit() or len(found[2]) > MAX_LENGTH_DIGITS:
                 return None
             length = int(found[2])
         elif name == b"authorization":
@@ -131,11 +137,15 @@ class SyncConnection(asyncio.Protocol):
             self._transport.pause_reading()
             return
         server = self._server
-        if server.gate.closed and data.startswith(_START) and self._refused(data):
+        if server.gate.closed and is_whole_sync(data):
+            self._refuse()
             return
         request = cut_request(data)
         if request is None:
             self._hand_over(data)
+            return
+        if server.gate.closed:
+            self._refuse()
             return
         self._busy = True
         self._began = self.used_at = time.monotonic()
@@ -154,26 +164,10 @@ class SyncConnection(asyncio.Protocol):
         if reply is not None:
             self._answer(reply)
 
-    def _refused(self, data: bytes) -> bool:
-        """Whether these bytes are one whole request, which is now refused unread.
-
-        It costs a fifth of what an answer costs, so that a flood of refusals leaves time for answers. Whoever frames a
-        request so that this misreads it gets the rest of it as another request.
-        """
-        end = data.find(b"\r\n\r\n")
-        at = data.find(_LENGTH, 0, end)
-        if at < 0 or not (length := data[at + len(_LENGTH) : data.find(b"\r", at + 2)]).isdigit():
-            return False
-        if end + 4 + int(length) != len(data):
-            return False
-        server, transport = self._server, self._transport
-        server.counters.add("refused_unread")
-        server.counters.answered("sync", 503)
+    def _refuse(self) -> None:
+        """Before anything is read, which costs a fifth of what an answer costs, so that a flood leaves time for answers."""
         self.used_at = time.monotonic()
-        transport.write(OVERLOADED)
-        if transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
-            transport.abort()
-        return True
+        self._server.refuse_unread(self._transport)
 
     def _answer(self, reply: Reply) -> None:
         server, transport = self._server, self._transport

@@ -47,6 +47,13 @@ class TestBuckets:
         assert buckets.wait_ms(b"d" * 16, NOW_MS) == 0
         assert {buckets.wait_ms(b"d" * 16, NOW_MS) for _ in range(100)} == {1_000}
 
+    def test_a_clock_set_back_keeps_nobody_waiting(self):
+        buckets = DeviceBuckets(min_gap_ms=1_000, burst=5)
+        assert [buckets.wait_ms(b"d" * 16, NOW_MS) for _ in range(6)] == [0] * 5 + [1_000]
+        an_hour_before = NOW_MS - 3_600_000
+        assert [buckets.wait_ms(b"d" * 16, an_hour_before) for _ in range(6)] == [0] * 5 + [1_000]
+        assert buckets.wait_ms(b"d" * 16, an_hour_before + 1_000) == 0
+
     def test_devices_have_their_own(self):
         buckets = DeviceBuckets(min_gap_ms=1_000, burst=1)
         waits = [buckets.wait_ms(os.urandom(16), NOW_MS) for _ in range(1_000)]
@@ -80,6 +87,16 @@ class TestGate:
         gate.pass_time(3_600.0)
         assert let_in() == 50
         assert gate.in_hand == 0
+
+    def test_lets_in_even_one_a_second(self):
+        gate = Gate(10_000, 50.0, max_per_second=1)
+        assert not gate.closed
+        gate.enter()
+        assert gate.closed
+        gate.pass_time(0.5)
+        assert gate.closed
+        gate.pass_time(0.5)
+        assert not gate.closed
 
     def test_draining_alone_lets_in(self):
         gate = Gate(10, 50.0)
@@ -128,11 +145,12 @@ def test_a_closed_gate_refuses_unread_on_both_ways_and_opens_again(tmp_path):
             writer.write(REQUEST)
             assert (await answer(reader)).startswith(b"HTTP/1.1 200 OK")
             gate.delay_ms = 1_000.0
-            for data in (REQUEST, REQUEST.replace(BODY, b"\xff" * len(BODY))):
+            small, spaceless = REQUEST.replace(b"Content-L", b"content-l"), REQUEST.replace(b"Length: ", b"Length:")
+            for data in (REQUEST, REQUEST.replace(BODY, b"\xff" * len(BODY)), small, spaceless):
                 writer.write(data)
                 refused = await answer(reader)
                 assert refused.startswith(b"HTTP/1.1 503 ") and b"Retry-After: 300" in refused
-            assert shared.total("refused_unread") == 2
+            assert shared.total("refused_unread") == 4
             gate.delay_ms = 0.0
             writer.write(REQUEST)
             assert (await answer(reader)).startswith(b"HTTP/1.1 200 OK")
@@ -143,6 +161,32 @@ def test_a_closed_gate_refuses_unread_on_both_ways_and_opens_again(tmp_path):
             assert (await answer(reader)).startswith(b"HTTP/1.1 503 ")
             writer.write(b"GET /api/v1/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
             assert b'"live": true' in await answer(reader)
+            writer.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("plain_before", [False, True])
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"Content-Length: 5\r\nTransfer-Encoding: chunked", b"transfer-encoding: chunked\r\nContent-Length: 5",
+        b"Content-Length: 5\r\nContent-Length: 60", b"content-length: 60\r\nContent-Length: 5",
+        b"Content-Length: " + b"1" * 5_000,
+    ],
+)  # fmt: skip
+def test_a_closed_gate_reads_no_length_that_http_does_not(tmp_path, head, plain_before):
+    async def run():
+        async with served(tmp_path) as (gate, shared, _commit, connect):
+            reader, writer = await connect()
+            if plain_before:
+                writer.write(b"GET /api/v1/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+                await answer(reader)
+            gate.delay_ms = 1_000.0
+            writer.write(b"POST /api/v1/sync HTTP/1.1\r\nHost: x\r\n" + head + b"\r\n\r\n0\r\n\r\n")
+            refused = await answer(reader)
+            assert refused.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 503 ")) and b"Connection: close" in refused
+            assert await reader.read() == b"" and shared.total("refused_unread") == 0
             writer.close()
 
     asyncio.run(run())
