@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from cloud.shard import ShardManager
 
-STATUSES = (200, 206, 304, 400, 401, 404, 405, 408, 409, 411, 413, 414, 416, 426, 429, 431, 500, 503)
+STATUSES = (200, 201, 206, 304, 400, 401, 403, 404, 405, 408, 409, 411, 413, 414, 416, 426, 429, 431, 500, 503)
 """Status codes that are counted apart. Everything else counts as 500."""
 ROUTES = ("sync", "devices", "bundles", "federation", "other")
 LATENCY_BOUNDS_MS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000)
