@@ -121,8 +121,10 @@ class HeldBundle:
 
         A bundle on trial that cannot be opened gives its place back to the previous one, which is opened instead. Errors
         that are not the bundle's pass through and leave it on trial. Where another process changes the bundle at this
-        moment it is opened as it is.
+        moment it is opened as it is; where none is on trial nothing is written, so the folder may be read-only.
         """
+        if self._read_state().trial is None:
+            return opener(self.path)
         with self.locked() as mine:
             trial = self.state.trial
             if not mine or trial is None:

@@ -314,6 +314,10 @@ class TestTheFirstOpen:
         assert held.state.trial.version == 2
         assert held.open_on_trial(version_of) == 2 and held.state.trial is None
 
+    def test_where_none_is_on_trial_nothing_is_written(self, television):
+        assert HeldBundle(television.held).open_on_trial(version_of) == 1
+        assert os.listdir(television.held.parent) == ["the.bundle"]
+
     def test_a_bundle_that_cannot_be_opened_gives_its_place_back(self, television):
         television.publish(2)
         television.update()
