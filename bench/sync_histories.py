@@ -60,7 +60,10 @@ def shared_set(viewings: list[Watched], bundle: Path) -> tuple[ViewingPattern, .
                 now_ms[0] = one.at_ms
                 brain.observe(one.event())
             delta = brain.prepare_sync_delta()
-    return () if delta is None else delta.patterns_added
+            while delta.more_pages:  # the patterns come with the last one
+                brain.acknowledge_sync(delta.local_version)
+                delta = brain.prepare_sync_delta()
+    return delta.patterns_added
 
 
 @dataclass(frozen=True, slots=True)
