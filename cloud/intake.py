@@ -181,7 +181,7 @@ class SourceIntake:
 
 def _within(name: str, oldest_day: int, today: int) -> bool:
     """Whether the segment of a name is of a day that is kept; ProtocolError for a day that has not come."""
-    day = name.split(".")[3]
-    if not day.isdigit() or int(day) > today + 1:
+    day = int(name.split(".")[3])
+    if day > today + 1:
         raise ProtocolError(f"lists: expected a day up to {today + 1}, got {day}")
-    return int(day) >= oldest_day
+    return day >= oldest_day

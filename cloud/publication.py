@@ -19,6 +19,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import os
+import re
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ from cloud import lists as lists_
 from cloud import objects
 from cloud.counts import Counts
 from cloud.lists import Lists, Segment
-from cloud.names import OBJECT, SOURCE
+from cloud.names import LINEAGE, OBJECT, SOURCE
 from omega_edge import signing
 from omega_edge.errors import ConfigError, OmegaError, ProtocolError, SignatureError
 from omega_edge.protocol import MAX_TIMESTAMP_MS, U64_MAX
@@ -57,6 +58,14 @@ MAX_BYTES = {
 """Of a whole object by its kind."""
 ENCRYPTED = ("counts", "lists")
 """Kinds that only holders of the federation secret can read."""
+NAMES = {
+    "counts": re.compile(rf"counts\.{LINEAGE.pattern}"),
+    "lists": re.compile(rf"lists\.{LINEAGE.pattern}\.{SOURCE.pattern}\.[0-9]{{1,9}}\.[0-9]{{1,3}}"),
+    "collective": re.compile("collective"),
+    "patterns": re.compile("patterns"),
+    "manifest": re.compile(rf"manifest\.{LINEAGE.pattern}"),
+}
+"""What an object of each kind can be called."""
 MIN_SECRET_BYTES = 16
 TIMEOUT_SECONDS = 10.0
 
@@ -305,10 +314,10 @@ def _entry(name: object, value: object) -> Entry:
     if type(name) is not str or not OBJECT.fullmatch(name) or type(value) is not list or len(value) != 3:
         raise ProtocolError("index.entries: expected [kind, sequence, digest] under a name, got something else")
     kind, sequence, digest = value
-    known = kind in ("counts", "lists", "collective", "patterns", "manifest") and name.split(".")[0] == kind
-    parts = {"counts": 2, "lists": 5, "manifest": 2}.get(kind, 1)
-    if not known or name.count(".") + 1 != parts or type(sequence) is not int or not 0 <= sequence <= U64_MAX:
-        raise ProtocolError(f"index.entries: expected a name that begins with its kind, and a sequence, got {name}")
+    if type(kind) is not str or kind not in NAMES or not NAMES[kind].fullmatch(name):
+        raise ProtocolError(f"index.entries: expected a name of its kind, got {name}")
+    if type(sequence) is not int or not 0 <= sequence <= U64_MAX:
+        raise ProtocolError(f"index.entries: expected a sequence of 64 bits for {name}, got another value")
     if type(digest) is not bytes or len(digest) != _HASH_BYTES:
         raise ProtocolError(f"index.entries: expected a digest of {_HASH_BYTES} bytes for {name}, got another")
     return Entry(kind, sequence, digest)

@@ -280,8 +280,9 @@ class TestRefused:
         for name, entry in {
             "../../etc/passwd": Entry("lists", 1, bytes(16)), "counts": Entry("counts", 1, bytes(16)),
             "counts.x": Entry("manifest", 1, bytes(16)), "index": Entry("index", 1, bytes(16)),
-            "lists.a.b.c": Entry("lists", 1, bytes(16)), "counts.a": Entry("counts", -1, bytes(16)),
-            "counts.b": Entry("counts", 1, b""),
+            "lists.a.b.c": Entry("lists", 1, bytes(16)), f"counts.{LINEAGE}": Entry("counts", -1, bytes(16)),
+            f"lists.{LINEAGE}.shard-1.yesterday.0": Entry("lists", 1, bytes(16)),
+            f"lists.{LINEAGE}.shard-1.1.0": Entry("lists", 1, b""),
         }.items():  # fmt: skip
             bad = replace(index, entries={name: entry})
             (first.folder / "index").write_bytes(seal("index", encode_index(bad), KEY))
