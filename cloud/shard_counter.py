@@ -67,12 +67,17 @@ class ShardCounter:
         self.lineage, self._title_count = catalog.lineage, catalog.count
         self._lengths = sorted({*trend_days(catalog), POPULARITY_DAYS})
         self._window_days = max(settings.window_days, *self._lengths) + 1
-        self._devices, self._votes = DeviceTable(publication.secret), VoteTable(self._window_days)
-        self._votes.move_to(clock() // DAY_MS)
-        self._entries = dict(publication.index.entries)
-        self._book = _ListsBook(publication, self._entries, self.lineage)
+        self._hashes = title_hashes(catalog.content_ids(range(catalog.count)))
+        self._begin()
+
+    def _begin(self) -> None:
+        """Know nothing but what was published, and where to go on from it."""
+        self._devices, self._votes = DeviceTable(self._publication.secret), VoteTable(self._window_days)
+        self._votes.move_to(self._clock() // DAY_MS)
+        self._entries = dict(self._publication.index.entries)
+        self._book = _ListsBook(self._publication, self._entries, self.lineage)
         self._saved = self._published()
-        self._reports = ReportTable(title_hashes(catalog.content_ids(range(catalog.count))))
+        self._reports = ReportTable(self._hashes)
         self._report_notes: dict[int, int] = {}
         self._pages_through = self._reports_through = self._erasures_through = self._listed_through = 0
         self._counted_day = -1
@@ -92,7 +97,8 @@ class ShardCounter:
         if max(lengths) >= self._window_days:
             return False
         if catalog.count > self._title_count or lengths != self._lengths:
-            self._reports.take_titles(title_hashes(catalog.content_ids(range(catalog.count))))
+            self._hashes = title_hashes(catalog.content_ids(range(catalog.count)))
+            self._reports.take_titles(self._hashes)
             self._title_count, self._lengths, self._counted_day = catalog.count, lengths, -1
         return True
 
@@ -100,6 +106,8 @@ class ShardCounter:
         """Take in what is new, and publish where anything changed. Whether it did. Raises StoreError and OSError."""
         now_ms = self._clock()
         today = now_ms // DAY_MS
+        if today < self._votes.today:  # the clock was ahead, and days that it then put out of the window are in it again
+            self._begin()
         self._report_notes.setdefault(today, self._reports_through)
         taken = 0
         while True:
@@ -141,9 +149,9 @@ class ShardCounter:
         return counts if {_PAGES, _REPORTS, _ERASURES, _SAVED_DAY} <= counts.notes.keys() else None
 
     def _resume(self) -> None:
-        """Find where to begin: after what was published, or from nothing."""
+        """Find where to begin: after what was published, or from nothing, as where it was published on a day to come."""
         saved, today = self._saved, self._clock() // DAY_MS
-        if saved is None or today - saved.notes[_SAVED_DAY] > ERASURES_KEPT_DAYS:
+        if saved is None or not 0 <= today - saved.notes[_SAVED_DAY] <= ERASURES_KEPT_DAYS:
             self._saved = None
             self._book.clear()
             return

@@ -89,6 +89,11 @@ class VoteTable:
         return self._settled_votes
 
     @property
+    def today(self) -> int:
+        """The newest day that is counted."""
+        return self._today
+
+    @property
     def first_day(self) -> int:
         """The oldest day that is counted."""
         return self._today - self._window_days + 1

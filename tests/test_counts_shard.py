@@ -189,6 +189,21 @@ def test_a_counter_that_starts_again_goes_on(shard, day_passed):
     shard.check()
 
 
+@pytest.mark.parametrize("started_again", [False, True])
+@pytest.mark.parametrize("leap_days", [1, 40, 500])
+def test_a_clock_that_leaps_ahead_and_comes_back_loses_nothing(shard, leap_days, started_again):
+    fill(shard.store, 1, range(20))
+    shard.counter.run_once()
+    shard.clock.now_ms += leap_days * DAY_MS
+    shard.counter.run_once()
+    shard.clock.now_ms -= leap_days * DAY_MS
+    if started_again:
+        shard.start()
+    fill(shard.store, 2, range(30, 50), reports=False)
+    shard.counter.run_once()
+    shard.check()
+
+
 @pytest.mark.parametrize("passed", [40, 256, 260])
 def test_days_of_reports_and_votes_that_are_too_old_go(shard, passed):
     fill(shard.store, 1, range(40))
