@@ -72,8 +72,10 @@ def test_titles_are_called_viewing_history_and_reach_the_shard(cli: Cli, tmp_pat
     assert "with 2 titles" in result.stdout
     shown = " ".join(cli("config", "show", more=sharing).stdout.split())
     assert SHARING_WORDS["titles"] in shown
-    erased = cli("sync", "--json")
-    assert json.loads(erased.stdout)["outcome"] != "done" or erased.returncode == 0
+    receiving = sharing | {"OMEGA_SHARING": "receive"}
+    assert json.loads(cli("stats", "--json", more=receiving).stdout)["sync"]["numbers_to_erase"] == 1
+    assert json.loads(cli("sync", "--json", more=receiving).stdout)["outcome"] == "done"
+    assert json.loads(cli("stats", "--json", more=receiving).stdout)["sync"]["numbers_to_erase"] == 0
 
 
 @pytest.mark.parametrize("mode", ["counts", "titles"])
