@@ -33,6 +33,7 @@ MAP_BYTES = 64 << 30
 MAX_READERS = 126
 
 _GROWTH_BYTES = 16 << 20
+_MAX_FAULT_BYTES = 4_096
 _FULL = {os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)}
 _READ_ONLY = {os.strerror(number) for number in (errno.EROFS, errno.EACCES, errno.EPERM)}
 _CUT_SHORT = os.strerror(errno.EIO)
@@ -72,31 +73,44 @@ def _nearly_full(path: Path) -> bool:
 
 
 def probe(folder: Path) -> None:
-    """Walk the whole database in a child process. StoreDamagedError where that ends badly; a missing one is fine.
+    """Walk the whole database in a child process. StoreDamagedError where that ends badly; a missing one is fine. One that
+    cannot even be opened is the StoreError that opening it would be: nobody is to throw away what is another user's.
 
-    To be called before this process has threads, because it forks.
+    To be called before this process has threads, because it forks. Others may be writing.
     """
     database = folder / DATABASE_NAME
-    if not database.exists() or database.stat().st_size == 0:
-        return
+    try:
+        if not database.exists() or database.stat().st_size == 0:
+            return
+    except OSError as fault:
+        raise store_error(fault, folder) from fault
+    reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
-        fault = 1
+        code = 1
         faulthandler.disable()  # its end by a signal is an answer, not a crash to report
         try:
             _walk(database)
-            fault = 0
+            code = 0
+        except lmdb.Error as fault:
+            if not isinstance(store_error(fault, database), StoreDamagedError):
+                os.write(writing, str(fault).encode()[:_MAX_FAULT_BYTES])
         finally:
-            os._exit(fault)
+            os._exit(code)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as told:
+        fault = told.read().decode("utf-8", "replace")
     _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status):
         raise damaged(database, f"reading it ends in {signal.Signals(os.WTERMSIG(status)).name}")
+    if fault:
+        raise store_error(lmdb.Error(fault), database)
     if os.WEXITSTATUS(status):
         raise damaged(database, "it cannot be read through")
 
 
 def _walk(database: Path) -> None:
-    environment = _open(database, MAP_BYTES, read_only=True)
+    environment = _open(database, MAP_BYTES, read_only=True)  # with its lock, or a writer would use pages anew under the walk
     with environment.begin() as transaction:
         for table in TABLES:
             opened = environment.open_db(table.encode(), txn=transaction, create=False)
@@ -108,7 +122,7 @@ def _walk(database: Path) -> None:
 def _open(database: Path, map_bytes: int, read_only: bool = False) -> lmdb.Environment:
     return lmdb.open(
         os.fsencode(database), map_size=map_bytes, subdir=False, max_dbs=len(TABLES), max_readers=MAX_READERS, mode=0o600,
-        readahead=False, readonly=read_only, lock=not read_only,
+        readahead=False, readonly=read_only,
     )  # fmt: skip
 
 

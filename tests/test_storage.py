@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import lmdb
@@ -18,10 +19,11 @@ from cloud.lmdb_storage import LmdbStorage
 from cloud.storage import StoredPattern, SyncChange
 from cloud.storage_environment import DATABASE_NAME, RESERVE_NAME, probe
 from omega_edge.columns import STEP_MS
-from omega_edge.errors import ConfigError, StoreDamagedError, StoreFullError
+from omega_edge.errors import ConfigError, StoreDamagedError, StoreFullError, StoreReadOnlyError
 from omega_edge.protocol import DAY_MS
 
 NOW_MS = 1_700_000_000_000
+NOBODY = 65_534
 PROJECT = Path(__file__).resolve().parent.parent
 
 
@@ -203,6 +205,24 @@ class TestDamage:
             probe(tmp_path / "store")
         with pytest.raises(StoreDamagedError, match="database is damaged"):
             open_store()
+
+    @pytest.mark.parametrize(("folder_mode", "database_mode"), [(0o755, 0), (0, 0o600)])
+    def test_another_users_database_is_not_called_damaged(self, folder_mode, database_mode):
+        superuser = os.geteuid() == 0
+        with tempfile.TemporaryDirectory() as outer:  # pytest's folders are closed to others
+            folder = Path(outer) / "store"
+            LmdbStorage(folder, clock=Clock()).close()
+            for path, mode in ((folder / DATABASE_NAME, database_mode), (folder, folder_mode), (outer, 0o755)):
+                os.chmod(path, mode)
+            try:
+                if superuser:
+                    os.seteuid(NOBODY)
+                with pytest.raises(StoreReadOnlyError, match="its owner"):
+                    probe(folder)
+            finally:
+                if superuser:
+                    os.seteuid(0)
+                os.chmod(folder, 0o700)
 
     def test_a_sound_one_and_none_at_all_pass(self, open_store, tmp_path):
         probe(tmp_path / "store")
