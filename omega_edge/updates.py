@@ -20,7 +20,7 @@ import mmap
 import os
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -121,8 +121,16 @@ class UpdateClient:
     async def update(self, session: ClientSession | None = None) -> Updated:
         """Fetch, check and install the newest bundle, if it is newer. Raises CatalogError where the bundle held is damaged."""
         self._downloaded = 0
-        with self._held.locked() as mine, Catalog.open(self._held.path) as held:
+        with ExitStack() as stack:
+            mine, fault = False, ""
+            try:
+                mine = stack.enter_context(self._held.locked())
+            except OSError as error:
+                fault = f"writing: {error.strerror}"
+            held = stack.enter_context(Catalog.open(self._held.path))
             version = held.version
+            if fault:
+                return Updated(Outcome.FAILED, version, fault)
             if not mine:
                 return Updated(Outcome.BUSY, version, "another process updates the bundle")
             try:

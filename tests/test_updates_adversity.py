@@ -171,3 +171,12 @@ def test_two_processes_at_once_and_a_damaged_state(television):
         assert television.update().outcome is Outcome.CURRENT
     os.unlink(state)
     assert television.update().outcome is Outcome.CURRENT and version_of(television.held) == 2
+
+
+def test_a_folder_that_cannot_be_written_to(television):
+    """As of a bundle that lies in the firmware; here something else has the name of the lock."""
+    television.publish(2)
+    television.held.with_name("the.bundle.lock").mkdir()
+    done = television.update()
+    assert done.outcome is Outcome.FAILED and "writing" in done.detail and version_of(television.held) == 1
+    assert television.server.asked_for() == []
