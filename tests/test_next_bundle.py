@@ -23,7 +23,9 @@ from omega_edge.datasets import Events
 from omega_edge.errors import CatalogError, ConfigError
 from omega_edge.protocol import MAX_TIMESTAMP_MS
 from omega_edge.ranking import FEATURES
+from tests.encoders import encoder_sections
 from tests.sharing_world import CUT_MS, NOW_MS, TITLES, World, make_world
+from tests.synthetic import second_stage_of
 from tests.test_model_job import DAY_MS, titles_of
 
 SETTINGS = NextSettings(min_devices=3, quick=True, half_at=50.0)
@@ -243,3 +245,25 @@ def test_the_whole_model_job_makes_a_bundle_too(world, tmp_path: Path):
     made.write(tmp_path / "next")
     with Catalog.open(tmp_path / "next") as catalog:
         assert not catalog.faults and "gates" in catalog.meta["held_out"]
+
+
+def test_a_quick_run_carries_the_encoder_and_the_trees_over(world, tmp_path: Path):
+    """Both sets of weights, with the encoder and without it, are fitted anew; what the stages learned stays."""
+    sections, _damaged = bundle.read(world.bundle, frozenset(SHAPES))
+    del sections["meta"]
+    encoder = encoder_sections(TITLES, 4)
+    encoder["sequence_fusion_weights"] = sections["fusion_weights"].copy()
+    trees, told = second_stage_of(trees=5)
+    trees["second_stage_leaves"][:] = 0.0  # all tie, so the fusion's order stands
+    with Catalog.open(world.bundle) as present:
+        write_bundle(tmp_path / "staged", sections | encoder | trees, present.meta | told)
+    made = next_bundle(tmp_path / "staged", world.seed, world.lists, None, SETTINGS, NOW_MS)
+    assert made.publish
+    made.write(tmp_path / "next")
+    with Catalog.open(tmp_path / "next") as catalog:
+        assert not catalog.faults and catalog.sequence is not None and catalog.second_stage is not None
+    for name in ("sequence_codes", "second_stage_roots", "fusion_calibration", "sequence_fusion_calibration"):
+        np.testing.assert_array_equal(made.sections[name], (sections | encoder | trees)[name])
+    for name in ("fusion_weights", "sequence_fusion_weights"):
+        assert np.any(made.sections[name] != (sections | encoder)[name])
+    assert set(made.meta["learned"]["seed_weights"]) == {"", "sequence_"}
