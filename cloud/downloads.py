@@ -16,6 +16,7 @@ from pathlib import Path
 from aiohttp import web
 
 from cloud.connections import Written, error_reply
+from omega_edge.signing import KINDS
 
 CHUNK_BYTES = 64 * 1024
 MAX_DOWNLOADS = 64
@@ -74,8 +75,8 @@ class Downloads:
         return await self._served(request, self._bundles / lineage / name, MUST_ASK if name == "manifest" else IMMUTABLE)
 
     async def federation(self, request: web.BaseRequest, name: str) -> Reply:
-        """PUBLICATION_DIR/name."""
-        if self._publication is None or not _FILE.fullmatch(name):
+        """PUBLICATION_DIR/name, if that is called like a signed object: nothing else of the folder is for others."""
+        if self._publication is None or not _FILE.fullmatch(name) or name.partition(".")[0] not in KINDS:
             return error_reply(404, "expected a published object, found none of this name")
         return await self._served(request, self._publication / name, MUST_ASK)
 

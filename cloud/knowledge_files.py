@@ -21,6 +21,8 @@ from omega_edge import signing
 from omega_edge.catalog import Catalog
 from omega_edge.errors import CatalogError, ConfigError, ProtocolError, SignatureError
 from omega_edge.manifest import Manifest, read_manifest
+from omega_edge.protocol import MAX_DOWNLOAD_BYTES
+from omega_edge.wire import RESPONSE_BYTES
 
 Stamp = tuple[int, int, int]
 
@@ -36,6 +38,8 @@ class KnowledgeFiles:
         self._folder = None if bundles is None else _lineage_folder(bundles, lineage)
         self._bundles, self._lineage = bundles, lineage
         self._stamps: dict[Path, Stamp | None] = {}
+        self._awaited: Path | None = None
+        """The bundle that the manifest names, while it is not there whole."""
         self._faults: dict[str, str] = {}
         self.collective: Collective | None = None
         self.manifest: Manifest | None = None
@@ -52,8 +56,10 @@ class KnowledgeFiles:
         """Take in files that were replaced since."""
         if self._bundles is not None and self._folder is None:
             self._folder = _lineage_folder(self._bundles, self._lineage)
-        if self._folder is not None and self._changed(self._folder / "manifest"):
-            self._read("manifest", self._take_manifest)
+        if self._folder is not None:
+            came = self._awaited is not None and self._changed(self._awaited)
+            if self._changed(self._folder / "manifest") or came:
+                self._read("manifest", self._take_manifest)
         if self._publication is not None and self._changed(self._publication / "collective"):
             self._read("collective", self._take_collective)
 
@@ -78,10 +84,17 @@ class KnowledgeFiles:
     def _take_manifest(self) -> None:
         data = (self._folder / "manifest").read_bytes()
         manifest = read_manifest(signing.unseal(data, "manifest", self._trusted, MAX_SMALL_BYTES))
+        self._awaited = None
         if self.manifest is not None and manifest.version == self.manifest.version:
             self.manifest = manifest
             return
-        catalog = Catalog.open(self._folder / manifest.file)
+        file = self._folder / manifest.file
+        self._changed(file)
+        try:
+            catalog = Catalog.open(file)
+        except (CatalogError, OSError):
+            self._awaited = file  # whoever copies a folder by hand may bring the manifest first
+            raise
         if catalog.lineage != manifest.lineage:
             catalog.close()
             raise CatalogError(f"bundle: expected lineage {manifest.lineage}, got {catalog.lineage}")
@@ -91,6 +104,11 @@ class KnowledgeFiles:
     def _take_collective(self) -> None:
         data = (self._publication / "collective").read_bytes()
         found = collectives.decode(signing.unseal(data, "collective", self._trusted, MAX_SMALL_BYTES))
+        if len(found.frame) > MAX_DOWNLOAD_BYTES - RESPONSE_BYTES:
+            raise ProtocolError(
+                f"collective.frame: expected at most {MAX_DOWNLOAD_BYTES - RESPONSE_BYTES} bytes, which leave room for the rest "
+                f"of a response, got {len(found.frame)}"
+            )
         if self.manifest is not None and found.lineage != self.manifest.lineage:
             raise ProtocolError(f"collective: expected lineage {self.manifest.lineage}, got {found.lineage}")
         if self.collective is None or found.version >= self.collective.version:
