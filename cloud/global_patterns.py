@@ -119,7 +119,7 @@ def cohort_patterns(
     enough = np.flatnonzero((np.asarray(watched.sum(axis=1)).reshape(-1) >= LEAST_TITLES) & (norms > 0))
     if len(enough) < min_devices:
         return CohortPatterns.none()
-    centres, member = _clusters(profiles[enough] / norms[enough, None], min(cohorts, len(enough) // min_devices))
+    centres, member = _clusters(profiles[enough] / norms[enough, None], cohorts, min_devices)
     rate = _success_rates(stream, names[enough], member, len(centres), len(factors))
     most = MAX_SIMILAR_PATTERNS // len(centres)
     found = []
@@ -145,14 +145,30 @@ def _joined(centres: np.ndarray, found: list[tuple[int, list[int], list[int], fl
     )
 
 
-def _clusters(points: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """(centres float64[k, d] of norm 1, cluster int64[n] of each point) of unit vectors; k is at most count, at least 1."""
+def _clusters(points: np.ndarray, count: int, least: int) -> tuple[np.ndarray, np.ndarray]:
+    """(centres float64[k, d] of norm 1, cluster int64[n] of each point) of at least so many unit vectors; k is at most count, at
+    least 1. Each cluster has at least so many points too: the centre of one home's own is that home's taste."""
+    centres = _far_apart(points, min(count, len(points) // least))
+    while True:
+        centres, member = _settled(points, centres)
+        sizes = np.bincount(member, minlength=len(centres))
+        if sizes.min() >= least:
+            return centres, member
+        centres = np.delete(centres, int(np.argmin(sizes)), axis=0)
+
+
+def _far_apart(points: np.ndarray, count: int) -> np.ndarray:
+    """So many of the points, each the farthest from those before it."""
     chosen = [int(np.argmin(points @ points.mean(axis=0)))]
     nearest = points @ points[chosen[0]]
     for _ in range(1, count):
         chosen.append(int(np.argmin(nearest)))
         nearest = np.maximum(nearest, points @ points[chosen[-1]])
-    centres = points[chosen]
+    return points[chosen]
+
+
+def _settled(points: np.ndarray, centres: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(centres, cluster of each point) once no point changes its cluster, or after ROUNDS; empty clusters are gone."""
     member = np.argmax(points @ centres.T, axis=1)
     for _ in range(ROUNDS):
         sums = np.stack([points[member == cluster].sum(axis=0) for cluster in range(len(centres))])

@@ -80,6 +80,26 @@ def test_nothing_where_too_few_homes_share_or_there_are_no_factors():
     assert len(cohort_patterns(empty, factors_of_tastes(), 8, LEAST, NOW_MS)) == 0
 
 
+@pytest.mark.parametrize("cohorts", [8, 20, 70])
+def test_no_cohort_is_of_too_few_homes(cohorts):
+    """A home that watches like no other would be a cohort of its own, whose centre is its taste."""
+    since = viewings(np.random.default_rng(5), 300, NOW_MS - SHARED_DAYS * DAY_MS, SHARED_DAYS, newest=True, each=8)
+    lists = lists_of(since)
+    odd = np.arange(0, TITLES, TITLES_OF_A_TASTE)[3:9]
+    lists = Lists(
+        lists.lineage, np.append(lists.pseudonyms, np.uint64(1 << 63)),
+        np.concatenate((lists.home, np.full(len(odd), len(lists.pseudonyms)))), np.concatenate((lists.row, odd)),
+        np.concatenate((lists.finished_ms, np.full(len(odd), NOW_MS - DAY_MS))),
+    )  # fmt: skip
+    stream, sections = stream_of(None, lists, TITLES, LEAST, "0" * 16), factors_of_tastes()
+    found = cohort_patterns(stream, sections, cohorts, LEAST, NOW_MS)
+    events = stream.events
+    profiles = np.zeros((int(events.household.max()) + 1, 64))
+    np.add.at(profiles, events.household, sections["factor_codes"][events.title] / 127)
+    nearest = np.argmax(profiles @ found.centres.T, axis=1)
+    assert np.bincount(nearest, minlength=len(found.centres)).min() >= LEAST
+
+
 def test_titles_that_the_cohort_gives_up_on_are_in_no_pattern():
     stream = stream_of_world()
     events = stream.events
