@@ -1,16 +1,19 @@
 """The folder that bundles are published from: BUNDLES/LINEAGE/ with bundle files, deltas, and the signed manifest, written last.
 
 A file that was published never changes, so downloads may be kept for ever; the manifest is replaced by rename and its
-sequence only rises. A run that ended before the manifest leaves files that nobody is told of, and the next one writes them
-anew. Bundles and deltas that no manifest of the last ones names are removed.
+sequence only rises, even where the folder was lost: it is at least the minutes from 1970 to what the bundle was built from. One
+run at a time publishes, and none a bundle that another has overtaken. A run that ended before the manifest leaves files that
+nobody is told of, and the next one writes them anew. Bundles and deltas that no manifest of the last ones names are removed.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +30,7 @@ from omega_edge.protocol import GlobalPatterns
 from omega_edge.signing import SigningKey
 
 MANIFEST = "manifest"
+MINUTE_MS = 60_000
 DELTAS_FROM = 3
 """Bundles before the newest one from which there is a delta."""
 _BUNDLE = re.compile(r"v?([0-9]{1,16})\.bundle")
@@ -62,19 +66,37 @@ class BundleFolder:
 
     def publish_first(self, path: Path) -> Manifest:
         """Publish a bundle that was made elsewhere, where none is out yet. Raises CatalogError where one is."""
-        if self.manifest() is not None:
-            raise CatalogError(f"{self.folder}: expected no bundle to be out, there is one; publish its successor")
-        with Catalog.open(path) as catalog:
-            version = catalog.version
-        write_file(self.folder / file_of(version), path.read_bytes())
-        return self._put_out(version)
+        with self._alone():
+            if self.manifest() is not None:
+                raise CatalogError(f"{self.folder}: expected no bundle to be out, there is one; publish its successor")
+            with Catalog.open(path) as catalog:
+                version = catalog.version
+            write_file(self.folder / file_of(version), path.read_bytes())
+            return self._put_out(version)
 
     def publish(self, made: NextBundle) -> Manifest:
-        """Write the next bundle, the deltas to it, and the manifest."""
+        """Write the next bundle, the deltas to it, and the manifest. Raises CatalogError where one of its version or a later one
+        is out already: it goes on from another than the present bundle."""
         version = made.meta["version"]
+        with self._alone():
+            standing = self.manifest()
+            if standing is not None and standing.version >= version:
+                raise CatalogError(
+                    f"{self.folder}: expected the successor of version {standing.version}, got version {version}; train again"
+                )
+            made.write(self.folder / file_of(version))
+            return self._put_out(version)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Holds the folder, which is made where it is missing, against other processes that would publish too."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        made.write(self.folder / file_of(version))
-        return self._put_out(version)
+        descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
 
     def _put_out(self, version: int) -> Manifest:
         standing, file = self.manifest(), self.folder / file_of(version)
@@ -85,7 +107,7 @@ class BundleFolder:
         manifest = Manifest(
             lineage=lineage,
             version=version,
-            sequence=1 if standing is None else standing.sequence + 1,
+            sequence=max(1 if standing is None else standing.sequence + 1, built_at // MINUTE_MS),
             built_at=built_at,
             file=file.name,
             size=file.stat().st_size,
@@ -112,14 +134,16 @@ class BundleFolder:
         }
 
     def _remove_all_but(self, versions: set[int], deltas: set[str]) -> None:
-        """The deltas of the manifest before stay one publication longer, for televisions that are fetching them."""
+        """The deltas of the manifest before stay one publication longer, for televisions that are fetching them; what a run that
+        ended early left half written goes."""
         newest = max(versions)
         for path in self.folder.glob("*"):
             bundle = _BUNDLE.fullmatch(path.name)
             old_delta = path.suffix == ".delta" and path.name not in deltas and not path.stem.endswith(
                 tuple(f"-v{version}" for version in versions if version != newest)
             )
-            if old_delta or (bundle and int(bundle[1]) not in versions):
+            half_written = path.name.startswith(".") and path.suffix in (".new", ".tmp")
+            if half_written or old_delta or (bundle and int(bundle[1]) not in versions):
                 path.unlink()
 
 

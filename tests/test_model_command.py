@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,10 +18,12 @@ import pytest
 
 from cloud import collective, lists
 from cloud.bundle_folder import BundleFolder, file_of
+from cloud.next_bundle import NextBundle
 from cloud.publication import FolderReader, Publication, opened
-from omega_edge import signing, wire
+from omega_edge import bundle, signing, wire
 from omega_edge.bundle_delta import apply_delta
 from omega_edge.catalog import Catalog
+from omega_edge.catalog_checks import SHAPES
 from omega_edge.errors import CatalogError, SignatureError
 from omega_edge.manifest import KIND
 from omega_edge.ranking import PATTERNS
@@ -101,7 +106,7 @@ def operator(tmp_path: Path) -> Operator:
 
 def test_from_lists_to_a_television(operator, tmp_path):
     operator.first()
-    assert BundleFolder(operator.bundles, operator.key).manifest().sequence == 1
+    first = BundleFolder(operator.bundles, operator.key).manifest()
     television = tmp_path / "tv" / "the.bundle"
     television.parent.mkdir()
     television.write_bytes((operator.bundles / file_of(1)).read_bytes())
@@ -112,7 +117,8 @@ def test_from_lists_to_a_television(operator, tmp_path):
     assert told["published"] and told["version"] == 2 and told["homes"] == len(operator.world.lists.pseudonyms)
 
     manifest = BundleFolder(operator.bundles, operator.key).manifest()
-    assert (manifest.version, manifest.sequence, manifest.deltas[0].size) == (2, 2, told["delta_bytes"]["1"])
+    assert (manifest.version, manifest.deltas[0].size) == (2, told["delta_bytes"]["1"])
+    assert first.sequence < manifest.sequence
     assert manifest.deltas[0].size < manifest.size / 2
     with BundleServer(operator.hub / "bundles") as server:
         client = UpdateClient(server.url, (signing.public_key(operator.key),), television)
@@ -155,10 +161,6 @@ def test_what_is_wrong_is_an_error_and_publishes_nothing(operator, tmp_path):
 
 
 def test_deltas_from_the_last_three_bundles_and_no_older_files(operator, tmp_path):
-    from cloud.next_bundle import NextBundle
-    from omega_edge import bundle
-    from omega_edge.catalog_checks import SHAPES
-
     folder = BundleFolder(operator.bundles, operator.key)
     folder.publish_first(operator.world.bundle)
     with pytest.raises(CatalogError, match="expected no bundle to be out"):
@@ -167,12 +169,14 @@ def test_deltas_from_the_last_three_bundles_and_no_older_files(operator, tmp_pat
     with Catalog.open(operator.world.bundle) as catalog:
         gate, meta = None, catalog.meta
     kept = {1: operator.world.bundle.read_bytes()}
+    sequence = folder.manifest().sequence
+    (operator.bundles / ".v2.bundle.77.tmp").write_bytes(b"half written by a process that ended")
     for version in range(2, 7):
         changed = {name: array for name, array in sections.items() if name != "meta"}
         changed["popularity"] = np.roll(changed["popularity"], version)
         manifest = folder.publish(NextBundle(True, gate, gate, changed, meta | {"version": version}))
         kept[version] = (operator.bundles / manifest.file).read_bytes()
-        assert manifest.sequence == version
+        assert manifest.sequence == sequence + version - 1
         assert [delta.from_version for delta in manifest.deltas] == list(range(version - 1, max(version - 4, 0), -1))
         for delta in manifest.deltas:
             (tmp_path / "base").write_bytes(kept[delta.from_version])
@@ -181,7 +185,64 @@ def test_deltas_from_the_last_three_bundles_and_no_older_files(operator, tmp_pat
     names = sorted(path.name for path in operator.bundles.iterdir())
     assert [name for name in names if name.endswith(".bundle")] == [f"v{version}.bundle" for version in (3, 4, 5, 6)]
     assert {name for name in names if name.endswith("-v6.delta")} == {f"v{version}-v6.delta" for version in (3, 4, 5)}
-    assert not [name for name in names if name.endswith("-v2.delta")]
+    assert not [name for name in names if name.endswith("-v2.delta") or name.startswith(".")]
     (operator.bundles / "manifest").write_bytes(signing.seal(KIND, b"{}", signing.SigningKey.generate()))
     with pytest.raises(SignatureError):
         folder.manifest()
+
+
+def changed_bundle(world: World, version: int, built_at: int, shift: int) -> NextBundle:
+    """The world's bundle as a later one, its popularity moved by so many rows."""
+    sections, _damaged = bundle.read(world.bundle, frozenset(SHAPES))
+    with Catalog.open(world.bundle) as catalog:
+        meta = catalog.meta | {"version": version, "built_at": built_at}
+    changed = {name: array for name, array in sections.items() if name != "meta"}
+    changed["popularity"] = np.roll(changed["popularity"], shift)
+    return NextBundle(True, None, None, changed, meta)
+
+
+def test_what_another_run_has_overtaken_is_not_published(tmp_path):
+    """Two runs went on from the same bundle; the file that the first published stays as it is."""
+    world, key = make_world(tmp_path), signing.SigningKey.generate()
+    folder = BundleFolder(tmp_path / "bundles", key)
+    folder.publish_first(world.bundle)
+    before = folder.publish(changed_bundle(world, 2, NOW_MS, 1))
+    with pytest.raises(CatalogError, match="expected the successor of version 2, got version 2"):
+        folder.publish(changed_bundle(world, 2, NOW_MS, 2))
+    assert folder.manifest() == before
+    assert hashlib.sha256((tmp_path / "bundles" / before.file).read_bytes()).hexdigest() == before.sha256
+
+
+def test_one_run_at_a_time_publishes(tmp_path):
+    world, key = make_world(tmp_path), signing.SigningKey.generate()
+    BundleFolder(tmp_path / "bundles", key).publish_first(world.bundle)
+    made = [changed_bundle(world, 2, NOW_MS, shift) for shift in (1, 2, 3, 4)]
+    outcomes = []
+
+    def run(one: NextBundle) -> None:
+        try:
+            outcomes.append(BundleFolder(tmp_path / "bundles", key).publish(one).sha256)
+        except CatalogError as fault:
+            assert "train again" in str(fault)
+            outcomes.append("")
+
+    runs = [threading.Thread(target=run, args=(one,)) for one in made]
+    for one in runs:
+        one.start()
+    for one in runs:
+        one.join()
+    manifest = BundleFolder(tmp_path / "bundles", key).manifest()
+    assert sorted(outcomes) == ["", "", "", manifest.sha256]
+    assert hashlib.sha256((tmp_path / "bundles" / manifest.file).read_bytes()).hexdigest() == manifest.sha256
+
+
+def test_televisions_go_on_where_the_folder_was_lost(tmp_path):
+    """The operator begins anew with the newest bundle: no television takes its manifest for an old one."""
+    world, key = make_world(tmp_path), signing.SigningKey.generate()
+    folder = BundleFolder(tmp_path / "bundles", key)
+    folder.publish_first(world.bundle)
+    last = [folder.publish(changed_bundle(world, version, NOW_MS + version * DAY_MS, version)) for version in (2, 3)][-1]
+    shutil.copyfile(tmp_path / "bundles" / last.file, tmp_path / "saved")
+    shutil.rmtree(tmp_path / "bundles")
+    assert folder.publish_first(tmp_path / "saved").sequence >= last.sequence
+    assert folder.publish(changed_bundle(world, 4, NOW_MS + 4 * DAY_MS, 4)).sequence > last.sequence
