@@ -21,6 +21,7 @@ from cloud.counting import count
 from cloud.logs import log, start_logging
 from cloud.metrics import Counters, SharedCounters
 from cloud.opening import open_knowledge, open_storage
+from cloud.shard_federation import ShardFederation
 from cloud.storage_environment import probe
 from cloud.worker import BACKLOG, work
 from omega_edge.errors import ConfigError
@@ -101,7 +102,14 @@ def _raise_file_limit() -> None:
 def _check_store(config: ServerConfig, clock: Callable[[], int]) -> None:
     """Refuse a damaged store, a foreign one, and folders that are not what they should be, before any child begins."""
     probe(config.shard.store_folder())
-    open_storage(config, clock, open_knowledge(config)).close()
+    knowledge = open_knowledge(config)
+    storage = open_storage(config, clock, knowledge)
+    try:
+        ShardFederation(config, storage, knowledge, clock)
+    except OSError as fault:
+        raise ConfigError(f"PUBLICATION_DIR: expected a folder that can be written, got {fault.strerror}") from None
+    finally:
+        storage.close()
 
 
 class _Supervisor:

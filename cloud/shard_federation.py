@@ -22,7 +22,7 @@ class ShardFederation:
     def __init__(
         self, config: ServerConfig, storage: PatternStorage, knowledge: KnowledgeFiles, clock: Callable[[], int]
     ) -> None:
-        """Raises ConfigError where PUBLICATION_DIR is set without what it needs."""
+        """Raises ConfigError where PUBLICATION_DIR is set without what it needs, or what needs it without it."""
         self._storage, self._knowledge, self._clock = storage, knowledge, clock
         self._settings = CountingSettings(retention_days=config.shard.retention_days)
         self._publication: Publication | None = None
@@ -30,6 +30,13 @@ class ShardFederation:
         self._downstream: Downstream | None = None
         self.faults: dict[str, str] = {}
         if config.publication_dir is None:
+            needy = {
+                "SIGNING_KEY_FILE": config.signing_key, "FEDERATION_SECRET": config.federation_secret,
+                "FEDERATION_URL": config.federation_url,
+            }  # fmt: skip
+            for name, value in needy.items():
+                if value is not None:
+                    raise ConfigError(f"{name}: expected PUBLICATION_DIR beside it, got nothing")
             return
         if config.federation_url is not None:
             if config.bundle_dir is None:

@@ -23,7 +23,7 @@ from omega_edge import wire
 from omega_edge.errors import ConfigError
 from omega_edge.manifest import read_manifest
 from omega_edge.protocol import SyncRequest
-from omega_edge.signing import public_key, unseal
+from omega_edge.signing import create_signing_key, public_key, unseal
 from tests.shard_processes import (
     DEVICE_KEY,
     PROJECT,
@@ -358,6 +358,26 @@ class TestConfiguration:
             [sys.executable, "-m", "cloud", "--help"], cwd=PROJECT, capture_output=True, text=True, timeout=60, check=True
         )
         assert all(name in done.stdout for name in VARIABLES)
+
+    @pytest.mark.parametrize(
+        ("changes", "named"),
+        [
+            ({"FEDERATION_URL": "http://hub.example/api/v1/federation/"}, "FEDERATION_URL"),
+            ({"SIGNING_KEY_FILE": "key"}, "SIGNING_KEY_FILE"), ({"FEDERATION_SECRET": "00" * 16}, "FEDERATION_SECRET"),
+            ({"PUBLICATION_DIR": "here", "SIGNING_KEY_FILE": "key"}, "PUBLICATION_DIR"),
+            ({"PUBLICATION_DIR": "here", "FEDERATION_URL": "ftp://hub.example"}, "source"),
+            ({"PUBLICATION_DIR": "key", "SIGNING_KEY_FILE": "key", "FEDERATION_SECRET": "00" * 16}, "PUBLICATION_DIR"),
+        ],
+    )  # fmt: skip
+    def test_what_only_the_counting_process_needs_is_refused_at_the_start(self, tmp_path, changes, named):
+        create_signing_key(tmp_path / "key")
+        placed = {name: value if "://" in value or len(value) > 8 else str(tmp_path / value) for name, value in changes.items()}
+        (tmp_path / "bundles").mkdir()
+        done = subprocess.run(
+            [sys.executable, "-m", "cloud"], cwd=PROJECT, env=environment_of(tmp_path, **placed), capture_output=True, text=True,
+            timeout=DEADLINE_SECONDS, check=False,
+        )  # fmt: skip
+        assert done.returncode == 2 and done.stderr.startswith(f"python -m cloud serve: {named}: expected"), done.stderr
 
     def test_the_commands_exit_codes(self, tmp_path):
         def run(*words: str, **environment: str) -> subprocess.CompletedProcess:
