@@ -1,7 +1,7 @@
 """`omega-edge demo`: a real household's viewing replayed through the brain, and what comes of it.
 
 The events go through OmegaBrain.observe in time order, under a virtual clock, into a temporary store. Nothing of the
-household's own memory is read or written. What the data set lacks is derived by rule and labelled: ages and
+household's own memory is read or written. Then two televisions sync with a shard (demo_loop.py). What the data set lacks is derived by rule and labelled: ages and
 availability from genre and year, and local times, which are taken from UTC.
 """
 
@@ -22,7 +22,7 @@ from omega_edge import demo_measure
 from omega_edge.brain import OmegaBrain
 from omega_edge.cli_codes import EXIT_OK
 from omega_edge.cli_output import Progress, Screen, as_plain, counted, in_minutes, write_json
-from omega_edge.config import BrainConfig
+from omega_edge.config import SHARING_WORDS, BrainConfig
 from omega_edge.configuration import brain_config, settings_of
 from omega_edge.datasets import Dataset, read_dataset
 from omega_edge.demo_data import (
@@ -34,6 +34,7 @@ from omega_edge.demo_data import (
     viewings_at,
     with_bundle,
 )
+from omega_edge.demo_loop import two_televisions
 from omega_edge.protocol import SUCCESS_THRESHOLD, FeedbackKind, Profile, Recommendation, ViewContext, ViewingEvent
 
 SCHEMA = "omega-edge-demo/1"
@@ -43,11 +44,6 @@ RANKED = 20
 MOVED = 3
 HOUR_MS = 3_600_000
 MORNING_HOUR, EVENING_HOUR, LATE_HOUR = 8, 20, 23
-SHARING_IN_WORDS = {
-    "receive": "Nothing derived from viewing leaves this television.",
-    "counts": "Once a day one deliberately falsified title leaves this television.",
-    "titles": "The titles finished leave this television: this is your viewing history.",
-}
 _FEEDBACK_IN_WORDS = {"dislike": "not interested", "never": "never again", "not_now": "not now"}
 NOTES = (
     "Ratings stand for viewings: watched share = rating / highest rating; 70 % counts as finished.",
@@ -116,6 +112,9 @@ def demonstration(data: Path, config: BrainConfig, household: str | None, progre
         "measured": as_plain(lines),
         "measured_events": len(trace),
         "measured_note": "Measured on this machine, not on a television; the limits are for Cortex-A73 class cores.",
+        "two_televisions": two_televisions(
+            data, config.catalog_path, config.model_path, dataset.households[index], progress.say
+        ),
         "notes": list(NOTES),
     }
 
@@ -288,7 +287,7 @@ def _stored(brain: OmegaBrain, folder: Path) -> dict[str, object]:
         "file_bytes": sum(path.stat().st_size for path in files),
         "files": sorted(str(path.relative_to(folder)) for path in files),
         "sharing": stats["sharing"],
-        "sharing_in_words": SHARING_IN_WORDS[stats["sharing"]],
+        "sharing_in_words": SHARING_WORDS[stats["sharing"]],
         "sync_delta": as_plain(brain.prepare_sync_delta()),
         "degraded": stats["degraded"],
         "in_words": _records_in_words(brain.export()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from omega_edge.cli_output import Screen, counted, fit, in_bytes, in_days, in_minutes, text_width
+from omega_edge.demo_loop_text import show_two_televisions
 
 _VERDICT_STYLES = {"met": "good", "missed": "bad"}
 _VERDICT_MARKS = {"met": "✓ met", "missed": "✗ missed"}
@@ -26,6 +27,7 @@ def show(screen: Screen, told: dict) -> None:
     _show_times(screen, told["times_of_day"])
     _show_stored(screen, told["stored"])
     _show_measured(screen, told)
+    show_two_televisions(screen, told["two_televisions"])
     screen.line()
     for note in told["notes"]:
         screen.paragraph(note, style="dim")

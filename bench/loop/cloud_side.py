@@ -16,7 +16,8 @@ from bench.loop.cloud_processes import Hub, ShardCounting, ShardServer
 from bench.loop.processes import ProcessFailed, Told, tell_all
 from bench.machine import ROOT
 from cloud.bundle_folder import BundleFolder
-from cloud.model_command import NOT_PUBLISHED
+from cloud.model_command import NOT_PUBLISHED, THREAD_VARIABLES
+from cloud.publication import write_file
 from omega_edge import signing
 from omega_edge.catalog import Catalog
 from omega_edge.signing import SigningKey
@@ -87,6 +88,7 @@ class CloudSide:
         clock_path = folder / "clock"
         clock = SharedClock.make(clock_path, begin_ms)
         bundles = place_first_bundle(folder / "hub" / "bundles", bundle, keys)
+        write_file(folder / "federation-secret", keys.federation_secret.encode("ascii"))
         made = cls(folder, keys, clock, clock_path, seed, bundles, say)
         try:
             made._start_processes(bundle, more_sources)
@@ -171,11 +173,7 @@ class CloudSide:
         temporary.mkdir(exist_ok=True)
         ended = subprocess.run(
             model_command(hub, self.seed, self.keys.folder / "model", self.clock(), temporary), cwd=ROOT,
-            env=os.environ | {
-                "TMPDIR": str(temporary),
-                "TRUSTED_KEYS": self.keys.trusted_text,
-                "FEDERATION_SECRET": self.keys.federation_secret,
-            },
+            env=model_environment(self.keys, temporary),
             stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=MODEL_SECONDS, check=False,
         )  # fmt: skip
         if ended.returncode not in (0, NOT_PUBLISHED):
@@ -203,3 +201,12 @@ def model_command(hub: Path, seed: Path, key: Path, now_ms: int, temporary: Path
     arguments += ["--min-devices", str(MIN_DEVICES), "--quick"]
     code = (ROOT / name for name in ("cloud", "omega_edge", "bench/__init__.py", "bench/loop/__init__.py", "bench/loop/confined.py"))
     return confined.command("cloud", arguments, read=(*code, seed, key), write=(hub, temporary))
+
+
+def model_environment(keys: Keys, temporary: Path) -> dict[str, str]:
+    """The environment of that command. One thread from the start: a confined process that began anew would find no code."""
+    return os.environ | dict.fromkeys(THREAD_VARIABLES, "1") | {
+        "TMPDIR": str(temporary),
+        "TRUSTED_KEYS": keys.trusted_text,
+        "FEDERATION_SECRET": keys.federation_secret,
+    }

@@ -100,7 +100,7 @@ class Home:
         fault = None
         if len(set(rows.tolist())) != len(rows) or self._seen & set(rows.tolist()):
             fault = f"event {event}: the list shows a title twice, or one that was seen"
-        elif len(rows) < LIST_LENGTH:
+        elif len(rows) < min(LIST_LENGTH, len(self._row_of) - len(self._seen)):
             fault = f"event {event}: expected {ASKED_TITLES} titles, got {len(rows)}"
         return Answer(rank_in_list(rows, scores, int(self._population.dataset.events.title[event])), fault)
 

@@ -1,0 +1,88 @@
+"""Two televisions and a shard as terminal text, from what demo_loop.py tells."""
+
+from __future__ import annotations
+
+from omega_edge.cli_output import Screen, counted, fit, in_days, in_minutes
+
+MAX_TITLES = 8
+"""Of A's list that are named."""
+
+
+def show_two_televisions(screen: Screen, told: dict) -> None:
+    """Print this part, or why it is left out."""
+    screen.heading("Two televisions and a shard")
+    if "left_out" in told:
+        screen.paragraph(f"Left out: {told['left_out']}.")
+        return
+    first, second = told["television_a"], told["television_b"]
+    screen.paragraph(
+        f"A real shard and a hub ran on this machine until {in_minutes(told['at'])} UTC of the data's time. All televisions have "
+        f"a catalogue that is {told['catalog_days']} days old, trained on what came before it. For {told['shared_days']} days "
+        f"television A (household {first['household']}) and {counted(told['further_homes']['homes'], 'other home')} share; "
+        f"television B (household {second['household']}) only receives."
+    )
+    _show_first(screen, first)
+    _show_second(screen, told, second)
+    screen.paragraph(
+        f"Nothing is told of a title that fewer than {told['min_devices']} televisions finished: so few only because so few take "
+        f"part here; the product's threshold is {told['min_devices_of_product']}. The next bundle, which the model job trains each "
+        f"week, is not part of this; `python -m bench.loop` measures the whole loop. This part took {told['seconds']:.0f} s.",
+        style="dim",
+    )
+
+
+def _bytes(sync: dict) -> str:
+    return (
+        f"{sync['body_bytes_up']:,} bytes up and {sync['body_bytes_down']:,} down "
+        f"({sync['socket_bytes_up']:,} and {sync['socket_bytes_down']:,} at the socket, HTTP and all)"
+    )
+
+
+def _show_first(screen: Screen, first: dict) -> None:
+    screen.line()
+    screen.line(screen.style(f"What left television A, in “{first['sharing']}”", "bold"))
+    screen.paragraph(first["sharing_in_words"], indent="     ", style="dim")
+    for title in first["titles"][:MAX_TITLES]:
+        screen.line(f"     {screen.style(fit(in_days(title['finished_at']), 11), 'dim')}  {fit(title['content_title'], 64)}")
+    if len(first["titles"]) > MAX_TITLES:
+        screen.line(f"     and {len(first['titles']) - MAX_TITLES} more")
+    sync, again = first["sync"], first["next_sync"]
+    patterns = f" and {counted(sync['patterns'], 'pattern')} (titles with weights)" if sync["patterns"] else ""
+    screen.paragraph(f"{counted(sync['titles'], 'title')}{patterns}: {_bytes(sync)}.", indent="     ")
+    screen.paragraph(f"The next sync, with nothing new to tell: {_bytes(again)}.", indent="     ")
+    totals = first["log"]["totals"]
+    screen.paragraph(
+        f"Its log of syncs, as `omega-edge sync` leaves it in stats: {counted(totals['syncs'], 'sync')}, "
+        f"{totals['failures']} failed; {totals['bytes_up']:,} bytes up, {totals['bytes_down']:,} down; "
+        f"{counted(totals['titles'], 'title')}, {counted(totals['patterns'], 'pattern')}.",
+        indent="     ",
+    )
+
+
+def _place(rank: int | None, compared: int) -> str:
+    return f"beyond {compared}" if rank is None else f"{rank}."
+
+
+def _show_second(screen: Screen, told: dict, second: dict) -> None:
+    gain, compared = told["receiving_homes"], second["compared"]
+    screen.line()
+    screen.line(screen.style(f"What television B got, in “{second['sharing']}”", "bold"))
+    screen.paragraph(second["sharing_in_words"], indent="     ", style="dim")
+    screen.paragraph(f"Its sync: {_bytes(second['sync'])}. Its list before and after:", indent="     ")
+    width = (screen.width - 5) // 2
+    for old, new in zip(second["before"], second["after"], strict=False):
+        screen.line(f"{old['rank']:3}  {fit(old['content_title'], width - 2)}  {fit(new['content_title'], width)}")
+    screen.paragraph(
+        f"What B then finished, in the {told['later_days']} days after, and where it stood (nobody was told of it):", indent="     "
+    )
+    for title in second["watched_next"][:MAX_TITLES]:
+        screen.line(
+            f"     {fit(title['content_title'], 48)}  before {_place(title['rank_before'], compared)}  "
+            f"after {_place(title['rank_after'], compared)}"
+        )
+    screen.paragraph(
+        f"Of {counted(gain['titles'], 'title')} that B and {counted(gain['homes'] - 1, 'other receiving home')} finished next, "
+        f"{gain['in_first_ten_before']} stood among the first ten before and {gain['in_first_ten_after']} after; NDCG@10 "
+        f"{gain['ndcg_at_10_before']:.3f} before, {gain['ndcg_at_10_after']:.3f} after.",
+        indent="     ",
+    )
