@@ -52,6 +52,11 @@ class GroupCommit:
         """How long the oldest change that no transaction has taken yet has waited."""
         return (time.monotonic() - self._oldest) * 1000.0 if self._waiting else 0.0
 
+    @property
+    def alive(self) -> bool:
+        """Whether anything can be stored still: False once a fault that is no StoreError has ended the thread."""
+        return self._thread.is_alive()
+
     async def close(self) -> None:
         """Write what waits, then end the thread."""
         self._closing = True

@@ -103,20 +103,21 @@ class _Worker:
         gc.set_threshold(*COLLECTED_AFTER)
         self._counters.put("ready", 1)
         watching = [
-            loop.create_task(self._watch_delay(commit, manager)),
+            loop.create_task(self._watch_delay(commit, manager, stop)),
             loop.create_task(self._watch_files(connections, stop)),
         ]
         await stop.wait()
         self._counters.put("ready", 0)
-        await self._drain(server, connections)
+        if commit.alive:
+            await self._drain(server, connections)
         for task in watching:
             task.cancel()
         await commit.close()
         await connections.shutdown(1.0)
         self._counters.put("connections", 0)
 
-    async def _watch_delay(self, commit: GroupCommit, manager: ShardManager) -> None:
-        """Tell the gate how long changes wait."""
+    async def _watch_delay(self, commit: GroupCommit, manager: ShardManager, stop: asyncio.Event) -> None:
+        """Tell the gate how long changes wait. Without its commits a worker could only keep everybody waiting, so it leaves."""
         looked = time.monotonic()
         while True:
             now = time.monotonic()
@@ -125,6 +126,11 @@ class _Worker:
             self._gate.delay_ms = commit.delay_ms()
             manager.busy = self._gate.delay_ms > self._gate.max_delay_ms / 2
             self._counters.put("commits", commit.batches)
+            if not commit.alive:
+                log("nothing can be stored any more; the worker leaves", level=40)
+                self._gate.stopped = True
+                stop.set()
+                return
             await asyncio.sleep(WATCH_MS / 1000.0)
 
     async def _watch_files(self, connections: BoundedServer, stop: asyncio.Event) -> None:

@@ -126,11 +126,11 @@ def environment_of(folder: Path, **changes: str) -> dict[str, str]:
     }
 
 
-def launch(folder: Path, catalog: Catalog, **changes: str) -> Shard:
+def launch(folder: Path, catalog: Catalog, program: tuple[str, ...] = ("-m", "cloud"), **changes: str) -> Shard:
     """Start a shard and wait until it takes requests."""
     with open(folder / "log", "ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "cloud"], cwd=PROJECT, env=environment_of(folder, **changes), start_new_session=True,
+            [sys.executable, *program], cwd=PROJECT, env=environment_of(folder, **changes), start_new_session=True,
             stdout=subprocess.PIPE, stderr=log, text=True,
         )  # fmt: skip
     line = process.stdout.readline()

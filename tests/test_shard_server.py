@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import json
 import os
 import re
@@ -106,6 +107,22 @@ def test_a_worker_that_dies_is_started_again_and_the_port_stays(tmp_path):
         eventually(lambda: json.loads(shard.call("GET", "/api/v1/health").body)["workers"] == 2)
         assert not television.tell("t002").reset
         assert shard.stats()["devices"] == 1
+
+
+def test_a_worker_that_cannot_store_any_more_leaves_and_another_comes(tmp_path):
+    in_the_year_2248 = (
+        "import sys; from cloud.configuration import from_environment; from cloud.server import run; "
+        "sys.exit(run(from_environment(), lambda: 1 << 43, lambda port: print(f'listening on http://127.0.0.1:{port}', flush=True)))"
+    )
+    shard = launch(tmp_path, write_bundle(tmp_path / "bundles"), program=("-c", in_the_year_2248))
+    try:
+        with pytest.raises((OSError, http.client.HTTPException)):
+            shard.sync(Television(shard).request("t001"))
+        eventually(lambda: shard.stats()["restarts"] == 1)
+        assert shard.synced(SyncRequest()).catalog_version == 1
+        assert shard.stop() == 0
+    finally:
+        shard.process.stdout.close()
 
 
 def test_a_worker_killed_in_its_transaction_neither_loses_nor_blocks(tmp_path):
