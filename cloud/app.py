@@ -62,17 +62,22 @@ class ShardApplication:
         return reply
 
     async def _sync(self, request: web.BaseRequest) -> Reply:
-        """POST /api/v1/sync. Nothing of the body is read before the gate and its length have been asked."""
+        """POST /api/v1/sync. Nothing of the body is read before the gate and its length have been asked.
+
+        What has not come whole yet is not in hand: a few hundred slow bodies would keep everybody out.
+        """
+        gate = self.gate
         refused = self._refused(request, MAX_UPLOAD_BYTES)
+        if refused is None:
+            body = await request.read()
+            request.protocol.arrived()
+            refused = self._closed()
         if refused is not None:
             self.counters.answered("sync", refused.status)
             return refused
-        gate = self.gate
         began = time.monotonic()
         gate.enter()
         try:
-            body = await request.read()
-            request.protocol.arrived()
             reply = await self.manager.handle_sync(body, request.headers.get("Authorization"))
         finally:
             gate.leave()
@@ -87,15 +92,21 @@ class ShardApplication:
         """The refusal of a POST whose body is not worth reading, or None."""
         if request.method != "POST":
             return _method_not_allowed("POST")
-        if self.gate.closed:
-            words = "the shard is stopping" if self.gate.stopped else "the shard is overloaded; come back later"
-            return error_reply(503, words, RETRY_AFTER_SECONDS, keep_alive=False)
+        if (closed := self._closed()) is not None:
+            return closed
         length = request.headers.get("Content-Length")
         if length is None or not length.isascii() or not length.isdigit():
             return error_reply(411, "expected Content-Length, got none", keep_alive=False)
         if len(length) > 9 or int(length) > max_bytes:
             return error_reply(413, f"expected a body of at most {max_bytes} bytes, got more", keep_alive=False)
         return None
+
+    def _closed(self) -> Written | None:
+        """The refusal of a POST while the gate is closed."""
+        if not self.gate.closed:
+            return None
+        words = "the shard is stopping" if self.gate.stopped else "the shard is overloaded; come back later"
+        return error_reply(503, words, RETRY_AFTER_SECONDS, keep_alive=False)
 
     async def _devices(self, request: web.BaseRequest) -> Written:
         """POST /api/v1/devices."""

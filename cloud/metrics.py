@@ -87,7 +87,7 @@ class Counters:
         self._numbers[_PLACE[f"{route}:500"] if place is None else place] += 1
 
     def took(self, milliseconds: float) -> None:
-        """Count a sync that was let in, by how long it took from its first byte to its reply."""
+        """Count a sync that was let in, by how long it took from its last byte to its reply."""
         numbers = self._numbers
         numbers[_PLACE["latency:sum_us"]] += int(milliseconds * 1000)
         for bound, place in _BOUNDS:

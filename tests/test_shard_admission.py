@@ -208,6 +208,31 @@ def test_too_many_connections_are_refused_at_once(tmp_path):
     asyncio.run(run())
 
 
+def test_bodies_that_do_not_come_keep_nobody_out(tmp_path):
+    async def run():
+        async with served(tmp_path) as (gate, _shared, _commit, connect):
+            gate.max_in_hand = 2
+            slow = [await connect() for _ in range(5)]
+            for _, writer in slow:
+                writer.write(REQUEST[:-3])
+            await asyncio.sleep(0.05)
+            reader, writer = await connect()
+            writer.write(REQUEST)
+            assert (await answer(reader)).startswith(b"HTTP/1.1 200 OK") and gate.in_hand == 0
+            for other, late in slow:
+                late.write(REQUEST[-3:])
+                assert (await answer(other)).startswith(b"HTTP/1.1 200 OK")
+            writer.write(REQUEST[:-3])
+            await asyncio.sleep(0.05)
+            gate.delay_ms = 1_000.0
+            writer.write(REQUEST[-3:])
+            assert (await answer(reader)).startswith(b"HTTP/1.1 503 ")
+            for _, late in (*slow, (reader, writer)):
+                late.close()
+
+    asyncio.run(run())
+
+
 def test_a_client_that_goes_away_leaves_no_request_in_hand(tmp_path):
     async def run():
         async with served(tmp_path) as (gate, _shared, _commit, connect):
