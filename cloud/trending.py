@@ -5,9 +5,9 @@ For a window of whole days a title has V distinct devices that voted by name, an
 REFERENCE_HOMES homes: divided by the homes that told of the window, which are the voters by name and the mean number of
 reports a day. So neither participation nor its growth moves a score.
 
-A title is told only where it is backed by min_devices distinct devices: V, plus what the reports prove. Of those the lower
-confidence bound counts, for the best single day, or for the whole window divided by its days, since one device reports once
-a day.
+A title is told only where it is backed by min_devices distinct devices: V, or what the reports prove, not their sum, since
+a device may have sent reports before it shared titles. Of reports the lower confidence bound counts, for the best single day, or
+for the whole window divided by its days, since one device reports once a day.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 
 from cloud.collective import Trending
 from cloud.counts import Counts, window_of
-from cloud.estimates import estimate
+from cloud.estimates import Estimate, estimate
 from cloud.shard_counter import trend_days
 from cloud.velocity import Alarm, alarms
 from omega_edge.catalog import Catalog
@@ -57,17 +57,24 @@ def window_counts(counts: Counts, end_day: int, days: int, min_devices: int) -> 
     window = window_of(counts, end_day, days)
     voted = np.zeros(counts.title_count)
     voted[window.rows] = window.devices
+    together, proven = reported_homes(counts, end_day, days)
+    backed = np.maximum(voted, proven)
+    homes = window.voters + together.reports / days
+    found = voted + together.above_noise
+    scale = REFERENCE_HOMES / homes if homes else 0.0
+    return WindowCounts(np.where(backed >= min_devices, found * scale, 0.0), backed, homes)
+
+
+def reported_homes(counts: Counts, end_day: int, days: int) -> tuple[Estimate, np.ndarray]:
+    """(what the reports of `days` whole UTC days before end_day say together, in home-days; how many distinct devices stand behind
+    each title for certain, float64[titles])."""
     reported = [counts.reports[day] for day in range(end_day - days, end_day) if day in counts.reports]
     looks = max(counts.title_count * (len(reported) + 1), 1)
     together = estimate(reported, counts.title_count, looks)
     proven = together.lower / days
     for day in reported:
         proven = np.maximum(proven, estimate([day], counts.title_count, looks).lower)
-    backed = voted + np.floor(proven)
-    homes = window.voters + together.reports / days
-    found = voted + together.above_noise
-    scale = REFERENCE_HOMES / homes if homes else 0.0
-    return WindowCounts(np.where(backed >= min_devices, found * scale, 0.0), backed, homes)
+    return together, np.floor(proven)
 
 
 def trending(
