@@ -35,6 +35,11 @@ def named(environment: Mapping[str, str], name: str, form: re.Pattern[str], expe
     return text or None
 
 
+def listed(environment: Mapping[str, str], name: str) -> tuple[str, ...]:
+    """The words between commas, of which none is empty."""
+    return tuple(word for part in environment.get(name, "").split(",") if (word := part.strip()))
+
+
 def secret(environment: Mapping[str, str], name: str) -> bytes | None:
     """The key in the variable, or in the file that the variable with _FILE names."""
     text = environment.get(name, "")

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Mapping
 
-from cloud.environment import folder, integer, named, secret, signing_key
+from cloud.environment import folder, integer, listed, named, secret, signing_key
 from cloud.federation import DEFAULT_INTERVAL_SECONDS, ROLES, FederationConfig, FederationCoordinator
 from cloud.logs import log, start_logging
 from cloud.names import LINEAGE, SOURCE
@@ -87,7 +87,7 @@ def from_environment(environment: Mapping[str, str]) -> FederationConfig:
     return FederationConfig(
         role=role,
         name=name,
-        sources=_listed(environment, "SOURCES"),
+        sources=listed(environment, "SOURCES"),
         publication_dir=publication_dir,
         key=key,
         secret=shared,
@@ -104,17 +104,13 @@ def from_environment(environment: Mapping[str, str]) -> FederationConfig:
         daily_trends=_word(environment, "TRENDS") != "live",
         settle_seconds=integer(environment, "TRENDS_SETTLE_SECONDS", 1_800, 0, 86_399),
         timeout_seconds=integer(environment, "TIMEOUT_SECONDS", 10, 1, 3_600),
-        allowed_titles=_listed(environment, "ALLOWED_TITLES"),
-        withheld_titles=_listed(environment, "WITHHELD_TITLES"),
+        allowed_titles=listed(environment, "ALLOWED_TITLES"),
+        withheld_titles=listed(environment, "WITHHELD_TITLES"),
     )
 
 
 def _word(environment: Mapping[str, str], name: str) -> str | None:
     return named(environment, name, _WHOLE[name], f"one of {_WHOLE[name].pattern.replace('|', ', ')}")
-
-
-def _listed(environment: Mapping[str, str], name: str) -> tuple[str, ...]:
-    return tuple(word for part in environment.get(name, "").split(",") if (word := part.strip()))
 
 
 def _now_ms() -> int:

@@ -7,13 +7,13 @@ can speak of it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from cloud.lists import Lists
 from cloud.replay import Timeline, earlier_alike
-from cloud.signals import slots_of
+from cloud.signals import DAY_MS, slots_of
 from omega_edge.catalog import RowSet
 from omega_edge.datasets import Events
 from omega_edge.errors import ConfigError
@@ -52,6 +52,13 @@ def chosen(events: Events, which: np.ndarray) -> Events:
 
 
 NO_EVENTS = Events(np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0), np.empty(0, np.int64))
+
+
+def usable(lists: Lists, day: int, days: int, held_back: np.ndarray) -> Lists:
+    """What was finished before a UTC day begins, but for titles, by their rows int64[k], of the last `days` days that are held back."""
+    lately = lists.finished_ms >= (day - days) * DAY_MS
+    kept = (lists.finished_ms < day * DAY_MS) & ~(lately & np.isin(lists.row, held_back))
+    return replace(lists, home=lists.home[kept], row=lists.row[kept], finished_ms=lists.finished_ms[kept])
 
 
 def stream_of(seed: Events | None, lists: Lists, title_count: int, min_devices: int, lineage: str) -> Stream:

@@ -2,8 +2,8 @@
 
     python -m cloud model --hub DIR|URL --seed DATA_DIR --signing-key FILE [--bundles DIR] [--first FILE] …
 
-Environment: FEDERATION_SECRET or FEDERATION_SECRET_FILE (required: lists are encrypted under it), TRUSTED_KEYS, and
-SIGNING_KEY_FILE where --signing-key is not given.
+Environment: FEDERATION_SECRET or FEDERATION_SECRET_FILE (required: lists are encrypted under it), TRUSTED_KEYS,
+SIGNING_KEY_FILE where --signing-key is not given, and ALLOWED_TITLES and WITHHELD_TITLES, as the hub has them.
 
 Exit code 0: published. 1: an error. 2: called wrongly. 3: not published, because the candidate does not gain on held-out
 viewings of sharers, or there are too few of them.
@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--lineage", help="which titles, where the hub knows several: 16 hexadecimal digits")
     parser.add_argument("--signing-key", type=Path, help="file of the key to sign with, see `keygen` (SIGNING_KEY_FILE)")
     parser.add_argument("--trusted", default=os.environ.get("TRUSTED_KEYS", ""), help="public keys of the shards and the hub")
-    parser.add_argument("--min-devices", type=int, default=50, help="distinct homes behind all that sharers add (50)")
+    parser.add_argument("--min-devices", type=int, default=50, help="distinct homes behind all that sharers add, 2 or more (50)")
     parser.add_argument("--quick", action="store_true", help="keep settings, encoder and second stage of the present bundle")
     parser.add_argument("--now-ms", type=int, help="the time, Unix ms (the clock's)")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -82,7 +82,7 @@ def _folders(options: argparse.Namespace) -> tuple[Path, Path]:
 def _run(options: argparse.Namespace, progress) -> dict:
     """Train, judge, publish; what came of it."""
     from cloud.bundle_folder import BundleFolder, write_patterns
-    from cloud.environment import secret, signing_key
+    from cloud.environment import listed, secret, signing_key
     from cloud.next_bundle import NextSettings, next_bundle
     from cloud.publication import read_counts, read_lists
     from omega_edge import signing
@@ -101,7 +101,10 @@ def _run(options: argparse.Namespace, progress) -> dict:
             raise ConfigError(f"--first: expected a bundle to begin with, since none is out in {folder.folder}")
         manifest = folder.publish_first(options.first)
         return {"published": True, "version": manifest.version, "first": True, "bytes": manifest.size}
-    settings = NextSettings(min_devices=options.min_devices, quick=options.quick)
+    settings = NextSettings(
+        min_devices=options.min_devices, quick=options.quick,
+        allowed_titles=listed(os.environ, "ALLOWED_TITLES"), withheld_titles=listed(os.environ, "WITHHELD_TITLES"),
+    )  # fmt: skip
     lists = read_lists(options.hub, trusted, shared, lineage)
     counts = read_counts(options.hub, trusted, shared, lineage)
     seed = None if options.seed is None else rows_of(folder.present(), read_dataset(options.seed))
@@ -120,7 +123,10 @@ def _run(options: argparse.Namespace, progress) -> dict:
 
 
 def rows_of(present: Path, dataset):
-    """A data set's events with titles as rows of the present bundle; events of titles that it does not hold are left out."""
+    """A data set's events with titles as rows of the present bundle; events of titles that it does not hold are left out.
+
+    Raises ConfigError where it holds none: a seed that taught nothing would go unseen.
+    """
     import numpy as np
 
     from cloud.learning_stream import chosen
@@ -131,6 +137,8 @@ def rows_of(present: Path, dataset):
         rows = np.array([catalog.row_of(title.content_id) for title in dataset.titles], np.int32)
     events = dataset.events
     known = np.flatnonzero(rows[events.title] >= 0)
+    if not len(known):
+        raise ConfigError(f"--seed: expected a data set of the bundle's titles, got {len(rows)} titles of which it has none")
     kept = chosen(events, known)
     return Events(kept.household, rows[kept.title], kept.watch_percentage, kept.timestamp)
 

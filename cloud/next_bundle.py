@@ -24,18 +24,19 @@ from pathlib import Path
 import numpy as np
 
 from cloud.counts import Counts
-from cloud.estimates import estimate
 from cloud.fusion_fit import PATTERN_WEIGHTS, FitSet
 from cloud.global_patterns import PATTERN_SECTIONS, CohortPatterns, cohort_patterns
 from cloud.judging import Gate
 from cloud.knowledge import TitleData, knowledge_before, row_sections
-from cloud.learning_stream import PairSupport, Stream, stream_of, without_entries
+from cloud.learning_stream import PairSupport, Stream, backed_titles, chosen, stream_of, usable, without_entries
 from cloud.list_gains import HeldOut, held_out, list_gains
 from cloud.lists import Lists
 from cloud.model import EarlierWork, train
 from cloud.settings import ModelSettings
 from cloud.shrinkage import HALF_AT, shrunk, shrunk_weights
-from cloud.signals import DAY_MS, log_share, watched_in
+from cloud.signals import DAY_MS, HOUR_MS, log_share
+from cloud.trending import LEAST_MIN_DEVICES, reported_homes, rows_of
+from cloud.velocity import alarms
 from omega_edge import bundle
 from omega_edge.catalog import Catalog, RowSet, write_bundle
 from omega_edge.catalog_checks import SHAPES, TOLERATED_GROUPS
@@ -66,7 +67,8 @@ Progress = Callable[[str], None]
 class NextSettings:
     """What the job can be told.
 
-    min_devices: distinct homes behind whatever sharers add: a title, an entry of a row, a title of a trend, of a pattern.
+    min_devices: distinct homes behind whatever sharers add: a title, an entry of a row, a title of a trend, of a pattern; 2 or more.
+    allowed_titles, withheld_titles: content ids that no alarm, or every alarm, is for.
     quick: see the module. held_out_share: of what sharers finished since the present bundle, the newest part that judges.
     least_gain: that the lower bound of the gain in NDCG@10 must exceed. half_at: see shrinkage.py. popularity_days: that
     popularity counts. queries: at most so many viewings judge. cohorts: of global patterns. tune, sequence, second_stage: of
@@ -85,12 +87,16 @@ class NextSettings:
     tune: bool = True
     sequence: bool = True
     second_stage: bool = True
+    allowed_titles: tuple[str, ...] = ()
+    withheld_titles: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("min_devices", "popularity_days", "queries", "queries_per_household", "cohorts"):
             value = getattr(self, name)
             if type(value) is not int or value < 1:
                 raise ConfigError(f"{name}: expected an integer, 1 or more, got {value!r}")
+        if self.min_devices < LEAST_MIN_DEVICES:
+            raise ConfigError(f"min_devices: expected {LEAST_MIN_DEVICES} or more, got {self.min_devices}")
         if not 0.0 < self.held_out_share < 1.0:
             raise ConfigError(f"held_out_share: expected a number between 0 and 1, got {self.held_out_share!r}")
         if not self.half_at > 0.0:
@@ -133,6 +139,7 @@ def next_bundle(
     another one.
     """
     opened = Present.open(present)
+    lists = usable(lists, now_ms // DAY_MS, settings.popularity_days, _held_back(opened, counts, settings, now_ms))
     stream = stream_of(seed, lists, opened.titles.count, settings.min_devices, opened.titles.lineage)
     return _Run(opened, stream, counts, settings, now_ms, progress).run(titles)
 
@@ -209,7 +216,7 @@ class _Run:
         self._present, self._settings, self._progress = present, settings, progress
         self._midnight = now_ms // DAY_MS * DAY_MS
         self._stream = stream.until(self._midnight)
-        self._counts = counts
+        self._counts, self._held_back = counts, _held_back(present, counts, settings, now_ms)
         self._earlier = EarlierWork()
         self._model = replace(
             present.model_settings(), popularity_days=settings.popularity_days, tune=settings.tune and not settings.quick,
@@ -383,29 +390,24 @@ class _Run:
 
     def _current(self, title_count: int) -> dict[str, np.ndarray]:
         """popularity and trend_scores up to the last midnight, of titles that enough homes stand for."""
-        windows = [24 * self._settings.popularity_days, *self._model.trend_window_hours]
-        popularity, *trends = (log_share(self._devices(hours, title_count)) for hours in windows)
-        return {"popularity": popularity, "trend_scores": np.stack(trends)}
+        popularity = self._devices(24 * self._settings.popularity_days, title_count)
+        trends = np.stack([self._devices(hours, title_count) for hours in self._model.trend_window_hours])
+        trends[:, sorted(rows_of(self._present.catalog, self._settings.withheld_titles))] = 0.0
+        return {"popularity": log_share(popularity), "trend_scores": np.stack([log_share(one) for one in trends])}
 
     def _devices(self, hours: int, title_count: int) -> np.ndarray:
-        """float64[n]: how often titles were finished in so many hours: by homes of the seed, by sharers where both together
-        reach the threshold, and by homes that only count, where the estimate's lower bound does."""
+        """float64[n]: how often titles were finished in so many hours: by homes of the seed; by sharers, where both together are
+        enough distinct homes; and by homes that only count, where enough of them are certain and no alarm is."""
         events, least = self._stream.events, self._settings.min_devices
-        finished = self._stream.timeline().success
-        shared, _ = np.broadcast_arrays(self._stream.shared, finished)
-        by_seed, by_sharers = (
-            watched_in(events.title[part], events.timestamp[part], self._midnight, hours, title_count)
-            for part in (finished & ~shared, finished & shared)
-        )
-        together = by_seed + by_sharers
-        found = np.where(together >= least, together, by_seed).astype(np.float64)
-        if self._counts is not None and self._counts.reports:
-            last = self._midnight // DAY_MS
-            days = [self._counts.reports[day] for day in range(last - hours // 24, last) if day in self._counts.reports]
-            if days:
-                told = estimate(days, self._counts.title_count)
-                count = min(title_count, len(told.homes))
-                found[:count] += np.where(told.lower >= least, told.homes, 0.0)[:count]
+        finished = self._stream.timeline().success & (events.timestamp >= self._midnight - hours * HOUR_MS)
+        by_seed, by_sharers = finished & ~self._stream.shared, finished & self._stream.shared
+        backed = backed_titles(chosen(events, by_seed), events.title[by_sharers], title_count, least)
+        found = np.bincount(events.title[by_seed], minlength=title_count).astype(np.float64)
+        found[backed] += np.bincount(events.title[by_sharers], minlength=title_count)[backed]
+        if self._counts is not None:
+            told, certain = reported_homes(self._counts, self._midnight // DAY_MS, hours // 24)
+            certain[self._held_back[self._held_back < len(certain)]] = 0.0
+            found[: len(certain)] += np.where(certain >= least, told.above_noise, 0.0)[:title_count]
         return found
 
     def _guard_rows(self, sections: dict[str, np.ndarray], title_count: int) -> None:
@@ -433,6 +435,15 @@ class _Run:
 
 
 _STAGE_META = ("second_stage_inputs",)
+
+
+def _held_back(present: Present, counts: Counts | None, settings: NextSettings, now_ms: int) -> np.ndarray:
+    """int64[k]: rows of which sharers and counting homes are not believed. A surge alone is for the day after it, not for a bundle."""
+    if counts is None:
+        return np.empty(0, np.int64)
+    allowed, withheld = (rows_of(present.catalog, ids) for ids in (settings.allowed_titles, settings.withheld_titles))
+    found = alarms(counts, now_ms // DAY_MS, settings.popularity_days, allowed, withheld)
+    return np.array([alarm.row for alarm in found if alarm.reason != "surge"], np.int64)
 
 
 def _with_pattern_weights(sections: dict[str, np.ndarray], heard: bool) -> dict[str, np.ndarray]:

@@ -152,7 +152,12 @@ def test_what_is_wrong_is_an_error_and_publishes_nothing(operator, tmp_path):
     signing.create_signing_key(tmp_path / "other")
     foreign = operator.run("--signing-key", str(tmp_path / "other"))
     assert foreign.returncode == 1 and "trusted" in foreign.stderr
-    assert operator.run("--min-devices", "0").returncode == 1
+    assert operator.run("--min-devices", "1").returncode == 1
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "movies.dat").write_text("x0001::Another (2000)::Drama\n")
+    (tmp_path / "foreign" / "ratings.dat").write_text("1::x0001::8::1300000000\n")
+    other_titles = operator.run("--seed", str(tmp_path / "foreign"))
+    assert other_titles.returncode == 1 and "expected a data set of the bundle's titles" in other_titles.stderr
     assert operator.run("--unknown").returncode == 2
     elsewhere = operator.run("--hub", "http://127.0.0.1:1/api/v1/federation/")
     assert elsewhere.returncode == 1 and "--bundles" in elsewhere.stderr

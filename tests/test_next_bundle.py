@@ -9,7 +9,7 @@ from random import Random
 import numpy as np
 import pytest
 
-from cloud.counts import Counts, DayReports
+from cloud.counts import Counts, DayReports, DayVotes
 from cloud.estimates import support, title_hashes
 from cloud.fusion_fit import FitSet
 from cloud.learning_stream import backed_titles, stream_of
@@ -144,7 +144,7 @@ class TestWhatIsPublished:
         assert not next_bundle(world.bundle, world.seed, world.lists, None, asked, NOW_MS).publish
 
     @pytest.mark.parametrize(
-        "wrong", [{"min_devices": 0}, {"held_out_share": 1.0}, {"half_at": 0.0}, {"queries": 1.5}, {"cohorts": 0}]
+        "wrong", [{"min_devices": 1}, {"held_out_share": 1.0}, {"half_at": 0.0}, {"queries": 1.5}, {"cohorts": 0}]
     )
     def test_wrong_settings(self, wrong):
         with pytest.raises(ConfigError, match=next(iter(wrong))):
@@ -213,6 +213,59 @@ class TestWhatSharersAdd:
         before = made.sections["trend_scores"][0]
         assert told_by(400)[11] == 1.0 and before[11] < 1.0
         np.testing.assert_array_equal(told_by(4), before)
+
+    def test_homes_that_count_every_day_are_not_as_many_homes(self, world):
+        """Eight homes that reported the same title on 28 days are 224 home-days, and eight homes."""
+        hashes, drawn, today = title_hashes([f"t{row:04d}" for row in range(TITLES)]), Random(1), NOW_MS // DAY_MS
+
+        def day() -> DayReports:
+            seeds, values = zip(*(randomised.falsified(int(hashes[11]), drawn) for _ in range(8)))
+            return DayReports(8, support(hashes, np.array(seeds), np.array(values)))
+
+        reports = {day_of: day() for day_of in range(today - 28, today)}
+        counts = Counts("hub", 1, LINEAGE, TITLES, NOW_MS, reports=reports)
+        settings = replace(SETTINGS, min_devices=9)
+        silent, told = (next_bundle(world.bundle, world.seed, world.lists, found, settings, NOW_MS) for found in (None, counts))
+        for name in ("popularity", "trend_scores"):
+            np.testing.assert_array_equal(told.sections[name], silent.sections[name])
+
+    def test_a_home_that_watches_again_and_again_is_one_home(self, world):
+        """Title 11 is new: one home of the seed watched it five times, one sharer once, and three homes are the threshold."""
+        again = Events(
+            np.append(world.seed.household, np.zeros(5, np.int32)), np.append(world.seed.title, np.full(5, 11, np.int32)),
+            np.append(world.seed.watch_percentage, np.ones(5)),
+            np.append(world.seed.timestamp, NOW_MS - DAY_MS + np.arange(5) * 60_000),
+        )  # fmt: skip
+        kept = some(world.lists, world.lists.row != 11)
+        popularity = [
+            next_bundle(world.bundle, again, lists, None, SETTINGS, NOW_MS).sections["popularity"]
+            for lists in (kept, added(kept, 1, [11], NOW_MS - DAY_MS))
+        ]
+        np.testing.assert_array_equal(*popularity)
+
+    def test_what_came_after_the_last_midnight_backs_nothing(self, world):
+        kept = some(world.lists, world.lists.row != 11)
+        before = added(kept, 2, [11, 10], NOW_MS - DAY_MS)
+        after = replace(added(before, 2, [11], NOW_MS + 60_000), lineage=LINEAGE)
+        told = next_bundle(world.bundle, world.seed, after, None, SETTINGS, NOW_MS + DAY_MS // 2)
+        assert told.sections["factor_scale"][11] == 0 and told.sections["popularity"][11] == 0
+
+    @pytest.mark.parametrize("decided", [{}, {"allowed_titles": ("t0011",)}])
+    def test_a_crowd_of_suspects_adds_nothing_unless_the_operator_lets_it(self, world, decided):
+        kept, today = some(world.lists, world.lists.row != 11), NOW_MS // DAY_MS
+        mixed = added(kept, 40, [11, 10], NOW_MS - DAY_MS)
+        crowd = DayVotes(*(np.array(part, np.uint32) for part in ([10, 11], [60, 40], [3, 40])), 400, 43)
+        counts = Counts("hub", 1, LINEAGE, TITLES, NOW_MS, days={today - 1: crowd})
+        sections = next_bundle(world.bundle, world.seed, mixed, counts, replace(SETTINGS, **decided), NOW_MS).sections
+        heard = bool(decided)
+        assert (sections["popularity"][11] > 0) == (sections["trend_scores"][0, 11] > 0) == heard
+        assert (11 in sections["row_columns"]) == heard
+
+    def test_withheld_titles_are_in_no_trend(self, world, made):
+        title = int(np.argmax(made.sections["trend_scores"][0]))
+        settings = replace(SETTINGS, withheld_titles=(f"t{title:04d}", "unknown"))
+        told = next_bundle(world.bundle, world.seed, world.lists, None, settings, NOW_MS)
+        assert not told.sections["trend_scores"][:, title].any() and told.sections["popularity"][title] > 0
 
     def test_further_titles_are_appended(self, world, tmp_path):
         more = titles_of(TITLES + 5)
