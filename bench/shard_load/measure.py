@@ -128,8 +128,8 @@ def latencies(outcome: Outcome) -> dict[str, object]:
 
 
 def measure_saturated(settings: Settings) -> list[dict]:
-    """cpu_us_per_sync, and durable_syncs_per_second of a shard as it comes, and where it lets in whatever comes, with one
-    process and with two.
+    """durable_syncs_per_second of a shard as it comes, and where it lets in whatever comes, with one process and with two; and
+    cpu_us_per_sync of the one process that refuses nothing.
     """
     lines = []
     for workers, bound in ((1, None), (1, WHATEVER_COMES), (2, WHATEVER_COMES)):
@@ -149,10 +149,12 @@ def measure_saturated(settings: Settings) -> list[dict]:
         made["refused_per_second"] = round(len(outcome.refused) / outcome.seconds, 1)
         cost = line("cpu_us_per_sync", spent.shard / syncs * 1e6, fault) | common
         if bound is None:
-            lines += [made | disk, cost]
-        else:
-            made = {name: value for name, value in made.items() if name not in ("limit", "met", "at_least")}
-            lines.append(made | {"cpu_us_per_sync": cost["value"]} | disk)
+            lines.append(made | disk)
+            continue
+        made = {name: value for name, value in made.items() if name not in ("limit", "met", "at_least")}
+        lines.append(made | {"cpu_us_per_sync": cost["value"]} | disk)
+        if workers == 1:
+            lines.append(cost)
     return lines
 
 

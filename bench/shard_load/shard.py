@@ -26,11 +26,13 @@ from cloud.lmdb_storage import LmdbStorage
 from omega_edge.catalog import Catalog
 from omega_edge.manifest import Manifest
 from omega_edge.protocol import DAY_MS, TitleReference, ViewingPattern
-from omega_edge.signing import SigningKey, public_key, seal
+from omega_edge.signing import SigningKey, seal
 
 DEVICE_KEY = bytes(range(32))
 """Of the simulated televisions. It opens nothing else."""
 SIGNING_KEY = SigningKey(bytes(range(32, 64)))
+SIGNING_KEY_FILE, FEDERATION_SECRET_FILE = "signing.key", "federation.secret"
+"""With them the shard counts and publishes each minute, as one in a federation does."""
 START_SECONDS, STOP_SECONDS = 60.0, 40.0
 COLLECTIVE_VERSION = 70_000
 PATTERNS, REFERENCES = 100, 4
@@ -71,6 +73,8 @@ class Served:
         manifest = Manifest(lineage, 1, 1, now_ms, "served.bundle", size, digest)
         (bundles / "manifest").write_bytes(seal("manifest", manifest.to_bytes(), SIGNING_KEY))
         told = Collective(COLLECTIVE_VERSION, lineage, 1, self.patterns_frame, now_ms)
+        for name, key in ((SIGNING_KEY_FILE, bytes(SIGNING_KEY)), (FEDERATION_SECRET_FILE, DEVICE_KEY)):
+            (folder / name).write_text(key.hex() + "\n", encoding="ascii")
         sealed = seal("collective", collectives.encode(told), SIGNING_KEY)
         (folder / "publication" / "collective").write_bytes(sealed)
 
@@ -113,7 +117,8 @@ class Shard:
             "WORKERS": str(workers),
             "BUNDLE_DIR": str(folder / "bundles"),
             "PUBLICATION_DIR": str(folder / "publication"),
-            "TRUSTED_KEYS": public_key(SIGNING_KEY).hex(),
+            "SIGNING_KEY_FILE": str(folder / SIGNING_KEY_FILE),
+            "FEDERATION_SECRET_FILE": str(folder / FEDERATION_SECRET_FILE),
             "LOG_LEVEL": "WARNING",
             "PYTHONPATH": str(ROOT),
         }
