@@ -176,6 +176,8 @@ def decode_request(data: bytes, titles: TitleNumbering | None = None) -> SyncReq
     fields = Fields("SyncRequest", frame.unpack(data, KIND_REQUEST, MAX_UPLOAD_BYTES))
     told = {}
     if 6 in fields:
+        if 3 not in fields:  # said before a thousand titles are read that nobody has proven to have sent
+            raise ProtocolError("SyncRequest: expected device_id beside delta, which is missing")
         told["delta"] = _read_delta(fields.take(6, "delta", dict), titles)
     if 7 in fields:
         told["count_report"] = _read_count_report(fields.take(7, "count_report", dict))

@@ -252,6 +252,11 @@ BOMBS = bombs()
 
 
 class TestBombs:
+    def test_a_delta_of_nobody_is_refused_before_its_titles_are_read(self):
+        body = bytes((wire.frame.FORMAT_VERSION, wire.KIND_REQUEST, 0, 0)) + cbor2.dumps({1: 1, 2: 0, 6: {1: 3, 2: "no column"}})
+        with pytest.raises(ProtocolError, match="expected device_id beside delta"):
+            wire.decode_request(body)
+
     @pytest.mark.parametrize("name", BOMBS)
     def test_refused(self, name):
         for kind in DECODERS:
