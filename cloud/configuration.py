@@ -36,7 +36,6 @@ VARIABLES = {
     "TRUSTED_KEYS": "public keys whose bundles and objects are believed, 64 hexadecimal digits each, by commas",
     "FEDERATION_URL": "where the collective and bundles are pulled: the hub's or region's …/api/v1/federation/, or a folder",
     "FEDERATION_SECRET_FILE": "32 to 128 hexadecimal digits that all shards share: pseudonyms in published lists",
-    "MIN_DEVICES": "distinct devices without which nothing is published (50)",
     "COUNTING_INTERVAL_SECONDS": "between what is counted, published and pulled (60)",
     "LOG_LEVEL": "DEBUG, INFO, WARNING or ERROR (INFO)",
 }
@@ -64,7 +63,6 @@ class ServerConfig:
     trusted_keys: tuple[bytes, ...] = ()
     federation_url: str | None = None
     federation_secret: bytes | None = field(default=None, repr=False)
-    min_devices: int = 50
     counting_interval_seconds: int = 60
     log_level: str = "INFO"
     enrolment_open: bool = True
@@ -123,7 +121,6 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> ServerConfi
         trusted_keys=trusted if key is None else (*trusted, public_key(key)),
         federation_url=environment.get("FEDERATION_URL", "").strip() or None,
         federation_secret=secret(environment, "FEDERATION_SECRET"),
-        min_devices=integer(environment, "MIN_DEVICES", 50, 1, 1_000_000),
         counting_interval_seconds=integer(environment, "COUNTING_INTERVAL_SECONDS", 60, 1, 3_600),
         log_level=named(environment, "LOG_LEVEL", re.compile("|".join(_LEVELS)), f"one of {', '.join(_LEVELS)}") or "INFO",
     )

@@ -13,11 +13,12 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import fields
 from typing import ClassVar
 
 import pytest
 
-from cloud.configuration import VARIABLES, from_environment
+from cloud.configuration import VARIABLES, ServerConfig, from_environment
 from cloud.metrics import STATUSES
 from cloud.openapi import document
 from omega_edge import wire
@@ -358,7 +359,7 @@ class TestConfiguration:
             ("PORT", "http"), ("WORKERS", "0"), ("DEVICE_KEY", "abc"), ("DEVICE_KEY", "zz" * 32), ("DEVICE_KEY", ""),
             ("DEVICE_KEY_FILE", "/nowhere/at/all"), ("SIGNING_KEY_FILE", "/nowhere/at/all"), ("TRUSTED_KEYS", "abc"),
             ("SYNC_INTERVAL_SECONDS", "59"), ("SYNC_INTERVAL_SECONDS", "86401"), ("RETENTION_DAYS", "0"),
-            ("MIN_DEVICES", "0"), ("LOG_LEVEL", "LOUD"), ("LINEAGE", "xyz"), ("FEDERATION_SECRET_FILE", "/nowhere/at/all"),
+            ("LOG_LEVEL", "LOUD"), ("LINEAGE", "xyz"), ("FEDERATION_SECRET_FILE", "/nowhere/at/all"),
         ],
     )  # fmt: skip
     def test_a_wrong_value_names_its_variable_and_no_secret(self, name, value):
@@ -375,6 +376,12 @@ class TestConfiguration:
             [sys.executable, "-m", "cloud", "--help"], cwd=PROJECT, capture_output=True, text=True, timeout=60, check=True
         )
         assert all(name in done.stdout for name in VARIABLES)
+
+    def test_no_option_is_accepted_and_ignored(self):
+        code = [path.read_text() for path in (PROJECT / "cloud").glob("*.py") if path.name != "configuration.py"]
+        users = [text for text in code if "ServerConfig" in text]
+        ignored = [one.name for one in fields(ServerConfig) if not any(f"config.{one.name}" in text for text in users)]
+        assert not ignored
 
     @pytest.mark.parametrize(
         ("changes", "named"),

@@ -125,7 +125,6 @@ class CloudSide:
             "TRUSTED_KEYS": self.keys.trusted_text,
             "FEDERATION_URL": str(self.folder / "hub"),
             "FEDERATION_SECRET": self.keys.federation_secret,
-            "MIN_DEVICES": str(MIN_DEVICES),
             "LOG_LEVEL": "ERROR",
         }
 
