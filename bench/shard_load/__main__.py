@@ -14,7 +14,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from bench.brain import RESULTS, append_result, say, table_row
@@ -41,7 +41,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.shard_load", description=__doc__.split("\n\n")[0])
     parser.add_argument("--json", action="store_true", help="print one JSON line a metric")
     parser.add_argument("--quick", action="store_true", help="few devices, seconds and kills; no figure to quote")
-    parser.add_argument("--only", choices=sorted(UNITS), help="measure one metric, and what is measured with it")
+    parser.add_argument("--only", choices=sorted(UNITS), action="append", help="measure this metric; may be repeated")
     parser.add_argument("--seed", type=int, default=1, help="of devices, titles and moments (1)")
     parser.add_argument(
         "--catalog", type=Path, default=ROOT / "build/movietweetings-70k.bundle", help="bundle to serve"
@@ -53,16 +53,16 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def measure(settings: Settings, only: str | None, report: Callable[[dict], None]) -> bool:
-    """Run every group, or the one that has the metric `only`; report each line. Returns whether all are correct."""
+def measure(settings: Settings, only: Collection[str], report: Callable[[dict], None]) -> bool:
+    """Run every group that has one of these metrics; report their lines. Returns whether all are correct."""
     facts = machine_facts()
     all_correct = True
     for name, (measure_group, metrics) in GROUPS.items():
-        if only is not None and only not in metrics:
+        if not set(only) & set(metrics):
             continue
         say(f"measuring: {name}")
         for made in measure_group(settings):
-            if only not in (None, made["metric"]):
+            if made["metric"] not in only:
                 continue
             all_correct &= made["correct"]
             report(made | {"machine": facts, "load_average": round(os.getloadavg()[0], 2)})
@@ -99,7 +99,7 @@ def main(arguments: list[str] | None = None) -> int:
     # Shards are ended by what ends this process in the ordinary way too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        return 0 if measure(settings, options.only, report) else 1
+        return 0 if measure(settings, options.only or UNITS.keys(), report) else 1
     except ShardFailed as fault:
         say(f"not measured: {fault}")
         return 2
