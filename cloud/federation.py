@@ -13,6 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median_low
 
 from cloud import collective as collectives
 from cloud import counts as counts_
@@ -35,6 +36,8 @@ DEFAULT_INTERVAL_SECONDS = {"region": 300, "hub": 900}
 SETTLE_SECONDS = 30 * 60
 """After midnight, until what shards counted before it has come up: a minute, five and fifteen, and again as much."""
 THREADS = 16
+MOST_TITLES = 4
+"""Times as many as the middle source knows; bundles grow by a few in a hundred between two versions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,9 +211,17 @@ class FederationCoordinator:
         longest = max((days for parts in by_lineage.values() for one in parts for _, days in one.windows), default=0)
         first_day = today - min(max(self._config.window_days, longest), MAX_WINDOW_DAYS)
         return [
-            counts_.merged(self._config.name, 0, now_ms, parts, first_day, today + 1)
+            counts_.merged(self._config.name, 0, now_ms, self._credible(parts), first_day, today + 1)
             for _, parts in sorted(by_lineage.items())
         ]
+
+    def _credible(self, parts: list[Counts]) -> list[Counts]:
+        """Those that know at most MOST_TITLES times as many titles as the middle one: a sum has room for all that any knows."""
+        most = MOST_TITLES * median_low(counts.title_count for counts in parts)
+        for counts in parts:
+            if counts.title_count > most:
+                self._faults[f"counts of {counts.source}"] = f"expected at most {most} titles, got {counts.title_count}"
+        return [counts for counts in parts if counts.title_count <= most]
 
     def _published(self, counts: Counts) -> Entry:
         """The entry of a sum: the one that is published where it says the same, else a new one."""

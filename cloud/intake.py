@@ -49,9 +49,9 @@ class ListsRelay:
         self.held = {name: entry for name, entry in publication.index.entries.items() if entry.kind == "lists"}
 
     def wants(self, name: str, entry: Entry) -> bool:
-        """Whether an object that a source lists is newer than what is held."""
+        """Whether an object that a source lists is newer than what is held, or what is held has lost its file."""
         held = self.held.get(name)
-        return held is None or (entry.sequence, entry.digest) > (held.sequence, held.digest)
+        return held is None or not (self._publication.folder / name).exists() or (entry.sequence, entry.digest) > (held.sequence, held.digest)
 
     def take(self, name: str, sequence: int, data: bytes) -> None:
         """Relay a verified segment, unless a newer one came meanwhile."""

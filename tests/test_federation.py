@@ -306,12 +306,33 @@ class TestRefused:
         os.truncate(first.folder / name, counts_.MAX_COUNTS_BYTES + 1)
         self.refused(tmp_path, region, name, "at most")
 
+    def test_more_titles_than_others_know_by_far(self, tmp_path, two, clock):
+        """A sum of 33 days of reports with room for 2^24 titles would take gigabytes."""
+        first, second, _ = two
+        other = Source(tmp_path / "s3", "shard-3")
+        claimed = Counts("shard-3", 1, LINEAGE, counts_.MAX_TITLES, NOON_MS)
+        entry = other.publication.put(claimed.name, "counts", 1, counts_.encode(claimed))
+        other.publication.commit({claimed.name: entry}, NOON_MS)
+        region = FederationCoordinator(config_of(tmp_path, other, first, second), clock)
+        region.run_once()
+        assert told(tmp_path / "region-1") == {1: 5, 2: 10}
+        assert read_counts(tmp_path / "region-1", TRUSTED, SECRET).title_count == TITLES
+        assert "expected at most 240 titles" in region.stats()["faults"]["counts of shard-3"]
+
     def test_the_next_sound_object_is_taken(self, tmp_path, two):
         first, _, region = two
         self.test_a_swapped_kind(tmp_path, two)
         first.say({1: 6}, [10], moment=NOON_MS + 60_000)
         region.run_once()
         assert told(tmp_path / "region-1") == {1: 6, 2: 3} and not faults_of(region)
+
+
+def test_a_segment_whose_file_was_lost_is_fetched_again(tmp_path, two):
+    _, _, region = two
+    region.run_once()
+    next((tmp_path / "region-1").glob("lists.*")).unlink()
+    region.run_once()
+    assert read_lists(tmp_path / "region-1", TRUSTED, SECRET).pseudonyms.tolist() == [10, 11, 12]
 
 
 class TestSourcesThatAreDown:
