@@ -230,24 +230,24 @@ class TestWhatSharersAdd:
             np.testing.assert_array_equal(told.sections[name], silent.sections[name])
 
     def test_a_home_that_watches_again_and_again_is_one_home(self, world):
-        """Title 11 is new: one home of the seed watched it five times, one sharer once, and three homes are the threshold."""
+        """Title 0 is known. Yesterday one home of the seed watched it five times, one sharer once; three homes are the threshold."""
         again = Events(
-            np.append(world.seed.household, np.zeros(5, np.int32)), np.append(world.seed.title, np.full(5, 11, np.int32)),
+            np.append(world.seed.household, np.zeros(5, np.int32)), np.append(world.seed.title, np.zeros(5, np.int32)),
             np.append(world.seed.watch_percentage, np.ones(5)),
             np.append(world.seed.timestamp, NOW_MS - DAY_MS + np.arange(5) * 60_000),
         )  # fmt: skip
-        kept = some(world.lists, world.lists.row != 11)
-        popularity = [
-            next_bundle(world.bundle, again, lists, None, SETTINGS, NOW_MS).sections["popularity"]
-            for lists in (kept, added(kept, 1, [11], NOW_MS - DAY_MS))
+        kept = some(world.lists, world.lists.row != 0)
+        trends = [
+            next_bundle(world.bundle, again, lists, None, SETTINGS, NOW_MS).sections["trend_scores"]
+            for lists in (kept, added(kept, 1, [0], NOW_MS - DAY_MS))
         ]
-        np.testing.assert_array_equal(*popularity)
+        np.testing.assert_array_equal(*trends)
 
     def test_what_came_after_the_last_midnight_backs_nothing(self, world):
         kept = some(world.lists, world.lists.row != 11)
-        before = added(kept, 2, [11, 10], NOW_MS - DAY_MS)
-        after = replace(added(before, 2, [11], NOW_MS + 60_000), lineage=LINEAGE)
-        told = next_bundle(world.bundle, world.seed, after, None, SETTINGS, NOW_MS + DAY_MS // 2)
+        before = added(kept, 8, [11, 10], NOW_MS - DAY_MS)
+        after, settings = added(before, 8, [11], NOW_MS + 60_000), replace(SETTINGS, min_devices=10)
+        told = next_bundle(world.bundle, world.seed, after, None, settings, NOW_MS + DAY_MS // 2)
         assert told.sections["factor_scale"][11] == 0 and told.sections["popularity"][11] == 0
 
     @pytest.mark.parametrize("decided", [{}, {"allowed_titles": ("t0011",)}])
