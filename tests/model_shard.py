@@ -9,9 +9,11 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from omega_edge import wire
+from omega_edge.codes import set_hash
+from omega_edge.brain import OmegaBrain
 from omega_edge.protocol import CountReport, GlobalPatterns, PatternDelta, SyncRequest, SyncResponse, ViewingPattern
 from omega_edge.sync_identity import device_token, parse_authorization, request_mac
 
@@ -96,7 +98,8 @@ class ModelShard:
             device.base, device.issued = seen, max(self.now_ms, (device.issued or 0) + 1)
         elif delta != device.applied:
             return {"reset": True}  # a copy of the device, one step behind
-        wanted = self.snapshot_wanted and not delta.more_pages
+        differ = delta.shared_set_hash not in (None, set_hash(device.patterns.values()))
+        wanted = (self.snapshot_wanted or differ) and not delta.more_pages
         self.snapshot_wanted = self.snapshot_wanted and not wanted
         return {
             "acknowledged_local_version": delta.local_version,
@@ -147,6 +150,8 @@ def handler_of(shard: ModelShard, titles: object, key: bytes = KEY) -> Handler:
     """The HTTP side of a shard."""
 
     def handle(head: bytes, body: bytes) -> bytes:
+        if head.startswith(b"POST /api/v1/devices HTTP/1.1\r\n"):
+            return http_answer(device_token(key, body), "201 Created")
         assert head.startswith(b"POST /api/v1/sync HTTP/1.1\r\n"), head
         request = wire.decode_request(body, titles)
         proofs = [line[15:].decode() for line in head.split(b"\r\n") if line.startswith(b"Authorization: ")]
@@ -158,6 +163,12 @@ def handler_of(shard: ModelShard, titles: object, key: bytes = KEY) -> Handler:
         return http_answer(wire.encode_response(shard.answer(request), titles))
 
     return handle
+
+
+def lose_tokens(brain: OmegaBrain) -> None:
+    """Forget what proves that the home's numbers are its own."""
+    composer = brain.collective._composer
+    composer.keep(replace(composer._identity, tokens={}))
 
 
 @asynccontextmanager
