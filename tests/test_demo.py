@@ -16,12 +16,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from omega_edge import demo_text
+from omega_edge import demo_loop, demo_text
 from omega_edge.catalog import UNRATED, Catalog
 from omega_edge.cli_output import Screen, text_width
 from omega_edge.datasets import Dataset, read_dataset
 from omega_edge.demo import SCHEMA
 from omega_edge.demo_data import well_filled
+from omega_edge.demo_loop_text import show_two_televisions
 from omega_edge.demo_measure import LIMITS, judged, percentile
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -102,7 +103,7 @@ def shown(small_data: Path, model_dir: Path, tmp_path_factory: pytest.TempPathFa
         first_errors=first.stderr,
         second_errors=second.stderr,
         dataset=read_dataset(small_data),
-        bundle=next(path for path in built if path.suffix == ".bundle"),
+        bundle=next(path for path in built if path.suffix == ".bundle" and "-earlier-" not in path.name),
         left_behind=os.listdir(folder),
     )
     for path in built:
@@ -127,11 +128,15 @@ def test_the_bundle_of_other_data_is_built_once_and_nothing_else_is_left(shown: 
 
 
 def test_two_runs_tell_the_same(shown: Shown) -> None:
-    volatile = ("measured",)
+    volatile = ("measured", "two_televisions")
     first, second = (
         {key: part for key, part in told.items() if key not in volatile} for told in (shown.told, shown.again)
     )
     assert first == second
+    # Numbers that homes go by are drawn anew, and how long it took differs; lists and what was told do not.
+    once, again = (told["two_televisions"] for told in (shown.told, shown.again))
+    assert once["television_b"]["after"] == again["television_b"]["after"]
+    assert (once["television_a"]["titles"], once["receiving_homes"]) == (again["television_a"]["titles"], again["receiving_homes"])
 
 
 def test_the_schema_is_stable(shown: Shown) -> None:
@@ -150,6 +155,7 @@ def test_the_schema_is_stable(shown: Shown) -> None:
         "measured",
         "measured_events",
         "measured_note",
+        "two_televisions",
         "notes",
     ]
     row = {"rank", "content_id", "content_title", "score", "confidence", "reason", "events", "trend", "propensity"}
@@ -246,6 +252,47 @@ def test_every_limit_is_measured_and_judged(shown: Shown) -> None:
     assert sizes["recommend_ms_p99"] >= sizes["recommend_ms_p50"]
 
 
+def finished_of(shown: Shown, household: str, begin_ms: int, end_ms: int) -> list[str]:
+    """Names of what a household finished from one moment to another, in order."""
+    events, dataset = shown.dataset.events, shown.dataset
+    mine = (events.household == dataset.households.index(household)) & (events.watch_percentage >= 0.7)
+    mine &= (events.timestamp >= begin_ms) & (events.timestamp < end_ms)
+    return [dataset.titles[title].name for title in events.title[mine].tolist()]
+
+
+def test_television_a_tells_what_it_finished_and_the_bytes_are_told(shown: Shown) -> None:
+    told = shown.told["two_televisions"]
+    first, begin_ms = told["television_a"], told["at"] - told["shared_days"] * 86_400_000
+    assert first["household"] == shown.told["household"]["id"] and first["sharing"] == "titles"
+    assert "viewing history" in first["sharing_in_words"]
+    expected = finished_of(shown, first["household"], begin_ms, told["at"])
+    assert sorted(title["content_title"] for title in first["titles"]) == sorted(expected)
+    sync, again = first["sync"], first["next_sync"]
+    assert sync["titles"] == len(expected) and again["titles"] == 0
+    for one in (sync, again):
+        assert 0 < one["body_bytes_up"] < one["socket_bytes_up"] and one["body_bytes_down"] < one["socket_bytes_down"]
+    totals = first["log"]["totals"]
+    assert (totals["syncs"], totals["failures"], totals["titles"]) == (2, 0, len(expected))
+    assert totals["bytes_up"] == sync["body_bytes_up"] + again["body_bytes_up"]
+
+
+def test_television_b_tells_nothing_and_gets_what_others_told(shown: Shown) -> None:
+    told = shown.told["two_televisions"]
+    second, gain = told["television_b"], told["receiving_homes"]
+    assert second["sharing"] == "receive" and second["household"] != told["television_a"]["household"]
+    sync = second["sync"]
+    assert (sync["titles"], sync["patterns"], sync["requests"]) == (0, 0, 1) and sync["body_bytes_up"] < 20
+    assert sync["changed"] > 0 and told["further_homes"]["titles"] > 0
+    next_titles = finished_of(shown, second["household"], told["at"], told["at"] + told["later_days"] * 86_400_000)
+    assert {title["content_title"] for title in second["watched_next"]} <= set(next_titles) and second["watched_next"]
+    before = {row["content_id"]: row["rank"] for row in second["before"]}
+    for row in second["after"]:
+        assert row["rank_before"] == before.get(row["content_id"], row["rank_before"])
+    entered, left = len(gain["entered"]), len(gain["left"])
+    assert gain["in_first_ten_after"] - gain["in_first_ten_before"] == entered - left
+    assert 1 <= gain["homes"] <= gain["titles"]
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
 def test_the_text_fits_the_screen_in_every_encoding(shown: Shown, encoding: str) -> None:
     stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline="")
@@ -261,6 +308,27 @@ def test_the_text_fits_the_screen_in_every_encoding(shown: Shown, encoding: str)
     assert f"Withheld: {withheld:,} of {TITLES} titles" in text
     for line in shown.told["measured"]:
         assert line["words"] in text
+    for title in shown.told["two_televisions"]["television_a"]["titles"][:3]:
+        assert title["content_title"][:20].encode(encoding, "replace").decode(encoding) in text
+
+
+def test_without_a_source_tree_or_packages_the_shard_is_left_out_and_why(
+    shown: Shown, tmp_path: Path, model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told(model: Path | None) -> dict:
+        return demo_loop.two_televisions(tmp_path, shown.bundle, model, "1", lambda what: None)
+
+    assert "text model" in told(None)["left_out"]
+    failed = told(model_dir)["left_out"]  # a folder without a data set
+    assert "exit code" in failed and "expected" in failed
+    monkeypatch.setattr(demo_loop, "PACKAGES", ("aiohttp", "no_such_package_here"))
+    assert "needs no_such_package_here" in told(model_dir)["left_out"]
+    monkeypatch.setattr(demo_loop, "source_checkout", lambda: None)
+    left_out = told(model_dir)
+    assert "no source tree" in left_out["left_out"]
+    stream = io.StringIO()
+    show_two_televisions(Screen(stream), left_out)
+    assert "Left out: this installation has no source tree" in " ".join(stream.getvalue().split())
 
 
 def test_wrong_names_are_refused(small_data: Path, tmp_path: Path, shown: Shown, model_dir: Path) -> None:

@@ -62,10 +62,10 @@ from omega_edge.sync_identity import authorization, device_token
 SCHEMA = "omega-edge-demo-loop/1"
 CATALOG_DAYS, SHARED_DAYS, LATER_DAYS = 56, 14, 3
 """How old the catalogue is, how long ago A agreed to share, and how many of the data's last days are left to see what was
-watched then."""
+watched then. In short data the first two are at most a half and a quarter of its days."""
 RECEIVING_HOMES, REQUESTS_AT_ONCE = 20, 16
 MIN_DEVICES = 5
-"""Distinct televisions without which nothing is told of a title: the product's own."""
+"""Distinct televisions without which nothing is told of a title; the product's 50 is for shards of 100,000."""
 LISTED, SHOWN_TITLES = 100, 5
 WAIT_SECONDS = 20.0
 ORDINARY = (20, 90)
@@ -83,17 +83,21 @@ class Cast:
 
     dataset: Dataset
     at_ms: int
+    catalog_days: int
+    shared_days: int
     first: int
     further: tuple[int, ...]
     receiving: tuple[int, ...]
 
     @staticmethod
     def of(dataset: Dataset, first: int) -> Cast:
-        """By rule: of homes with as many viewings as an ordinary one has (ORDINARY), those that finish something new to them on
-        most of the data's last LATER_DAYS receive; ties go to the lower number. The further ones are all others that finished
+        """By rule: of homes with as many viewings as an ordinary one has (ORDINARY; of all, if none of those), the ones that
+        finish something new to them on most of the data's last LATER_DAYS receive; ties go to the lower number. The further ones are all others that finished
         anything in the SHARED_DAYS before. Raises DatasetError where nobody is left to receive."""
         events, count = dataset.events, len(dataset.households)
         at_ms = (int(events.timestamp[-1]) // DAY_MS + 1 - LATER_DAYS) * DAY_MS
+        days = max((at_ms - int(events.timestamp[0])) // DAY_MS, 4)
+        shared_days = min(SHARED_DAYS, days // 4)
         finished, past = events.watch_percentage >= SUCCESS_THRESHOLD, events.timestamp < at_ms
         viewings = np.bincount(events.household[past], minlength=count)
         ordinary = (viewings >= ORDINARY[0]) & (viewings <= ORDINARY[1])
@@ -101,21 +105,24 @@ class Cast:
         pair = events.household.astype(np.int64) * len(dataset.titles) + events.title
         new = np.zeros(len(events), bool)
         new[np.unique(pair, return_index=True)[1]] = True
-        later = np.where(ordinary, _active_days(events, new & finished & ~past, count), 0)
+        active = _active_days(events, new & finished & ~past, count)
+        active[first] = 0
+        later = np.where(ordinary, active, 0) if active[ordinary].any() else active
         receiving = np.argsort(-later, kind="stable")[:RECEIVING_HOMES]
         receiving = receiving[later[receiving] > 0]
         if not len(receiving):
             raise DatasetError(
                 f"{dataset.name}: expected a home that finishes something new in its last {LATER_DAYS} days, found none"
             )
-        recent = past & finished & (events.timestamp >= at_ms - SHARED_DAYS * DAY_MS)
+        recent = past & finished & (events.timestamp >= at_ms - shared_days * DAY_MS)
         further = np.setdiff1d(events.household[recent], [first, *receiving])
-        return Cast(dataset, at_ms, first, tuple(further.tolist()), tuple(receiving.tolist()))
+        catalog_days = min(CATALOG_DAYS, days // 2)
+        return Cast(dataset, at_ms, catalog_days, shared_days, first, tuple(further.tolist()), tuple(receiving.tolist()))
 
     def finished_of(self, homes: Sequence[int]) -> dict[int, tuple[FinishedTitle, ...]]:
         """What homes finished since they agreed to share, in order, at most a page each."""
         events, titles = self.dataset.events, self.dataset.titles
-        recent = (events.timestamp >= self.at_ms - SHARED_DAYS * DAY_MS) & (events.timestamp < self.at_ms)
+        recent = (events.timestamp >= self.agreed_ms) & (events.timestamp < self.at_ms)
         recent &= (events.watch_percentage >= SUCCESS_THRESHOLD) & np.isin(events.household, homes)
         found: dict[int, list[FinishedTitle]] = {}
         for event in np.flatnonzero(recent).tolist():
@@ -131,6 +138,11 @@ class Cast:
             if watched.watch_percentage >= SUCCESS_THRESHOLD and watched.content_id not in seen:
                 later.setdefault(watched.content_id, watched)
         return list(later.values())
+
+    @property
+    def agreed_ms(self) -> int:
+        """When the homes that share agreed to."""
+        return self.at_ms - self.shared_days * DAY_MS
 
     def watched(self, household: int, begin_ms: int, end_ms: int) -> list[Watched]:
         """What a home watched from one moment to another."""
@@ -156,7 +168,7 @@ class Television:
 
     def __init__(self, cast: Cast, household: int, sharing: str, folder: Path, bundle: Path) -> None:
         self.clock, self.sharing = Clock(cast.at_ms), sharing
-        agreed_ms = cast.at_ms - SHARED_DAYS * DAY_MS
+        agreed_ms = cast.agreed_ms
         config = {"storage_path": folder, "catalog_path": bundle, "background_maintenance": False}
         with OmegaBrain.open(BrainConfig(**config), self.clock) as brain:
             self._observe(brain, cast.watched(household, 0, agreed_ms))
@@ -171,11 +183,11 @@ class Television:
             self.clock.now_ms = watched.at_ms
             brain.observe(watched.event())
 
-    async def sync(self, port: int, device_key: bytes) -> tuple[SyncReport, Passed]:
+    async def sync(self, port: int) -> tuple[SyncReport, Passed]:
         """Sync once; what came of it, and the bytes that passed the socket. Raises NotShown."""
         relay = await Relay(port).start()
         try:
-            config = SyncConfig(f"http://127.0.0.1:{relay.port}", device_key)
+            config = SyncConfig(f"http://127.0.0.1:{relay.port}")
             report = await SyncClient(self.brain, config, clock=self.clock).sync_once()
         finally:
             await relay.stop()
@@ -317,16 +329,26 @@ class Receiver:
 
 
 def gain_of(cast: Cast, receivers: Sequence[Receiver]) -> dict[str, object]:
-    """Of all homes that only receive: how many of the titles watched next stood among the first ten, and NDCG@10."""
-    found = {"before": [], "after": []}
+    """Of all homes that only receive: which of the titles watched next came into the first ten and left them, and NDCG@10."""
+    titles: list[dict[str, object]] = []
     for receiver in receivers:
-        for name, rows in (("before", receiver.before), ("after", receiver.after)):
-            ranks = ranks_of(rows)
-            found[name] += [ranks.get(one.content_id, math.inf) for one in cast.watched_next(receiver.household)]
-    told: dict[str, object] = {"homes": len(receivers), "titles": len(found["before"])}
-    for name, ranks in found.items():
-        told[f"in_first_ten_{name}"] = sum(rank <= LIST_LENGTH for rank in ranks)
-        told[f"ndcg_at_10_{name}"] = round(float(ndcg_at_10(np.array(ranks)).mean()), 4)
+        before, after = ranks_of(receiver.before), ranks_of(receiver.after)
+        titles += [
+            {
+                "household": cast.dataset.households[receiver.household], "content_title": one.title,
+                "rank_before": before.get(one.content_id), "rank_after": after.get(one.content_id),
+            }
+            for one in cast.watched_next(receiver.household)
+        ]
+    told: dict[str, object] = {"homes": len(receivers), "titles": len(titles)}
+    shown = {}
+    for name in ("before", "after"):
+        ranks = np.array([math.inf if one[f"rank_{name}"] is None else one[f"rank_{name}"] for one in titles])
+        shown[name] = ranks <= LIST_LENGTH
+        told[f"in_first_ten_{name}"] = int(shown[name].sum())
+        told[f"ndcg_at_10_{name}"] = round(float(ndcg_at_10(ranks).mean()), 4)
+    for name, moved in (("entered", shown["after"] & ~shown["before"]), ("left", shown["before"] & ~shown["after"])):
+        told[name] = [titles[place] for place in np.flatnonzero(moved).tolist()]
     return told
 
 
@@ -366,7 +388,7 @@ class Show:
         device_key, cast = bytes.fromhex(keys.device_key), self.cast
         first = self._television(cast.first, "titles")
         delta = first.brain.prepare_sync_delta()
-        sent, passed = await first.sync(port, device_key)
+        sent, passed = await first.sync(port)
         listed = {(cast.first, title.content_id) for title in delta.titles_finished}
         listed |= await share(cast, self.bundle, port, device_key)
         receiving = [self._television(household, "receive") for household in cast.receiving]
@@ -378,10 +400,10 @@ class Show:
         await self._until_told(port)
         receivers = []
         for household, each, rows in zip(cast.receiving, receiving, before, strict=True):
-            synced = await each.sync(port, device_key)
+            synced = await each.sync(port)
             receivers.append(Receiver(household, rows, each.listed(), *synced))
             each.brain.close()
-        again, passed_again = await first.sync(port, device_key)
+        again, passed_again = await first.sync(port)
         log = first.brain.stats()["sync"]
         first.brain.close()
         return {
@@ -441,7 +463,7 @@ def main(arguments: list[str] | None = None) -> int:
         cast = Cast.of(dataset, dataset.households.index(options.household))
         with tempfile.TemporaryDirectory(prefix="omega-edge-loop-") as name:
             earlier = earlier_bundle(
-                options.bundle, dataset, cast.at_ms - CATALOG_DAYS * DAY_MS, options.model, options.cache, say
+                options.bundle, dataset, cast.at_ms - cast.catalog_days * DAY_MS, options.model, options.cache, say
             )
             began = time.monotonic()
             told = asyncio.run(Show(cast, earlier, Path(name)).run())
@@ -450,10 +472,11 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     facts = {
         "schema": SCHEMA,
-        "catalog_days": CATALOG_DAYS,
-        "shared_days": SHARED_DAYS,
+        "catalog_days": cast.catalog_days,
+        "shared_days": cast.shared_days,
         "later_days": LATER_DAYS,
         "min_devices": MIN_DEVICES,
+        "min_devices_of_product": FederationConfig.__dataclass_fields__["min_devices"].default,
         "seconds": round(time.monotonic() - began, 1),
     }
     print(json.dumps(facts | told, ensure_ascii=False))

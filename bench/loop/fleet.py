@@ -44,7 +44,6 @@ class Level:
 
     modes: tuple[str, ...]
     ports: tuple[int, ...]
-    device_key: bytes
     trusted: tuple[bytes, ...]
     seed_bundle: Path
     updating: tuple[int, ...]
@@ -134,7 +133,7 @@ class Worker:
         home, before = member.home, member.relay.passed
         home.clock.now_ms = now_ms
         home.brain.maintain()
-        config = SyncConfig(f"http://127.0.0.1:{member.relay.port}", self._level.device_key)
+        config = SyncConfig(f"http://127.0.0.1:{member.relay.port}")
         report = await SyncClient(home.brain, config, randomness=Random(0), clock=home.clock).sync_once()
         return Synced(
             member.place, home.sharing, member.relay.passed - before, Passed(report.bytes_up, report.bytes_down),

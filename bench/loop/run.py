@@ -103,7 +103,7 @@ class LevelRun:
         workers = [Told(Worker, part) for part in parts_of(population, site)]
         try:
             level = Level(
-                plan.modes, cloud.ports, bytes.fromhex(keys.device_key), keys.trusted, site.seed.bundle,
+                plan.modes, cloud.ports, keys.trusted, site.seed.bundle,
                 tuple(place for part in parts_of(population, site) for place in part.members[:UPDATING_HOMES]),
             )  # fmt: skip
             self._timed("opening", lambda: tell_all(workers, "begin", level))
