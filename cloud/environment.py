@@ -8,7 +8,8 @@ from pathlib import Path
 
 from omega_edge.errors import ConfigError
 from omega_edge.signing import SigningKey, read_signing_key
-from omega_edge.sync_identity import read_device_key
+
+MIN_SECRET_BYTES, MAX_SECRET_BYTES = 16, 64
 
 
 def integer(environment: Mapping[str, str], name: str, default: int, least: int, most: int) -> int:
@@ -56,9 +57,15 @@ def secret(environment: Mapping[str, str], name: str) -> bytes | None:
     if not text.strip():
         return None
     try:
-        return read_device_key(text)
-    except ConfigError as fault:
-        raise ConfigError(f"{name}: {fault}") from None
+        value = bytes.fromhex(text.strip())
+    except ValueError:
+        value = b""
+    if not MIN_SECRET_BYTES <= len(value) <= MAX_SECRET_BYTES:
+        raise ConfigError(
+            f"{name}: expected {2 * MIN_SECRET_BYTES} to {2 * MAX_SECRET_BYTES} hexadecimal digits, got other text; "
+            "`openssl rand -hex 32` makes one"
+        )
+    return value
 
 
 def signing_key(environment: Mapping[str, str]) -> SigningKey | None:

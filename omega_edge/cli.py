@@ -157,7 +157,7 @@ SYNC_TEXT = """Speak to the shard once: send what the sharing mode lets leave th
   titles    the titles finished, in order: this is your viewing history
 
 With --watch it goes on at the shard's interval until it is interrupted; it then holds the store. The exit code is 69 if no
-shard answers, 75 if it asks to wait, 78 if it does not know the device key, 65 if its answer cannot be used."""
+shard answers, 75 if it asks to wait, 78 if it does not know this home, 65 if its answer cannot be used."""
 
 
 def _sync_flags() -> argparse.ArgumentParser:
@@ -166,7 +166,6 @@ def _sync_flags() -> argparse.ArgumentParser:
     group = flags.add_argument_group("what is shared, and with whom")
     group.add_argument("--sharing", metavar="MODE", help="receive, counts or titles")
     group.add_argument("--constellation-url", metavar="URL", help="the shard, or none")
-    group.add_argument("--device-key", type=Path, metavar="FILE", help="the shards' key, or none: ask the shard for a token")
     group.add_argument(
         "--catalog-keys", type=Path, metavar="FILE", help="who may sign a new catalogue bundle, or none: keep this one"
     )

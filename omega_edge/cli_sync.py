@@ -20,7 +20,6 @@ from omega_edge.collective import check_ranks
 from omega_edge.config import SHARING_WORDS, BrainConfig
 from omega_edge.errors import ConfigError
 from omega_edge.sync_http import required_aiohttp
-from omega_edge.sync_identity import read_device_key
 
 if TYPE_CHECKING:
     from omega_edge.sync import SyncClient, SyncReport
@@ -55,12 +54,10 @@ def client_of(brain: OmegaBrain, config: BrainConfig) -> SyncClient:
 
         trusted = read_public_keys(_key_text(config.catalog_keys_path, "catalog_keys_path"))
         updates = UpdateClient(config.constellation_url, trusted, config.catalog_path, check_ranks)
-    key = None if config.device_key_path is None else read_device_key(_key_text(config.device_key_path, "device_key_path"))
     return SyncClient(
         brain,
         SyncConfig(
             constellation_url=config.constellation_url,
-            device_key=key,
             sync_interval_secs=config.sync_interval_secs,
             timeout_secs=config.sync_timeout_secs,
         ),

@@ -29,7 +29,7 @@ SHARING_WORDS = {
 }
 """What each sharing mode lets leave the home, in words for whoever chooses."""
 SHARING_MODES = tuple(SHARING_WORDS)
-_OPTIONAL_PATHS = ("model_path", "device_key_path", "catalog_keys_path")
+_OPTIONAL_PATHS = ("model_path", "catalog_keys_path")
 MIN_EPISODES = 1_000
 """Fewer would leave out, after a restart, episodes that the ranking reads: each profile's newest 65 are kept, up to 15
 profiles."""
@@ -50,9 +50,8 @@ class BrainConfig:
     exploration.py.
     background_maintenance: whether a thread does the timed work; without it, call maintain().
     constellation_url: the shard to sync with, https://host/, or None to stay alone. sync_timeout_secs: 1 to 600, for one
-    request and its answer. device_key_path: file with the key, in hexadecimal digits, that the shards share with their
-    televisions; without it, a home that shares asks the shard for the token of its number. catalog_keys_path: file with the public keys, in hexadecimal digits, of those who
-    sign catalogue bundles; None: the bundle is never replaced by a sync.
+    request and its answer. catalog_keys_path: file with the public keys, in hexadecimal digits, of those who sign catalogue
+    bundles; None: the bundle is never replaced by a sync.
     """
 
     storage_path: Path
@@ -72,7 +71,6 @@ class BrainConfig:
     background_maintenance: bool = True
     constellation_url: str | None = None
     sync_timeout_secs: int = 30
-    device_key_path: Path | None = None
     catalog_keys_path: Path | None = None
 
     def __post_init__(self) -> None:

@@ -213,7 +213,6 @@ def settings_of(options: argparse.Namespace) -> tuple[Setting, ...]:
         # Only the verbs that sync have these.
         "sharing": getattr(options, "sharing", None),
         "constellation_url": getattr(options, "constellation_url", None),
-        "device_key_path": getattr(options, "device_key", None),
         "catalog_keys_path": getattr(options, "catalog_keys", None),
     }
     return load_settings(flags, os.environ, options.config)

@@ -28,7 +28,7 @@ from omega_edge.protocol import (
 )
 from omega_edge.sync_address import DEVICES_PATH, SYNC_PATH, shard_url
 from omega_edge.sync_http import ExchangeFailed, Reply, ShardConnection, required_aiohttp
-from omega_edge.sync_identity import TOKEN_BYTES, authorization, device_token
+from omega_edge.sync_identity import TOKEN_BYTES, authorization
 from omega_edge.validation import check_integer
 
 DONE = "done"
@@ -51,8 +51,8 @@ REFUSALS = {
 
 IN_USE = 409
 ENROLMENT_REFUSALS = {
-    403: "its enrolment is closed; device_key_path has to name the key",
-    404: "it enrols nobody; device_key_path has to name the key",
+    403: "its enrolment is closed",
+    404: "it enrols nobody",
     IN_USE: "this home's number is in use; it takes another",
     429: REFUSALS[429],
     503: REFUSALS[503],
@@ -77,12 +77,10 @@ class RetryPolicy:
 
 @dataclass(frozen=True, slots=True)
 class SyncConfig:
-    """Options of SyncClient. device_key: 16 to 64 bytes that the shards share with their televisions; without it, a home that
-    shares asks the shard once for the token of its number. sync_interval_secs: until the shard sets another. first_sync_spread_secs: the first sync comes
-    at a random moment within these after the start."""
+    """Options of SyncClient. sync_interval_secs: until the shard sets another. first_sync_spread_secs: the first sync comes at
+    a random moment within these after the start."""
 
     constellation_url: str
-    device_key: bytes | None = field(default=None, repr=False)
     sync_interval_secs: int = 300
     timeout_secs: float = 30.0
     first_sync_spread_secs: float = 300.0
@@ -352,10 +350,8 @@ class SyncClient:
         return reply
 
     async def _token(self, connection: ShardConnection, report: SyncReport, device_id: bytes) -> bytes | None:
-        """The token of a number of this home: from the key, or as the shard gave it, which is asked once and stored before
-        anything is told. None where there is none; the report says why."""
-        if self._config.device_key is not None:
-            return device_token(self._config.device_key, device_id)
+        """The token of a number of this home, as the shard gave it, which is asked once and stored before anything is told.
+        None where there is none; the report says why."""
         token = await asyncio.to_thread(self._home.token_of, device_id)
         if token is not None:
             return token

@@ -1,6 +1,7 @@
 """Who a sync request is from: the device's token, and the proof over the request's body that it holds the token.
 
-The shard holds one key for all devices and derives each token from it, so it keeps no table of tokens. A request's
+The shard holds one key for all devices and derives each token from it, so it keeps no table of tokens; a television holds its
+own token alone. A request's
 proof covers the whole body, so nothing in it, the device id and the epoch included, can be another's.
 Used by television and cloud; only the standard library is imported.
 """
@@ -12,27 +13,11 @@ import hashlib
 import hmac
 import re
 
-from omega_edge.errors import ConfigError
 from omega_edge.terms import DEVICE_ID_BYTES
 
 SCHEME = "Omega"
 MAC_BYTES, TOKEN_BYTES = 16, 32
-MIN_KEY_BYTES, MAX_KEY_BYTES = 16, 64
 _HEADER = re.compile(rf"{SCHEME} ([A-Za-z0-9_-]{{43}})", re.ASCII)
-
-
-def read_device_key(text: str) -> bytes:
-    """The key of 16 to 64 bytes that its hexadecimal digits stand for; ConfigError, without the text, for others."""
-    try:
-        key = bytes.fromhex(text.strip())
-    except ValueError:
-        key = b""
-    if not MIN_KEY_BYTES <= len(key) <= MAX_KEY_BYTES:
-        raise ConfigError(
-            f"device key: expected {2 * MIN_KEY_BYTES} to {2 * MAX_KEY_BYTES} hexadecimal digits, got other text; "
-            "`openssl rand -hex 32` makes one"
-        )
-    return key
 
 
 def device_token(key: bytes, device_id: bytes) -> bytes:

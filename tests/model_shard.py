@@ -12,8 +12,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
 from omega_edge import wire
-from omega_edge.codes import set_hash
 from omega_edge.brain import OmegaBrain
+from omega_edge.codes import set_hash
 from omega_edge.protocol import CountReport, GlobalPatterns, PatternDelta, SyncRequest, SyncResponse, ViewingPattern
 from omega_edge.sync_identity import device_token, parse_authorization, request_mac
 

@@ -18,7 +18,7 @@ import pytest
 from omega_edge.catalog import Catalog
 from omega_edge.config import SHARING_WORDS
 from omega_edge.signing import public_key
-from tests.shard_processes import DEVICE_KEY, SIGNING_KEY, Shard, running, write_bundle
+from tests.shard_processes import SIGNING_KEY, Shard, running, write_bundle
 from tests.test_cli import Cli, cli_in, environment_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,7 +34,6 @@ def shard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shard]:
 def environment(tmp_path: Path, shard: Shard) -> dict[str, str]:
     bundle = tmp_path / "the.bundle"
     shutil.copyfile(next((shard.folder / "bundles").rglob("bundle-1.omega")), bundle)
-    (tmp_path / "device.key").write_text(DEVICE_KEY.hex() + "\n")
     (tmp_path / "catalog.keys").write_text(public_key(SIGNING_KEY).hex() + "\n")
     return {**environment_of(tmp_path, bundle), "OMEGA_CONSTELLATION_URL": f"http://127.0.0.1:{shard.port}"}
 
@@ -63,7 +62,7 @@ def test_a_sync_says_what_the_mode_means_and_what_left(cli: Cli) -> None:
 
 
 def test_titles_are_called_viewing_history_and_reach_the_shard(cli: Cli, tmp_path: Path) -> None:
-    sharing = {"OMEGA_SHARING": "titles", "OMEGA_DEVICE_KEY_PATH": str(tmp_path / "device.key")}
+    sharing = {"OMEGA_SHARING": "titles"}
     assert cli("sync", more=sharing).returncode == 0
     for row in (1, 2):
         cli("observe", "--content-id", f"t{row:03d}", "--watched", "0.9", "--duration", "60", more=sharing)
@@ -94,20 +93,11 @@ def test_exit_codes_tell_what_is_wrong(cli: Cli, tmp_path: Path) -> None:
     assert cli("sync", "--constellation-url", "http://8.8.8.8/").returncode == 78
     gone = cli("sync", "--constellation-url", "http://127.0.0.1:1")
     assert gone.returncode == 69 and "no connection" in gone.stdout
-    assert cli("sync", "--device-key", tmp_path / "missing").returncode == 66
+    assert cli("sync", "--catalog-keys", tmp_path / "missing").returncode == 66
     (tmp_path / "wrong.key").write_text("not a key")
-    wrong = cli("sync", "--device-key", tmp_path / "wrong.key")
+    wrong = cli("sync", "--catalog-keys", tmp_path / "wrong.key")
     assert wrong.returncode == 78 and "hexadecimal" in wrong.stderr and "not a key" not in wrong.stderr
     assert cli("sync", "--sharing", "everything").returncode == 78
-
-
-def test_a_key_that_the_shard_does_not_know(cli: Cli, tmp_path: Path) -> None:
-    (tmp_path / "other.key").write_text("ab" * 32)
-    sharing = {"OMEGA_SHARING": "titles", "OMEGA_DEVICE_KEY_PATH": str(tmp_path / "other.key")}
-    cli("sync", more=sharing)
-    cli("observe", "--content-id", "t001", "--watched", "0.9", "--duration", "60", more=sharing)
-    result = cli("sync", more=sharing)
-    assert result.returncode == 78 and "refused with 401" in result.stdout
 
 
 @pytest.mark.parametrize(("answer", "code"), [("503 Service Unavailable", 75), ("429 Too Many Requests", 75), ("200 OK", 65)])

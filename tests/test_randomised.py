@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from omega_edge import sync_identity
-from omega_edge.errors import ConfigError
 from omega_edge.protocol import COUNT_CATEGORIES, COUNT_EPSILON
 from omega_edge.randomised import (
     GOLDEN_64,
@@ -107,10 +106,3 @@ class TestIdentity:
     )
     def test_other_headers_are_nobodys(self, header: str) -> None:
         assert sync_identity.parse_authorization(header) is None
-
-    def test_keys_are_hexadecimal(self) -> None:
-        assert sync_identity.read_device_key(KEY.hex() + "\n") == KEY
-        for text in ("", "zz" * 16, "ab" * 15, "ab" * 65, "not a key at all"):
-            with pytest.raises(ConfigError, match="hexadecimal") as refused:
-                sync_identity.read_device_key(text)
-            assert not text or text not in str(refused.value)

@@ -19,13 +19,24 @@ from omega_edge.sync import SyncClient, SyncConfig, SyncReport
 from omega_edge.sync_address import shard_url
 from omega_edge.sync_identity import device_token
 from tests.brains import Clock, listed, viewing, watch
-from tests.model_shard import KEY, Handler, ModelShard, Traffic, cutting, handler_of, http_answer, read_request, served
+from tests.model_shard import (
+    KEY,
+    Handler,
+    ModelShard,
+    Traffic,
+    cutting,
+    handler_of,
+    http_answer,
+    lose_tokens,
+    read_request,
+    served,
+)
 from tests.synthetic import NOW_MS
 from tests.test_brain_collective import pattern
 
 
 def config_of(traffic: Traffic, **options: object) -> SyncConfig:
-    return SyncConfig(traffic.url, **{"device_key": KEY, "timeout_secs": 20.0, **options})
+    return SyncConfig(traffic.url, **{"timeout_secs": 20.0, **options})
 
 
 def synced(brain: OmegaBrain, shard: ModelShard, times: int = 1) -> tuple[list[SyncReport], Traffic]:
@@ -119,6 +130,9 @@ class TestNothingTellsOneHomeFromAnother:
 
     def test_in_counts_but_for_the_reports_value(self, opened) -> None:
         none, few, many = self.histories(opened, "counts")
+        asked = [[raw for raw in home[0] if raw.startswith(b"POST /api/v1/devices ")] for home in (none, few, many)]
+        assert asked[0] == asked[1] == asked[2] and len(asked[0]) == 1
+        none, few, many = (([raw for raw in home[0] if raw != asked[0][0]], *home[1:]) for home in (none, few, many))
         assert none[1] == few[1] == many[1] and len(none[0]) == len(few[0]) == len(many[0]) == 300
         told = [
             [number for number, request in enumerate(home[2].requests) if request.count_report is not None]
@@ -132,8 +146,15 @@ class TestNothingTellsOneHomeFromAnother:
         assert bare[0] == bare[1] == bare[2]
 
 
-def reply_with(answer: bytes | Callable[[bytes, bytes], Awaitable[bytes]]) -> Handler:
-    return (lambda head, body: answer) if isinstance(answer, bytes) else answer
+def reply_with(answer: bytes | Callable[[bytes, bytes], Awaitable[bytes] | bytes]) -> Handler:
+    """A shard that gives tokens, and to each sync this answer."""
+
+    def handle(head: bytes, body: bytes) -> Awaitable[bytes] | bytes:
+        if head.startswith(b"POST /api/v1/devices "):
+            return http_answer(device_token(KEY, body), "201 Created")
+        return answer if isinstance(answer, bytes) else answer(head, body)
+
+    return handle
 
 
 def outcome_with(brain: OmegaBrain, handle: Handler, **options: object) -> SyncReport:
@@ -234,7 +255,7 @@ class TestHostileAnswers:
             return bytes(answer) or b"x"
 
         async def sync() -> list[SyncReport]:
-            async with served(mutated, close=True) as traffic:
+            async with served(reply_with(mutated), close=True) as traffic:
                 client = SyncClient(brain, config_of(traffic, timeout_secs=2.0), randomness=Random(1))
                 return [await client.sync_once() for _ in range(300)]
 
@@ -313,13 +334,13 @@ class TestTokens:
         brain, shard = opened(sharing="titles"), ModelShard()
         handle, asked = self.handler(shard, brain.collective.titles)
         watch(brain, [1])
-        assert outcome_with(brain, handle, device_key=None).titles == 1
+        assert outcome_with(brain, handle).titles == 1
         watch(brain, [2])
-        assert outcome_with(brain, handle, device_key=None).titles == 1
+        assert outcome_with(brain, handle).titles == 1
         assert asked == list(shard.devices) and shard.titles_of_all() == ["t001", "t002"]
         brain.close()
         brain = opened()
-        assert outcome_with(brain, handle, device_key=None).outcome == "done"
+        assert outcome_with(brain, handle).outcome == "done"
         assert shard.erased == asked and brain._memory.get_state("sync")["tokens"] == []
 
     @pytest.mark.parametrize(
@@ -336,20 +357,20 @@ class TestTokens:
         brain, shard = opened(sharing="titles"), ModelShard()
         watch(brain, [1])
         handle, _asked = self.handler(shard, brain.collective.titles, refusal)
-        report = outcome_with(brain, handle, device_key=None)
+        report = outcome_with(brain, handle)
         assert words in report.outcome and shard.requests == []
 
     def test_a_number_whose_token_cannot_be_had_is_given_up(self, opened) -> None:
-        """As after the key, under which the number is in use, was taken away from the television."""
         brain, shard = opened(sharing="titles"), ModelShard()
         watch(brain, [1, 2])
         synced(brain, shard)
         (number,) = shard.devices
         watch(brain, [5])
+        lose_tokens(brain)
         handle, _asked = self.handler(shard, brain.collective.titles, http_answer(b"{}", "409 Conflict"))
-        assert "takes another" in outcome_with(brain, handle, device_key=None).outcome
+        assert "takes another" in outcome_with(brain, handle).outcome
         handle, asked = self.handler(shard, brain.collective.titles)
-        report = outcome_with(brain, handle, device_key=None)
+        report = outcome_with(brain, handle)
         assert (report.outcome, report.titles) == ("done", 3) and asked and asked != [number]
         assert [title for title, _at in shard.devices[asked[0]].titles] == ["t001", "t002", "t005"]
 
@@ -357,11 +378,12 @@ class TestTokens:
         brain, shard = opened(sharing="titles"), ModelShard()
         watch(brain, [1])
         synced(brain, shard)
+        lose_tokens(brain)
         brain.close()
         brain = opened()
         handle, _asked = self.handler(shard, brain.collective.titles, http_answer(b"{}", "409 Conflict"))
-        assert "in use" in outcome_with(brain, handle, device_key=None).outcome
-        assert outcome_with(brain, handle, device_key=None).outcome == "done" and shard.erased == []
+        assert "in use" in outcome_with(brain, handle).outcome
+        assert outcome_with(brain, handle).outcome == "done" and shard.erased == []
 
     def test_one_that_cannot_be_stored_is_not_used(self, opened, monkeypatch) -> None:
         brain, shard = opened(sharing="titles"), ModelShard()
@@ -373,13 +395,13 @@ class TestTokens:
             raise StoreError("the disk is full")
 
         monkeypatch.setattr(brain._memory._keeper.store, "write", full)
-        assert "cannot be stored" in outcome_with(brain, handle, device_key=None).outcome
+        assert "cannot be stored" in outcome_with(brain, handle).outcome
         assert shard.requests == []
 
     def test_a_home_that_only_receives_asks_for_none(self, opened) -> None:
         brain, shard = opened(), ModelShard()
         handle, asked = self.handler(shard, brain.collective.titles)
-        assert outcome_with(brain, handle, device_key=None).outcome == "done" and asked == []
+        assert outcome_with(brain, handle).outcome == "done" and asked == []
 
 
 class TestCutConnections:
@@ -408,7 +430,7 @@ class TestCutConnections:
         assert len(shard.devices) == 1
 
     def test_pages_go_on_where_they_were_cut(self, opened) -> None:
-        """Each cut lets about one request through."""
+        """Each cut lets about one request through, the first one that for the token."""
         brain, shard = opened(sharing="titles", max_episodes=5_000), ModelShard()
         rows = [row for row in range(120) if row % 4 != 3] * 24
         watch(brain, rows)
@@ -416,7 +438,7 @@ class TestCutConnections:
 
         async def syncs() -> None:
             async with served(handler_of(shard, brain.collective.titles)) as behind:
-                for cut in (1, 1, 1):
+                for cut in (1, 1, 1, 1):
                     async with cutting(behind.port, "up", cut, whole_connections=True) as traffic:
                         report = await SyncClient(brain, config_of(traffic, timeout_secs=10.0)).sync_once()
                         sent.append(report.titles)
@@ -426,7 +448,7 @@ class TestCutConnections:
         assert shard.titles_of_all() == [f"t{row:03d}" for row in rows]
         pages = [request.delta.titles_finished for request in shard.requests if request.delta is not None]
         assert sum(map(len, pages)) == len(rows), "nothing that was acknowledged is sent again"
-        assert sent == [600, 600, 600] and len(pages) == 4
+        assert sent == [0, 600, 600, 600] and len(pages) == 4
 
 
 class TestUpdatesAndConfiguration:
@@ -450,4 +472,3 @@ class TestUpdatesAndConfiguration:
         for wrong in ({"sync_interval_secs": 59}, {"sync_interval_secs": 86_401}, {"timeout_secs": 0}, {"timeout_secs": 601}):
             with pytest.raises(ConfigError):
                 SyncConfig("https://shard.example/", **wrong)
-        assert KEY.hex() not in repr(SyncConfig("https://shard.example/", device_key=KEY))
