@@ -25,8 +25,8 @@ def show_two_televisions(screen: Screen, told: dict) -> None:
     _show_first(screen, first)
     _show_second(screen, told, second)
     screen.paragraph(
-        f"Told are titles that {told['min_devices']} televisions or more finished: the threshold is lowered to this handful of "
-        f"homes, the product's is {told['min_devices_of_product']}. The weekly bundle of the model job is not shown here; "
+        f"Told are titles that {told['min_devices']} televisions or more finished: the threshold is lowered to the few "
+        f"homes of this data, the product's is {told['min_devices_of_product']}. The weekly bundle of the model job is not shown here; "
         f"`python -m bench.loop` measures the whole loop. This part took {told['seconds']:.0f} s.",
         style="dim",
     )

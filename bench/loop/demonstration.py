@@ -67,7 +67,9 @@ RECEIVING_HOMES, REQUESTS_AT_ONCE = 20, 16
 MIN_DEVICES = 5
 """Distinct televisions without which nothing is told of a title; the product's 50 is for shards of 100,000."""
 LISTED, SHOWN_TITLES = 100, 5
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 60.0
+OVERLOADED, BACK_SECONDS = 503, 0.25
+"""What a shard answers on a machine that is busy with other things, and after how long it is asked again here."""
 ORDINARY = (20, 90)
 """Viewings of an ordinary home: fewer say little of it, more are mostly whole libraries rated in an evening."""
 
@@ -278,10 +280,16 @@ async def share(cast: Cast, bundle: Path, port: int, device_key: bytes) -> set[t
                 request = SyncRequest(device_id=device_id, epoch=epoch, delta=PatternDelta(1, finished))
                 body = wire.encode_request(request, titles)
                 proof = {"Authorization": authorization(device_id, device_token(device_key, device_id), body)}
-                async with free, session.post(f"http://127.0.0.1:{port}/api/v1/sync", data=body, headers=proof) as reply:
-                    if reply.status != 200:
-                        raise NotShown(f"a further home's sync: status {reply.status}")
-                    await reply.read()
+                url, deadline = f"http://127.0.0.1:{port}/api/v1/sync", time.monotonic() + WAIT_SECONDS
+                async with free:
+                    while True:
+                        async with session.post(url, data=body, headers=proof) as reply:
+                            await reply.read()
+                        if reply.status == 200:
+                            return
+                        if reply.status != OVERLOADED or time.monotonic() > deadline:
+                            raise NotShown(f"a further home's sync: status {reply.status}")
+                        await asyncio.sleep(BACK_SECONDS)
 
             await asyncio.gather(
                 *(send(draw.randbytes(DEVICE_ID_BYTES), draw.getrandbits(64), finished) for finished in by_home.values())
