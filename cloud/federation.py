@@ -28,6 +28,7 @@ from cloud.votes import MAX_WINDOW_DAYS
 from omega_edge import wire
 from omega_edge.catalog import Catalog
 from omega_edge.errors import CatalogError, ConfigError, ProtocolError, SignatureError
+from omega_edge.patterns import count_step
 from omega_edge.protocol import DAY_MS, MIN_QUALITY_THRESHOLD, ViewingPattern
 from omega_edge.signing import SigningKey, public_key
 
@@ -254,7 +255,7 @@ class FederationCoordinator:
             self._faults["bundle"] = str(error)
 
     def _patterns(self) -> tuple[tuple[ViewingPattern, ...], bytes]:
-        """(the model job's patterns that are good enough, a hash of them)."""
+        """(the model job's patterns that are good enough and of enough homes, a hash of them)."""
         try:
             found = read_collective(self._config.publication_dir, self._trusted, "patterns")
             if found is None or self._catalog is None:
@@ -265,8 +266,9 @@ class FederationCoordinator:
         except (SignatureError, ProtocolError, SourceUnavailable) as error:
             self._faults["patterns"] = str(error)
             return (), b""
-        least = self._config.min_pattern_quality
-        return tuple(pattern for pattern in similar if pattern.success_rate >= least), digest_of(found.frame)
+        least, homes = self._config.min_pattern_quality, count_step(self._config.min_devices)  # a frame rounds counts to steps
+        kept = (one for one in similar if one.success_rate >= least and count_step(one.sample_count) >= homes)
+        return tuple(kept), digest_of(found.frame)
 
     def _make_collective(self, counts: Counts, now_ms: int) -> None:
         """Write the collective anew where a day has passed, or what it is made from changed."""

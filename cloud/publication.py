@@ -252,7 +252,9 @@ def read_segments(
         if entry.kind == "lists" and (lineage is None or name.split(".")[1] == lineage):
             found = read_object(reader, name, "lists", trusted, secret)
             if found is not None:  # else it was withdrawn since the index was read
-                yield decode_segment(name, found[1])
+                segment = decode_segment(name, found[1])
+                _check_sequence(name, segment.sequence, entry)
+                yield segment
 
 
 def read_counts(
@@ -266,13 +268,24 @@ def read_counts(
     reader = reader_of(location)
     index = read_index(reader, trusted)
     entries = index.entries.items() if index is not None else ()
-    names = [name for name, entry in entries if entry.kind == "counts" and lineage in (None, name.split(".")[1])]
-    if not names:
+    named = {name: entry for name, entry in entries if entry.kind == "counts" and lineage in (None, name.split(".")[1])}
+    if not named:
         return None
-    if len(names) > 1:
-        raise ProtocolError(f"counts: expected those of one lineage, got {', '.join(sorted(names))}; choose one")
-    found = read_object(reader, names[0], "counts", trusted, secret)
-    return None if found is None else decode_counts(names[0], found[1])
+    if len(named) > 1:
+        raise ProtocolError(f"counts: expected those of one lineage, got {', '.join(sorted(named))}; choose one")
+    ((name, entry),) = named.items()
+    found = read_object(reader, name, "counts", trusted, secret)
+    if found is None:
+        return None
+    counts = decode_counts(name, found[1])
+    _check_sequence(name, counts.sequence, entry)
+    return counts
+
+
+def _check_sequence(name: str, sequence: int, entry: Entry) -> None:
+    """Refuse an object that is older than its index says, as one from before a device was erased; a newer one may be on its way."""
+    if sequence < entry.sequence:
+        raise ProtocolError(f"{entry.kind}: expected sequence {entry.sequence} or more of {name}, got {sequence}: an old one")
 
 
 def decode_segment(name: str, payload: bytes) -> Segment:

@@ -327,6 +327,18 @@ class TestRefused:
         assert told(tmp_path / "region-1") == {1: 6, 2: 3} and not faults_of(region)
 
 
+@pytest.mark.parametrize(("kind", "read"), [("lists", read_lists), ("counts", read_counts)])
+def test_a_reader_refuses_what_is_older_than_its_index_says(tmp_path, two, kind, read):
+    """As a segment from before a device was erased, put back by whoever can write to the folder."""
+    first, _, _ = two
+    path = next(first.folder.glob(f"{kind}.*"))
+    old = path.read_bytes()
+    first.say({1: 4}, [11])
+    path.write_bytes(old)
+    with pytest.raises(ProtocolError, match="an old one"):
+        read(first.folder, TRUSTED, SECRET)
+
+
 def test_a_segment_whose_file_was_lost_is_fetched_again(tmp_path, two):
     _, _, region = two
     region.run_once()

@@ -349,7 +349,7 @@ class TestHub:
         before = hub.collective().version
         hub.clock.now_ms += 900_000
         found = patterns_of(hub.catalog, 30)
-        poor = (replace(found[0], id=99, success_rate=0.6),)
+        poor = (replace(found[0], id=98, success_rate=0.6), replace(found[1], id=99, sample_count=40))
         hub.give_patterns((*found, *poor))
         hub.passes()
         assert hub.collective().version > before
