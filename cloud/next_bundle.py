@@ -439,9 +439,9 @@ _STAGE_META = ("second_stage_inputs",)
 
 def _held_back(present: Present, counts: Counts | None, settings: NextSettings, now_ms: int) -> np.ndarray:
     """int64[k]: rows of which sharers and counting homes are not believed. A surge alone is for the day after it, not for a bundle."""
-    if counts is None:
-        return np.empty(0, np.int64)
     allowed, withheld = (rows_of(present.catalog, ids) for ids in (settings.allowed_titles, settings.withheld_titles))
+    if counts is None:
+        return np.array(sorted(withheld), np.int64)
     found = alarms(counts, now_ms // DAY_MS, settings.popularity_days, allowed, withheld)
     return np.array([alarm.row for alarm in found if alarm.reason != "surge"], np.int64)
 
