@@ -1,12 +1,18 @@
-"""The one process of a shard that counts: what the workers stored becomes published objects, and what is too old goes."""
+"""The one process of a store that counts: what the workers stored becomes published objects, and what is too old goes.
+
+A shard that starts while another one on the same store is still ending serves beside it, but waits with counting: two would
+count every home twice, and unlink each other's objects.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from cloud.configuration import ServerConfig
 from cloud.lmdb_storage import LmdbStorage
@@ -16,6 +22,9 @@ from cloud.opening import open_knowledge, open_storage
 from cloud.shard_federation import ShardFederation
 from omega_edge.errors import StoreError
 
+LOCK_NAME = "counting.lock"
+LOCK_SECONDS = 0.5
+"""Between tries to have it."""
 PURGE_SECONDS = 60.0
 PURGE_AT_A_TIME = 1_000
 
@@ -26,6 +35,34 @@ def count(config: ServerConfig, clock: Callable[[], int], counters: Counters) ->
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     parent = os.getppid()
+    lock = _alone(config.shard.store_folder() / LOCK_NAME, stop, parent)
+    if lock is None:
+        return
+    try:
+        _count(config, clock, counters, stop, parent)
+    finally:
+        os.close(lock)
+
+
+def _alone(path: Path, stop: threading.Event, parent: int) -> int | None:
+    """The lock of whoever counts, once it is free; None where this process is to leave before. It ends with the process."""
+    descriptor, told = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), False
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return descriptor
+        except BlockingIOError:
+            if not told:
+                log("another process counts on this store; waiting for its end", level=30)
+                told = True
+        if stop.wait(LOCK_SECONDS) or os.getppid() != parent:
+            os.close(descriptor)
+            return None
+
+
+def _count(
+    config: ServerConfig, clock: Callable[[], int], counters: Counters, stop: threading.Event, parent: int
+) -> None:
     knowledge = open_knowledge(config)
     storage = open_storage(config, clock, knowledge)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import http.client
 import json
@@ -19,6 +20,7 @@ from typing import ClassVar
 import pytest
 
 from cloud.configuration import VARIABLES, ServerConfig, from_environment
+from cloud.counting import LOCK_NAME
 from cloud.metrics import STATUSES
 from cloud.openapi import document
 from omega_edge import wire
@@ -151,6 +153,31 @@ def shard_restarts(shard: Shard) -> int:
         return shard.stats()["restarts"]
     except (OSError, ValueError):
         return 0
+
+
+def test_of_two_shards_on_one_store_one_counts(tmp_path):
+    with running(tmp_path) as first:
+        eventually(lambda: (tmp_path / "store" / LOCK_NAME).exists())
+        second = launch(tmp_path, first.catalog)
+        try:
+            eventually(lambda: "another process counts" in (tmp_path / "log").read_text())
+            assert not Television(second).tell("t001").reset and first.stats()["devices"] == 1
+            with open(tmp_path / "store" / LOCK_NAME, "rb") as lock:
+                assert first.stop() == 0
+                eventually(lambda: not lockable(lock))
+        finally:
+            assert second.stop() == 0
+            second.process.stdout.close()
+
+
+def lockable(file) -> bool:
+    """Whether nobody else holds the file's lock; it is not kept."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    fcntl.flock(file, fcntl.LOCK_UN)
+    return True
 
 
 def test_two_workers_share_port_store_and_counters(tmp_path):
