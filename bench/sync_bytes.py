@@ -218,7 +218,7 @@ async def _idle_sync(mode: str, storage: Path, port: int, measured: Measured) ->
         with OmegaBrain.open(config) as brain:
             for one in measured.households[0][:30]:
                 brain.observe(one.event())
-            client = SyncClient(brain, SyncConfig(f"http://127.0.0.1:{relay.port}", DEVICE_KEY))
+            client = SyncClient(brain, SyncConfig(f"http://127.0.0.1:{relay.port}"))
             first = await client.sync_once()
             before = relay.passed
             second = await client.sync_once()

@@ -209,9 +209,9 @@ def watch(brain: OmegaBrain, row: int) -> None:
     brain.observe(ViewingEvent(title, f"Title {row}", 0.95, 5_400, now_ms - 60_000, ViewContext("evening", 2)))
 
 
-def synced(brain: OmegaBrain, key: bytes, port: int) -> SyncReport:
+def synced(brain: OmegaBrain, port: int) -> SyncReport:
     """One sync of the television, which has to be taken."""
-    client = SyncClient(brain, SyncConfig(f"http://{HOST}:{port}/", device_key=key))
+    client = SyncClient(brain, SyncConfig(f"http://{HOST}:{port}/"))
     report = asyncio.run(client.sync_once())
     expect("the television's sync", DONE, report.outcome)
     return report
@@ -257,7 +257,7 @@ def try_container(container: Container, catalog: Path, key: bytes, say: Callable
     with television(container.folder, catalog) as brain:
         for row in range(SYNCS_BEFORE_THE_KILL):
             watch(brain, row)
-            expect("titles acknowledged", 1, synced(brain, key, container.port).titles)
+            expect("titles acknowledged", 1, synced(brain, container.port).titles)
         container.signal(signal.SIGKILL)
         expect("the exit code after SIGKILL", 128 + signal.SIGKILL, container.ended())
         container.start()
@@ -268,7 +268,7 @@ def try_container(container: Container, catalog: Path, key: bytes, say: Callable
         say(f"killed and started again: all {SYNCS_BEFORE_THE_KILL} acknowledged syncs are there")
         watch(brain, SYNCS_BEFORE_THE_KILL)
         # A shard that had forgotten would want all of them again.
-        expect("titles acknowledged after the kill", 1, synced(brain, key, container.port).titles)
+        expect("titles acknowledged after the kill", 1, synced(brain, container.port).titles)
         drains(container, brain)
         say("SIGTERM: what was under way was answered, the exit code is 0")
         logged = (container.folder / "log").read_text(errors="replace")
