@@ -287,6 +287,24 @@ class TestGroupCommit:
 
         asyncio.run(run())
 
+    def test_a_fault_of_one_who_is_told_leaves_nobody_waiting(self):
+        async def run():
+            storage, told, faults, loop = SlowStorage(), [], [], asyncio.get_running_loop()
+            loop.set_exception_handler(lambda _loop, context: faults.append(context["exception"]))
+            commit = GroupCommit(storage, loop)
+            commit.submit(self.change(0), told.append)  # keeps the thread until the others wait together
+            await asyncio.sleep(0.05)
+            commit.submit(self.change(1), lambda _: 1 // 0)
+            for version in range(2, 100):
+                commit.submit(self.change(version), told.append)
+            for _ in range(100):
+                storage.go.release()
+            await commit.close()
+            await asyncio.sleep(0.05)
+            assert len(told) == 99 and commit.unfinished == 0 and len(faults) == 1
+
+        asyncio.run(run())
+
     def test_a_fault_of_the_store_reaches_everyone_who_waited_for_it(self):
         async def run():
             storage, told = SlowStorage(), []
