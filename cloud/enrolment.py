@@ -2,8 +2,8 @@
 
 A television draws its device id by itself, and takes a new one after a wipe, so its token cannot come with it from the
 factory. Whoever asks gets the token of any id that is not in use yet on this shard; an id in use has its token given out
-no more, or an eavesdropper who saw an id could speak for it. What this does not stop is somebody who makes up many
-devices; how many a second, a bucket does.
+no more, or an eavesdropper who saw an id could speak for it. Shards of one DEVICE_KEY know each only its own devices. What
+this does not stop is somebody who makes up many devices; how many a second, a bucket does.
 """
 
 from __future__ import annotations
