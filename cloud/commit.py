@@ -34,7 +34,7 @@ class GroupCommit:
         self._oldest = 0.0
         """When the first of those waiting came, monotonic seconds; 0 for none."""
         self.unfinished = 0
-        self.batches = self.committed = 0
+        self.batches = 0
         self._thread = threading.Thread(target=self._run, name="commit", daemon=True)
         self._thread.start()
 
@@ -104,7 +104,6 @@ class GroupCommit:
 
     def _answer(self, batch: list[Waiting], outcomes: list[SyncOutcome | StoreError]) -> None:
         self.batches += 1
-        self.committed += len(batch)
         self._answer_some(deque(zip(batch, outcomes, strict=True)))
 
     def _answer_some(self, told: deque[tuple[Waiting, SyncOutcome | StoreError]]) -> None:

@@ -9,7 +9,7 @@ the last sequence it saw misses nothing. Deleted ones leave gaps.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -152,7 +152,6 @@ class StorageFacts:
     erasures: int
     bytes_used: int
     damaged_records: int = 0
-    notes: tuple[str, ...] = field(default=())
 
 
 class PatternStorage(Protocol):

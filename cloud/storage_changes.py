@@ -219,7 +219,6 @@ class ChangeWriter:
 
     def purge_table(self, table: str, before_ms: int, limit: int) -> int:
         """Delete the records of pages, reports or erasures that are older, up to a limit, the first ones first. How many."""
-        received_at = {"pages": 2, "reports": 2}
         deleted = 0
         with self._transaction.cursor(db=self._databases[table]) as cursor:
             found = cursor.first()
@@ -231,7 +230,7 @@ class ChangeWriter:
                         moment = records.unpack_erasure(0, fields)[1]
                     else:
                         links = records.page_links if table == "pages" else records.report_links
-                        moment = links(fields)[received_at[table]]
+                        moment = links(fields)[2]
                     if moment >= before_ms:
                         break
                 found = cursor.delete() and bool(cursor.key())

@@ -8,7 +8,6 @@ import os
 import resource
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable, Coroutine
 
@@ -167,8 +166,3 @@ class _Worker:
             connections.close_idle()
             await asyncio.sleep(0.01)
         self._gate.stopped = True
-
-
-def uses_uvloop() -> bool:
-    """Whether workers run on uvloop here."""
-    return "uvloop" in sys.modules
