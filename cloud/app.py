@@ -71,7 +71,7 @@ class ShardApplication:
         if refused is None:
             body = await request.read()
             request.protocol.arrived()
-            refused = self._closed()
+            refused = self._closed(request)
         if refused is not None:
             self.counters.answered("sync", refused.status)
             return refused
@@ -92,7 +92,7 @@ class ShardApplication:
         """The refusal of a POST whose body is not worth reading, or None."""
         if request.method != "POST":
             return _method_not_allowed("POST")
-        if (closed := self._closed()) is not None:
+        if (closed := self._closed(request)) is not None:
             return closed
         length = request.headers.get("Content-Length")
         if length is None or not length.isascii() or not length.isdigit():
@@ -101,12 +101,13 @@ class ShardApplication:
             return error_reply(413, f"expected a body of at most {max_bytes} bytes, got more", keep_alive=False)
         return None
 
-    def _closed(self) -> Written | None:
-        """The refusal of a POST while the gate is closed."""
+    def _closed(self, request: web.BaseRequest) -> Written | None:
+        """The refusal of a POST while the gate is closed. One that has come whole leaves the connection to those behind it."""
         if not self.gate.closed:
             return None
         words = "the shard is stopping" if self.gate.stopped else "the shard is overloaded; come back later"
-        return error_reply(503, words, RETRY_AFTER_SECONDS, keep_alive=False)
+        whole = request.content.is_eof()
+        return error_reply(503, words, RETRY_AFTER_SECONDS, keep_alive=whole and not self.gate.draining)
 
     async def _devices(self, request: web.BaseRequest) -> Written:
         """POST /api/v1/devices."""

@@ -208,6 +208,18 @@ def test_too_many_connections_are_refused_at_once(tmp_path):
     asyncio.run(run())
 
 
+def test_of_requests_in_one_packet_each_is_refused_while_the_gate_is_closed(tmp_path):
+    async def run():
+        async with served(tmp_path) as (gate, _shared, _commit, connect):
+            gate.delay_ms = 1_000.0
+            reader, writer = await connect()
+            writer.write(REQUEST * 20)
+            assert {(await answer(reader))[:13] for _ in range(20)} == {b"HTTP/1.1 503 "}
+            writer.close()
+
+    asyncio.run(run())
+
+
 def test_bodies_that_do_not_come_keep_nobody_out(tmp_path):
     async def run():
         async with served(tmp_path) as (gate, _shared, _commit, connect):
