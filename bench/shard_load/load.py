@@ -27,7 +27,7 @@ from bench.shard_load.fleet import Fleet
 TICK_SECONDS = 0.001
 """How often the open loop looks what is due; what it is late by is counted as latency."""
 LAST_REPLIES_SECONDS = 10.0
-REFUSED_SECONDS = 0.2
+REFUSED_SECONDS = 0.03
 """In the closed loop, how long a connection that was refused lets pass before it goes on. (A television waits for minutes.)"""
 MAX_FAULTS_TOLD = 5
 MAX_FAULTS = 1_000

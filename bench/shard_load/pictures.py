@@ -76,11 +76,7 @@ def _latencies(measured: Sequence[dict], across: Callable[[float], float], top: 
     ticks = [tick for tick in MILLISECONDS if low <= tick <= high]
     limit = height(OVERLOAD_ACCEPTED_MS_P99)
     promised = text(
-        WIDTH - RIGHT - 6,
-        limit - 5,
-        f"{OVERLOAD_ACCEPTED_MS_P99:g} ms, the limit for accepted syncs",
-        text_anchor="end",
-        **{"class": "quiet"},
+        LEFT + 6, limit - 5, f"{OVERLOAD_ACCEPTED_MS_P99:g} ms: limit of the accepted", **{"class": "quiet"}
     )
     return [
         *_panel(series, ticks, height, "milliseconds", across, top),
