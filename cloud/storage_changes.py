@@ -85,7 +85,7 @@ class ChangeWriter:
             return SyncOutcome(next_server_time(state, change), erased=True, changed=erased)
         past_epochs = self._past_epochs(device_id) if record is None else ()
         ground = admitted(state, past_epochs, change)
-        if ground is None:
+        if ground is None or (ground is state and self._is_a_copys(record, change)):
             return reset_outcome(state, change)
         if record is None:
             if self._devices >= self._max_devices:
@@ -110,6 +110,16 @@ class ChangeWriter:
         if outcome.changed:
             self.put("devices", device_id, records.pack_device(record))
         return outcome
+
+    def _is_a_copys(self, record: DeviceRecord, change: SyncChange) -> bool:
+        """Whether titles come under a version that others came under before: those of another copy of the device, which
+        would be acknowledged and lost. A device that repeats itself sends the same titles under its newest version."""
+        if not change.rows or change.local_version > record.state.local_version:
+            return False
+        if change.local_version < record.state.local_version or not record.last_page:
+            return True
+        fields = self.get("pages", records.sequence_key(record.last_page))
+        return fields is None or records.unpack_page(record.last_page, fields).rows.tolist() != list(change.rows)
 
     def _take_report(self, change: SyncChange, record: DeviceRecord, outcome: SyncOutcome) -> None:
         outcome.counted = True

@@ -5,6 +5,7 @@ erased, an eavesdropper who plays requests again, and a clock that jumps; all of
 from __future__ import annotations
 
 import random
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -208,6 +209,24 @@ class TestSnapshots:
         assert [pattern.id for pattern in store.patterns_of(bytes(16))] == [1, 2]
         assert store.device(bytes(16)).shared_set_hash == 33
         store.close()
+
+
+class TestCopies:
+    """Two copies of one device that heard the same last reply."""
+
+    @pytest.mark.parametrize("version", [4, 5])
+    def test_a_copy_under_a_version_already_taken_is_told_to_reset(self, tmp_path, version):
+        with closing(LmdbStorage(tmp_path, clock=lambda: NOW_MS, map_bytes=1 << 24, reserve_bytes=4_096)) as store:
+            first = SyncChange(b"d" * 16, 1, NOW_MS, None, 3, [1], [NOW_MS])
+            seen = store.apply([first])[0].server_time
+            original = SyncChange(b"d" * 16, 1, NOW_MS, seen, 5, [2, 3], [NOW_MS] * 2)
+            copy = SyncChange(b"d" * 16, 1, NOW_MS, seen, version, [4], [NOW_MS])
+            assert store.apply([original])[0].acknowledged_local_version == 5
+            refused = store.apply([copy])[0]
+            assert refused.reset and refused.acknowledged_local_version is None
+            repeated = store.apply([original])[0]
+            assert repeated.acknowledged_local_version == 5 and not repeated.reset
+            assert [page.rows.tolist() for page in store.pages_after(0, 10)] == [[1], [2, 3]]
 
 
 class TestReports:
