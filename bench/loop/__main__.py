@@ -19,10 +19,11 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bench.brain import RESULTS, append_result, table_row
+from bench.loop.cloud_side import CloudSide, Keys
 from bench.loop.confined import kernel_confines
 from bench.loop.falsified import DEVICES, QUICK_DEVICES, SOURCE, SimulatedShard, all_reports
 from bench.loop.full_log import FullLogJob
@@ -30,8 +31,8 @@ from bench.loop.lines import COUNTS, FULL_LOG, SHARINGS, Judge, level_name
 from bench.loop.outcome import Kept, Outcome, fingerprint
 from bench.loop.population import EVALUATED_DAYS, Population
 from bench.loop.processes import ProcessFailed, Told
-from bench.loop.run import MODEL_NAMES, CloudSide, Keys, LevelRun, Plan, Site, make_stores
-from bench.loop.seed import Seed, make_seed
+from bench.loop.run import MODEL_NAMES, LevelRun, Plan, Site, make_stores
+from bench.loop.seed import SEED_SETTINGS, Seed, make_seed
 from bench.machine import ROOT, commit_facts, machine_facts
 from bench.replay.work import single_threaded, workers
 from omega_edge import signing
@@ -40,7 +41,7 @@ from omega_edge.errors import OmegaError
 from omega_edge.protocol import COUNT_EPSILON
 
 HOMES, QUICK_HOMES = 300, 40
-QUICK_EVALUATED_DAYS = 7
+QUICK_EVALUATED_DAYS, QUICK_QUERIES = 7, 50
 QUICK_SHARINGS = (0.0, 1.0)
 LEVELS_AT_ONCE = 2
 
@@ -168,7 +169,8 @@ def measure(options: argparse.Namespace, folder: Path) -> tuple[Population, dict
     if waiting:
         seed = Seed(options.work / f"seed-{of_run}")
         site = Site(options.data, seed, folder, evaluated, LEVELS_AT_ONCE)
-        make_seed(population, options.model.resolve(), options.work.parent, seed, say)
+        trained = replace(SEED_SETTINGS, queries_per_bucket=QUICK_QUERIES) if options.quick else SEED_SETTINGS
+        make_seed(population, options.model.resolve(), options.work.parent, seed, say, trained)
         make_stores(population, site)
         loop = Loop(options, population, Site(options.data, seed, folder, evaluated, 1), folder)
         progress = Progress(len(waiting))

@@ -45,7 +45,10 @@ class Seed:
         return self.folder / "stores"
 
 
-def make_seed(population: Population, model: Path, cache: Path, seed: Seed, say: Callable[[str], None]) -> None:
+def make_seed(
+    population: Population, model: Path, cache: Path, seed: Seed, say: Callable[[str], None],
+    settings: ModelSettings = SEED_SETTINGS,
+) -> None:  # fmt: skip
     """Write the data set and the bundle, and an empty store; each is left as it is where it is there already."""
     seed.folder.mkdir(parents=True, exist_ok=True)
     if not seed.data.exists():
@@ -55,7 +58,7 @@ def make_seed(population: Population, model: Path, cache: Path, seed: Seed, say:
         facts = title_facts(population.dataset, model, cache, say)
         past = replace(population.dataset, events=population.seed)
         beside = seed.folder / "new.bundle"
-        write_trained(beside, past, facts.titles, facts.model_version, SEED_SETTINGS, 1, lambda what: say(f"seed: {what}"))
+        write_trained(beside, past, facts.titles, facts.model_version, settings, 1, lambda what: say(f"seed: {what}"))
         os.replace(beside, seed.bundle)
     if not seed.stores.exists():
         shutil.rmtree(seed.folder / "stores.new", ignore_errors=True)
