@@ -12,6 +12,7 @@ from cloud.admission import DeviceBuckets
 from cloud.commit import GroupCommit
 from cloud.knowledge_files import KnowledgeFiles
 from cloud.metrics import Counters
+from cloud.plain_requests import PlainRequest, read_plain_request
 from cloud.replies import response_frame
 from cloud.shard_titles import RowTitle, row_of, storable
 from cloud.storage import PatternStorage, SyncChange, SyncOutcome
@@ -122,6 +123,10 @@ class ShardManager:
             wait_ms = self._buckets.wait_ms(device_id, self._clock())
             if wait_ms:
                 return refusal(429, "expected fewer requests of one device; wait", -(-wait_ms // 1000))
+        plain = read_plain_request(body, self.knowledge.titles)
+        if plain is not None and plain.version in SERVED_VERSIONS and plain.device_id == device_id:
+            self._begin_plain(plain, done)
+            return None
         try:
             request = wire.decode_request(body, self.knowledge.titles)
         except LineageError as fault:
@@ -137,6 +142,16 @@ class ShardManager:
         if device_id is None:
             return self._told(request, SyncOutcome(self._clock()))
         return self._begin_device(request, done)
+
+    def _begin_plain(self, request: PlainRequest, done: Callable[[Reply], object]) -> None:
+        """A list of titles, all of which the catalogue knows: what _begin_device does with any request."""
+        now_ms = self._clock()
+        finished_ms = [clamp_finished(moment, now_ms) for moment in request.finished_ms]
+        change = SyncChange(
+            request.device_id, request.epoch, now_ms, request.server_time_seen, request.local_version, request.rows,
+            finished_ms, shared_set_hash=request.shared_set_hash,
+        )  # fmt: skip
+        self.commit.submit(change, lambda outcome: done(self._finished(request, change, outcome)))
 
     def _proven(self, body: bytes, authorization: str) -> bytes | None:
         """The device that proves to have sent this body, None where nobody does."""
@@ -162,7 +177,7 @@ class ShardManager:
         self.commit.submit(change, lambda outcome: done(self._finished(request, change, outcome)))
         return None
 
-    def _finished(self, request: SyncRequest, change: SyncChange, outcome: SyncOutcome | StoreError) -> Reply:
+    def _finished(self, request: SyncRequest | PlainRequest, change: SyncChange, outcome: SyncOutcome | StoreError) -> Reply:
         """The reply to a change that is durable, or could not be stored."""
         if isinstance(outcome, StoreFullError):
             return refusal(503, "the shard's disk is full", RETRY_AFTER_SECONDS)
@@ -208,7 +223,7 @@ class ShardManager:
                 moments.append(clamp_finished(title.finished_at, change.received_ms))
         change.rows, change.finished_ms = rows, moments
 
-    def _told(self, request: SyncRequest, outcome: SyncOutcome) -> Reply:
+    def _told(self, request: SyncRequest | PlainRequest, outcome: SyncOutcome) -> Reply:
         """The reply of 200, with the collective's patterns where the television has others."""
         collective = self.knowledge.collective
         global_version, patterns = request.global_version_seen, None

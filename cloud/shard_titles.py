@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from cloud.storage import StoredPattern
 from omega_edge.catalog import Catalog
 from omega_edge.codes import as_code, pattern_fingerprint, vector_of
+from omega_edge.errors import CatalogError, ProtocolError
 from omega_edge.protocol import TitleReference, ViewingPattern
+from omega_edge.terms import check_content_id
 
 WEIGHT_STEPS = 255
 
@@ -27,7 +29,9 @@ class ShardTitles:
         self._catalog = catalog
         self.lineage = catalog.lineage
         self.quantiser = catalog.quantiser
+        self.lineage_bytes = bytes.fromhex(catalog.lineage)
         self._titles: dict[int, RowTitle] = {}
+        self._sound: set[int] = set()
 
     def row_of(self, content_id: str) -> int:
         """See TitleNumbering."""
@@ -41,6 +45,18 @@ class ShardTitles:
             title.row = row
             self._titles[row] = title
         return title
+
+    def has_all(self, rows: Sequence[int]) -> bool:
+        """Whether every row has a title that a message may name."""
+        if self._sound.issuperset(rows):
+            return True
+        try:
+            for row in rows:
+                check_content_id("title", self._catalog.content_id(row))
+        except (IndexError, CatalogError, ProtocolError):
+            return False
+        self._sound.update(rows)
+        return True
 
 
 def row_of(content_id: str, titles: ShardTitles | None) -> int:
