@@ -46,6 +46,8 @@ Handler = Callable[[web.BaseRequest], Awaitable["Written | web.StreamResponse"]]
 
 def head_and_body(status: int, body: bytes, headers: tuple[tuple[str, str], ...] = (), keep_alive: bool = True) -> bytes:
     """A whole reply of HTTP/1.1."""
+    if status == HTTPStatus.OK and keep_alive and not headers:
+        return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
     lines = [f"HTTP/1.1 {status} {_REASONS[status]}", *(f"{name}: {value}" for name, value in headers)]
     if status != HTTPStatus.NOT_MODIFIED:
         lines.append(f"Content-Length: {len(body)}")

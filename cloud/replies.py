@@ -5,6 +5,7 @@ there already, so it is put together here, byte by byte what wire.encode_respons
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 
 from cloud.storage import SyncOutcome
 from omega_edge import frame, wire
@@ -30,15 +31,14 @@ def response_frame(
     Raises ProtocolError where both together exceed MAX_DOWNLOAD_BYTES.
     """
     acknowledged = outcome.acknowledged_local_version
-    parts = [b"\x01", _integer(version), b"\x02", _integer(global_version), b"\x03", _integer(next_sync_secs)]
-    parts += (b"\x04", _integer(outcome.server_time))
+    parts = [_usual(version, global_version, next_sync_secs), _integer(outcome.server_time)]
     if acknowledged is not None:
         parts += (b"\x05", _integer(acknowledged))
     if patterns_frame is not None:
         parts += (b"\x07", _integer(len(patterns_frame), _BYTES), patterns_frame)
     if catalog_version is not None:
         parts += (b"\x08", _integer(catalog_version))
-    count = (len(parts) - (patterns_frame is not None)) // 2
+    count = (len(parts) - (patterns_frame is not None)) // 2 + 3
     for told, field in (
         (outcome.reset, _RESET),
         (outcome.snapshot_wanted, _SNAPSHOT_WANTED),
@@ -52,6 +52,12 @@ def response_frame(
     if len(packed) > MAX_DOWNLOAD_BYTES:
         raise ProtocolError(f"response: expected at most {MAX_DOWNLOAD_BYTES} bytes, got {len(packed)} with its patterns")
     return packed
+
+
+@lru_cache(256)
+def _usual(version: int, global_version: int, next_sync_secs: int) -> bytes:
+    """Keys 1 to 3, and the key of the server time: the same in most replies."""
+    return b"".join((b"\x01", _integer(version), b"\x02", _integer(global_version), b"\x03", _integer(next_sync_secs), b"\x04"))
 
 
 def _integer(value: int, kind: int = 0) -> bytes:
