@@ -412,7 +412,7 @@ def test_gates_are_judged_against_the_frozen_seed_and_the_full_log(made: Made) -
     population = made.population
     shares = {level_name(0.0): 0.2, level_name(0.1): 0.2, level_name(0.3): 0.6, level_name(1.0): 0.9, FULL_LOG: 0.95}
     lines = Judge(population, levels_of(population, shares), 0).lines()
-    by = {(line["metric"], line.get("sharing"), line.get("homes")): line for line in lines}
+    by = {(line["metric"], line.get("sharing"), line.get("group")): line for line in lines}
     assert by["ndcg_at_10", 0.0, None]["value"] == pytest.approx(0.2, abs=0.02)
     assert by["ndcg_at_10", 0.0, None]["mode"] == "receive" and by["ndcg_at_10", 1.0, None]["mode"] == "titles"
     assert by["ndcg_at_10_minus_frozen_seed", 0.1, None]["met"] and by["ndcg_at_10_minus_frozen_seed", 0.3, None]["met"]

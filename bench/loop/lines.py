@@ -1,6 +1,6 @@
 """From levels to figures: one JSON line a measure, with intervals by household and the gates of the closed loop.
 
-Where homes of a level are told apart, `homes` says so: "sharing" or "receiving"; without it a line is of all of them, and
+Where homes of a level are told apart, `group` says so: "sharing" or "receiving"; without it a line is of all of them, and
 `mode` is what the level is named by. Every interval comes from the same resampled households.
 """
 
@@ -76,12 +76,12 @@ class Judge:
         if not sharing:
             return made
         sharers = np.isin(self._household, self.population.homes[self.population.sharers(sharing)])
-        for homes, chosen, of in (("sharing", sharers, "titles"), ("receiving", ~sharers, "receive")):
+        for group, chosen, of in (("sharing", sharers, "titles"), ("receiving", ~sharers, "receive")):
             if chosen.any():
-                made.append(self._mean("ndcg_at_10", values, chosen, name, sharing=sharing, mode=of, homes=homes))
+                made.append(self._mean("ndcg_at_10", values, chosen, name, sharing=sharing, mode=of, group=group))
                 made.append(
                     self._mean(
-                        "ndcg_at_10_minus_frozen_seed", values - frozen, chosen, name, sharing=sharing, mode=of, homes=homes
+                        "ndcg_at_10_minus_frozen_seed", values - frozen, chosen, name, sharing=sharing, mode=of, group=group
                     )
                 )
         gain = self._mean("ndcg_at_10_minus_frozen_seed", values - frozen, every, name, sharing=sharing, mode=mode)

@@ -27,9 +27,9 @@ def page(made: Sequence[dict], facts: dict) -> str:
 
 
 def _found(made: Sequence[dict], metric: str, **where: object) -> dict | None:
-    """The line with all of these; without `homes` among them, the one of all homes."""
+    """The line with all of these; without `group` among them, the one of all homes."""
     for line in made:
-        if line["metric"] == metric and where.items() <= line.items() and ("homes" in line) == ("homes" in where):
+        if line["metric"] == metric and where.items() <= line.items() and ("group" in line) == ("group" in where):
             return line
     return None
 
@@ -53,13 +53,13 @@ def _opening(facts: dict) -> str:
 def _curve(made: Sequence[dict]) -> str:
     groups = [f"{sharing:.0%}" for sharing in SHARINGS]
     series = []
-    for name, homes, colour, mode in _SERIES:
-        where = {"homes": homes} if homes else {}
+    for name, group, colour, mode in _SERIES:
+        where = {"group": group} if group else {}
         found = [
-            _found(made, "ndcg_at_10", sharing=sharing, **where, **(mode if homes else _mode_at(sharing)))
+            _found(made, "ndcg_at_10", sharing=sharing, **where, **(mode if group else _mode_at(sharing)))
             for sharing in SHARINGS
         ]
-        series.append(Series(name, colour, homes is None, [_point(line) for line in found]))
+        series.append(Series(name, colour, group is None, [_point(line) for line in found]))
     full = _point(_found(made, "ndcg_at_10_full_log"))
     if full is not None:
         alone = [None] * (len(SHARINGS) - 1)
@@ -84,7 +84,7 @@ def _gates(made: Sequence[dict]) -> str:
     for line in made:
         if "limit" in line:
             bound = "≥" if line.get("at_least") else "≤"
-            where = ", ".join(f"{key} {line[key]}" for key in ("sharing", "mode", "lists", "direction") if key in line)
+            where = ", ".join(f"{key} {line[key]}" for key in ("sharing", "mode", "group", "lists", "direction") if key in line)
             rows.append(
                 f"<tr><td>{escape(line['metric'])}</td><td class='words'>{escape(where)}</td><td>{_shown(line['value'])}</td>"
                 f"<td>{bound} {line['limit']:g}</td><td>{'met' if line['met'] else '<b>missed</b>'}</td></tr>"
