@@ -40,7 +40,7 @@ from omega_edge.datasets import read_dataset
 from omega_edge.errors import OmegaError
 from omega_edge.protocol import COUNT_EPSILON
 
-HOMES, QUICK_HOMES = 300, 40
+HOMES, QUICK_HOMES = 300, 30
 QUICK_EVALUATED_DAYS, QUICK_QUERIES = 7, 50
 QUICK_SHARINGS = (0.0, 1.0)
 LEVELS_AT_ONCE = 2
