@@ -119,7 +119,7 @@ def test_a_changed_step_that_fails_does_not_leave_the_old_stamp(folder: Path) ->
 
 
 def test_a_step_killed_in_the_midst_is_repeated_by_the_next_start(folder: Path) -> None:
-    process = start(STEP + "bash -c 'echo half >output; touch begun; sleep 60'", folder)
+    process = start(STEP + "bash -c 'echo half >output; : >begun; sleep 60'", folder)
     wait_for(folder / "begun")
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate(timeout=60)
@@ -130,7 +130,7 @@ def test_a_step_killed_in_the_midst_is_repeated_by_the_next_start(folder: Path) 
 
 @pytest.mark.parametrize(
     "step",
-    [STEP + "bash -c 'touch begun; sleep 60'", "works() { touch begun && sleep 60; }\n" + STEP + "works"],
+    [STEP + "bash -c ': >begun; sleep 60'", "works() { : >begun && sleep 60; }\n" + STEP + "works"],
     ids=["a program", "a function, which this shell runs with its own output in the log"],
 )
 def test_ctrl_c_ends_with_130_and_says_that_the_next_start_goes_on(folder: Path, step: str) -> None:
