@@ -2,8 +2,9 @@
 
 For a window of whole days a title has V distinct devices that voted by name, and an estimate N of home-days from the reports
 (estimates.py; 0 where it is below the noise). V + N is in homes, whatever the mode they share in. It is then taken to
-REFERENCE_HOMES homes: divided by the homes that told of the window, which are the voters by name and the mean number of
-reports a day. So neither participation nor its growth moves a score.
+REFERENCE_HOMES homes where more told of the window, which are the voters by name and the mean number of reports a day: from
+there on neither participation nor its growth moves a score. Fewer are not scaled up: that made one home's viewing weigh like
+a crowd's, and cost NDCG@10 .074 against .083 with 300 homes of MovieTweetings that all share.
 
 A title is told only where it is backed by min_devices distinct devices: V, or what the reports prove, not their sum, since
 a device may have sent reports before it shared titles. Of reports the lower confidence bound counts, for the best single day, or
@@ -44,7 +45,7 @@ class Decisions:
 
 @dataclass(frozen=True, slots=True)
 class WindowCounts:
-    """One window's homes by title, float64[titles]. told: homes per REFERENCE_HOMES, 0 where the threshold is not reached;
+    """One window's homes by title, float64[titles]. told: homes, of at most REFERENCE_HOMES, 0 where the threshold is not reached;
     backed: how many distinct devices stand behind each title for certain; homes: how many told of anything."""
 
     told: np.ndarray
@@ -61,7 +62,7 @@ def window_counts(counts: Counts, end_day: int, days: int, min_devices: int) -> 
     backed = np.maximum(voted, proven)
     homes = window.voters + together.reports / days
     found = voted + together.above_noise
-    scale = REFERENCE_HOMES / homes if homes else 0.0
+    scale = min(REFERENCE_HOMES / homes, 1.0) if homes else 0.0
     return WindowCounts(np.where(backed >= min_devices, found * scale, 0.0), backed, homes)
 
 

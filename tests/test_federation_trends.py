@@ -78,9 +78,13 @@ class TestThreshold:
 
 class TestScale:
     def test_scores_do_not_depend_on_participation(self):
-        few = window_counts(counts_of({1: 60, 2: 120}, voters=300), TODAY, 2, 50).told
-        many = window_counts(counts_of({1: 600, 2: 1_200}, voters=3_000), TODAY, 2, 50).told
-        assert few == pytest.approx(many) and few[1] == pytest.approx(REFERENCE_HOMES * 60 / 300)
+        few = window_counts(counts_of({1: 6_000, 2: 12_000}, voters=30_000), TODAY, 2, 50).told
+        many = window_counts(counts_of({1: 60_000, 2: 120_000}, voters=300_000), TODAY, 2, 50).told
+        assert few == pytest.approx(many) and few[1] == pytest.approx(REFERENCE_HOMES * 6_000 / 30_000)
+
+    def test_few_homes_are_not_made_a_crowd(self):
+        told = window_counts(counts_of({1: 60, 2: 120}, voters=300), TODAY, 2, 50).told
+        assert told[1:3].tolist() == [60, 120]
 
     def test_votes_and_reports_weigh_alike(self):
         # A fifth of 10,000 homes finished title 3, whether they say so by name or falsified.
