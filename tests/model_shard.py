@@ -174,9 +174,10 @@ def lose_tokens(brain: OmegaBrain) -> None:
 @asynccontextmanager
 async def served(handle: Handler, tls: ssl.SSLContext | None = None, close: bool = False) -> AsyncIterator[Traffic]:
     """A server on this machine; yields its Traffic. close: whether it closes behind each answer."""
-    traffic = Traffic()
+    traffic, talks = Traffic(), {}
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        talks[asyncio.current_task()] = writer
         try:
             while (request := await read_request(reader)) is not None:
                 traffic.raw.append(b"".join(request))
@@ -199,15 +200,27 @@ async def served(handle: Handler, tls: ssl.SSLContext | None = None, close: bool
     try:
         yield traffic
     finally:
-        server.close()
-        await server.wait_closed()
+        await ended(server, talks)
+
+
+async def ended(server: asyncio.Server, talks: dict[asyncio.Task, asyncio.StreamWriter]) -> None:
+    """Close a server and see its conversations end, and their sockets, whatever is unsent in them; before Python 3.12,
+    wait_closed() waits for none."""
+    server.close()
+    for talk in talks:
+        talk.cancel()
+    await asyncio.gather(*talks, return_exceptions=True)
+    for writer in talks.values():
+        writer.transport.abort()
+    await asyncio.gather(*(writer.wait_closed() for writer in talks.values()), return_exceptions=True)
+    await server.wait_closed()
 
 
 @asynccontextmanager
 async def cutting(port: int, direction: str, cut: int, whole_connections: bool = False) -> AsyncIterator[Traffic]:
     """A proxy in front of a server, which cuts every connection once `cut` bytes went in a direction ("up" or "down"),
     counted over all connections. whole_connections: one that has begun is let through; the next ones are cut."""
-    traffic, left = Traffic(), cut
+    traffic, left, talks = Traffic(), cut, {}
 
     async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, counted: bool) -> None:
         nonlocal left
@@ -225,6 +238,7 @@ async def cutting(port: int, direction: str, cut: int, whole_connections: bool =
             await writer.drain()
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        talks[asyncio.current_task()] = writer
         server_reader, server_writer = await asyncio.open_connection("127.0.0.1", port)
         both = [
             asyncio.create_task(relay(reader, server_writer, direction == "up")),
@@ -244,5 +258,4 @@ async def cutting(port: int, direction: str, cut: int, whole_connections: bool =
     try:
         yield traffic
     finally:
-        proxy.close()
-        await proxy.wait_closed()
+        await ended(proxy, talks)

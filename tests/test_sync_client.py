@@ -6,6 +6,7 @@ import asyncio
 import ssl
 import subprocess
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 
@@ -25,6 +26,7 @@ from tests.model_shard import (
     ModelShard,
     Traffic,
     cutting,
+    ended,
     handler_of,
     http_answer,
     lose_tokens,
@@ -215,21 +217,24 @@ class TestHostileAnswers:
 
     def test_an_answer_that_drips_ends_with_it_too(self, opened) -> None:
         async def sync() -> SyncReport:
+            talks: dict[asyncio.Task, asyncio.StreamWriter] = {}
+
             async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                talks[asyncio.current_task()] = writer
                 await read_request(reader)
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n")
-                try:
+                with suppress(ConnectionError):
                     while True:
                         writer.write(b"x")
                         await writer.drain()
                         await asyncio.sleep(0.02)
-                except ConnectionError:
-                    writer.close()
 
             server = await asyncio.start_server(drip, "127.0.0.1", 0)
-            async with server:
+            try:
                 url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
                 return await SyncClient(opened(), SyncConfig(url, timeout_secs=0.5)).sync_once()
+            finally:
+                await ended(server, talks)
 
         assert asyncio.run(sync()).outcome == "no whole answer within 0.5 s"
 
